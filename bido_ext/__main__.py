@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m bido_ext``: which implementation serves each op on each device, and why."""
+
+import torch
+
+import bido_ext
+
+
+def main() -> None:
+    """Prints versions and the op x device table."""
+    info = bido_ext.build_info()
+    print(f"bido_ext {bido_ext.__version__}, PyTorch {torch.__version__}")
+    if info:
+        cuda = f"{info['cuda_compiler']} for {info['cuda_architectures']}" if info["cuda_compiler"] else "none"
+        print(
+            f"built with {info['compiler']}, PyTorch {info['torch_at_build']} headers, "
+            f"CUDA: {cuda}; runs on PyTorch {info['oldest_torch']} or newer"
+        )
+    else:
+        print("no compiled parts: every op runs as plain PyTorch")
+    rows = [("op", "device", "implementation", "reason")]
+    rows += [(r.op, r.device, r.implementation, r.reason) for r in bido_ext.backends()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths)), row[3]]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops: one file is one contract (public function, schema, fake kernel, derivative)."""
+
+from bido_ext.ops.cka import cka
+from bido_ext.ops.coco import coco
+from bido_ext.ops.double_center import double_center
+from bido_ext.ops.gaussian_gram import gaussian_gram
+from bido_ext.ops.hsic import hsic
+from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+from bido_ext.ops.nhsic import nhsic
+
+__all__ = [
+    "Gaussian",
+    "InverseMultiquadric",
+    "Kernel",
+    "Linear",
+    "cka",
+    "coco",
+    "double_center",
+    "gaussian_gram",
+    "hsic",
+    "nhsic",
+]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks on arguments: each error names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def is_labels(y: Tensor) -> bool:
+    """Whether y is a vector of integer class labels."""
+    return y.dtype in INTEGERS
+
+
+def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
+    """(n, d) floating-point features with n >= minimum_rows and d >= 1."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}.")
+    if x.dtype not in FLOATS:
+        raise TypeError(
+            f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
+            + (": integer labels are allowed for y only, as a vector (n,)." if is_labels(x) else ".")
+        )
+    if x.dim() != 2:
+        raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}: flatten it first.")
+    if x.shape[1] < 1:
+        raise ValueError(f"{name} has no features: shape {tuple(x.shape)}, d must be at least 1.")
+    if x.shape[0] < minimum_rows:
+        raise ValueError(
+            f"{name} has {x.shape[0]} sample(s), at least {minimum_rows} are needed to center."
+        )
+    return x
+
+
+def check_labels(y: Tensor, name: str, num_classes: int | None) -> Tensor:
+    """(n,) integer labels; with num_classes and on the CPU their range is checked too."""
+    if y.dim() != 1:
+        raise ValueError(
+            f"{name} holds integers, so it must be a vector of labels (n,), got {tuple(y.shape)}."
+        )
+    # Reading a device tensor's values would stop the host; torch.compile cannot branch on them.
+    if y.device.type == "cpu" and not torch.compiler.is_compiling() and y.numel() > 0:
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or (num_classes is not None and high >= num_classes):
+            allowed = f"0..{num_classes - 1}" if num_classes is not None else "non-negative"
+            raise ValueError(f"{name} has labels from {low} to {high}; allowed: {allowed}.")
+    return y
+
+
+def check_same_samples(x: Tensor, y: Tensor, x_name: str, y_name: str) -> None:
+    """Both arguments hold the same number of samples on the same device."""
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"{x_name} and {y_name} must have the same number of samples, "
+            f"got {x.shape[0]} and {y.shape[0]}."
+        )
+    if x.device != y.device:
+        raise ValueError(
+            f"{x_name} is on {x.device} and {y_name} on {y.device}: move them to one device."
+        )
+
+
+def check_gram(K: object, name: str) -> Tensor:
+    """A square float32 or float64 matrix."""
+    if not isinstance(K, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(K).__name__}.")
+    if K.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} must be float32 or float64, got {K.dtype}: a Gram matrix loses its "
+            "information below float32."
+        )
+    if K.dim() != 2 or K.shape[0] != K.shape[1] or K.shape[0] < 1:
+        raise ValueError(f"{name} must be a square matrix (n, n), got {tuple(K.shape)}.")
+    return K
+
+
+def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
+    """One of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+    return str(value)
+
+
+def check_positive(value: object, name: str) -> float:
+    """A finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
+    return float(value)
+
+
+def check_finite_result(value: Tensor, **features: Tensor) -> None:
+    """Raises if a measure is not finite because of its features; names the culprits.
+
+    Looking at the one-number result is free; the features are searched only after it failed. On
+    other devices than the CPU, and under torch.compile, the check would stop the host: it is left out.
+    """
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(value)):
+        return
+    bad = [name for name, x in features.items() if not bool(torch.isfinite(x).all())]
+    if bad:
+        raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined.")
+    raise ValueError(
+        f"The measure of {' and '.join(features)} is not finite although the features are: their "
+        "squared distances overflow float32. Scale the features down or pass float64."
+    )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bandwidth sigma to gamma = 1 / (2 sigma^2).
+
+BiDO divides squared distances by the number of columns as well: gamma = 1 / (2 sigma^2 d), that is,
+a bandwidth of sigma sqrt(d) (``scale_by_dim``; protocols of Peng et al. 2022 use sigma = 5).
+Gammas are 0-d float64 tensors on the device of the features: no value travels to the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops._validate import check_positive
+from bido_ext.reference.gaussian_gram import squared_distances
+
+Sigma = float | int | str | Tensor
+
+
+def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
+    """A positive number, a 0-d floating tensor without gradient, or "median"."""
+    if isinstance(sigma, str):
+        if sigma != "median":
+            raise ValueError(f'{name} must be a positive number, a 0-d tensor or "median"; got {sigma!r}.')
+        return sigma
+    if isinstance(sigma, Tensor):
+        if sigma.dim() != 0 or not sigma.is_floating_point():
+            raise ValueError(
+                f"{name} must be a 0-d floating-point tensor, got shape {tuple(sigma.shape)} "
+                f"and dtype {sigma.dtype}."
+            )
+        if sigma.requires_grad:
+            raise ValueError(f"{name} requires a gradient, which is not supported: detach it.")
+        if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_positive(float(sigma), name)
+        return sigma
+    return check_positive(sigma, name)
+
+
+def gamma_of(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> Tensor:
+    """gamma for features x (n, d): 1 / (2 sigma^2), with scale_by_dim 1 / (2 sigma^2 d)."""
+    d = x.shape[1] if scale_by_dim else 1
+    if isinstance(sigma, str):
+        return 0.5 / median_squared_distance(x)
+    if isinstance(sigma, Tensor):
+        return 0.5 / (sigma.to(device=x.device, dtype=torch.float64).square() * d)
+    return torch.full((), 1 / (2 * float(sigma) ** 2 * d), dtype=torch.float64, device=x.device)
+
+
+@torch.no_grad()
+def median_squared_distance(x: Tensor) -> Tensor:
+    """The median of |x_i - x_j|^2 over i < j: the median heuristic sigma = median distance.
+
+    Already in the units of the features, hence never scaled by the dimension. Where more than half
+    of the pairs coincide the mean serves; where all do, one (K is all ones then in any case).
+    """
+    n = x.shape[0]
+    if n < 2:
+        return torch.ones((), dtype=torch.float64, device=x.device)
+    D = squared_distances(x.double())
+    # Each pair counts twice; the n zeros of the diagonal are the smallest entries.
+    rank = n + (n * (n - 1) + 1) // 2
+    median = torch.kthvalue(D.flatten(), min(rank, n * n)).values
+    mean = D.sum() / (n * (n - 1))
+    median = torch.where(median > 0, median, mean)
+    return torch.where(median > 0, median, torch.ones_like(median))

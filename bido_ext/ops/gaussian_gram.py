@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian Gram matrix: K_ij = exp(-gamma |x_i - x_j|^2), gamma = 1 / (2 sigma^2 [d]).
+
+    x: [n, d]  ->  K: [n, n];   grad_x = -4 gamma (diag(W 1) - W) x,  W = sym(grad_K) o K
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bido_ext import reference
+from bido_ext.ops._define import (
+    accumulation_dtype,
+    define_derivative,
+    define_op,
+    refuse_double_backward,
+)
+from bido_ext.ops._validate import check_features
+from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
+from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
+
+
+def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> Tensor:
+    """Gaussian Gram matrix of the rows of x.
+
+    Args:
+        x: Features (n, d), float64, float32, bfloat16 or float16, any strides.
+        sigma: Bandwidth: a positive number, a 0-d tensor, or "median" (the median distance, which is
+            never scaled by the dimension). It is a constant of the graph.
+        scale_by_dim: Divide squared distances by d, as BiDO does (Peng et al. 2022).
+
+    Returns:
+        K (n, n): float64 for float64 features, else float32. Differentiable once in x.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x is not (n, d), or sigma is not positive.
+
+    Example:
+        >>> bx.gaussian_gram(torch.randn(4, 3)).shape
+        torch.Size([4, 4])
+    """
+    check_features(x, "x")
+    gamma = gamma_of(check_sigma(sigma), x.detach(), scale_by_dim)
+    return torch.ops.bido_ext.gaussian_gram(x, gamma, False)
+
+
+def _default(x: Tensor, gamma: Tensor, minus_one: bool) -> Tensor:
+    dtype = accumulation_dtype(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return reference.gaussian_gram(x.to(dtype), gamma.to(dtype), minus_one)
+
+
+def _default_backward(
+    grad: Tensor, gram: Tensor, x: Tensor, gamma: Tensor, minus_one: bool
+) -> Tensor:
+    dtype = accumulation_dtype(x.dtype)
+    K = gram + 1 if minus_one else gram
+    with torch.autocast(x.device.type, enabled=False):
+        return _textbook_backward(grad, K, x.to(dtype), gamma.to(dtype)).to(x.dtype)
+
+
+define_op(
+    "gaussian_gram",
+    "(Tensor x, Tensor gamma, bool minus_one) -> Tensor",
+    default=_default,
+    fake=lambda x, gamma, minus_one: x.new_empty(
+        (x.shape[0], x.shape[0]), dtype=accumulation_dtype(x.dtype)
+    ),
+)
+define_op(
+    "gaussian_gram_backward",
+    "(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one) -> Tensor",
+    default=_default_backward,
+    fake=lambda grad, gram, x, gamma, minus_one: x.new_empty(x.shape),
+)
+refuse_double_backward("gaussian_gram_backward")
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, gamma, ctx.minus_one = inputs
+    ctx.save_for_backward(output, x, gamma)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    gram, x, gamma = ctx.saved_tensors
+    grad_x = torch.ops.bido_ext.gaussian_gram_backward(grad, gram, x, gamma, ctx.minus_one)
+    return grad_x, None, None
+
+
+define_derivative("gaussian_gram", _backward, _setup_context)

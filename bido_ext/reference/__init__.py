@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The textbook: every op as plain PyTorch that reads like its formula.
+
+Any device, any floating dtype, differentiable. In float64 these functions are the truth the tests
+compare every other implementation with; they are also what runs where no compiled kernel serves.
+"""
+
+from bido_ext.reference.cka import cka
+from bido_ext.reference.coco import coco
+from bido_ext.reference.double_center import double_center
+from bido_ext.reference.gaussian_gram import gaussian_gram
+from bido_ext.reference.hsic import hsic
+from bido_ext.reference.nhsic import nhsic
+
+__all__ = ["cka", "coco", "double_center", "gaussian_gram", "hsic", "nhsic"]

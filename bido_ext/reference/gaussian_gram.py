@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian Gram matrix, K_ij = exp(-gamma |x_i - x_j|^2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(x: Tensor) -> Tensor:
+    """D_ij = |x_i - x_j|^2 of the rows of x (n, d), with an exact zero diagonal."""
+    x = x - x.mean(0, keepdim=True)  # D does not change, its digits do
+    inner = x @ x.T
+    norms = inner.diagonal()
+    D = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0)
+    # Adding D_ii - D_ii keeps the NaN of bad features, which a plain fill would hide.
+    return D - torch.diag(D.diagonal())
+
+
+def gaussian_gram(x: Tensor, gamma: Tensor | float, minus_one: bool = False) -> Tensor:
+    """K = exp(-gamma D), or K - 1 = expm1(-gamma D); (n, d) -> (n, n)."""
+    D = squared_distances(x)
+    return torch.expm1(-gamma * D) if minus_one else torch.exp(-gamma * D)
+
+
+def gaussian_gram_backward(grad: Tensor, K: Tensor, x: Tensor, gamma: Tensor | float) -> Tensor:
+    """-4 gamma (diag(W 1) - W) x with W = sym(grad) o K; K is the Gram matrix itself."""
+    x = x - x.mean(0, keepdim=True)
+    W = (grad + grad.T) / 2 * K
+    return -4 * gamma * (W.sum(1, keepdim=True) * x - W @ x)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hilbert-Schmidt independence criterion of two Gram matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bido_ext.reference.double_center import double_center
+
+
+def hsic(K: Tensor, L: Tensor, unbiased: bool = False) -> Tensor:
+    """tr(HKH HLH) / (n-1)^2 (Gretton et al. 2005); unbiased: Song et al. 2012, equation 5."""
+    n = K.shape[0]
+    if not unbiased:
+        return (double_center(K) * double_center(L)).sum() / (n - 1) ** 2
+    K = K - torch.diag(K.diagonal())
+    L = L - torch.diag(L.diagonal())
+    trace = (K * L).sum()
+    totals = K.sum() * L.sum() / ((n - 1) * (n - 2))
+    cross = 2 * (K.sum(0) @ L.sum(0)) / (n - 2)
+    return (trace + totals - cross) / (n * (n - 3))

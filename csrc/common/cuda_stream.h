@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The current CUDA stream and launch errors, for bido_cuda only (the shim lives in libtorch_cuda).
+// From a target of PyTorch 2.13 on, Stream::nativeHandle() replaces the shim.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "stable.h"
+
+namespace bido {
+
+inline cudaStream_t current_cuda_stream(int32_t device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+inline void check_launch(const char* op) {
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "bido_ext::", op, ": CUDA launch failed: ", cudaGetErrorString(error));
+}
+
+}  // namespace bido
