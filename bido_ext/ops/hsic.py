@@ -81,7 +81,7 @@ def _row_sums(K: Tensor, unbiased: bool) -> Tensor:
 
 def _default(K: Tensor, L: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(K.device.type, enabled=False):
-        value = reference.hsic(K, L, unbiased)
+        value = reference.hsic(K.double(), L.double(), unbiased).to(K.dtype)
     return value, _row_sums(K, unbiased), _row_sums(L, unbiased)
 
 

@@ -98,7 +98,7 @@ def _factor(K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         # _ex: no host sync for an error check; a failed factorisation turns into NaN.
         cholesky, info = torch.linalg.cholesky_ex(ridge)
         cholesky.masked_fill_(info != 0, float("nan"))
-        P = torch.cholesky_inverse(cholesky)
+        P = torch.cholesky_inverse(cholesky).contiguous()
         if K.dtype == torch.float64:
             S = P * -c
             S.diagonal().add_(1)
@@ -106,7 +106,7 @@ def _factor(K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
             # I - c P cancels in float32; the solve form does not.
             S = torch.cholesky_solve(Kc, cholesky)
             S = (S + S.T) / 2
-    return S, P
+    return S.contiguous(), P
 
 
 def _factor_backward(grad: Tensor, P: Tensor, eps: float) -> Tensor:

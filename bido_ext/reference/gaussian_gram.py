@@ -27,4 +27,5 @@ def gaussian_gram_backward(grad: Tensor, K: Tensor, x: Tensor, gamma: Tensor | f
     """-4 gamma (diag(W 1) - W) x with W = sym(grad) o K; K is the Gram matrix itself."""
     x = x - x.mean(0, keepdim=True)
     W = (grad + grad.T) / 2 * K
+    W = W - torch.diag(W.diagonal())  # W_ii cancels; its round-off would drown small weights
     return -4 * gamma * (W.sum(1, keepdim=True) * x - W @ x)

@@ -22,7 +22,13 @@ BIDO_HOST_DEVICE inline T squared_distance(T squared_norm_i, T squared_norm_j, T
 // Branch-free expm1 for t <= 0, so that the compiler vectorises the loop around it (libm's is a call
 // per element). t = k ln2 + r, |r| <= ln2 / 2; expm1(t) = 2^k expm1(r) + (2^k - 1).
 // For k = 0 the result is r + r^2 q(r): relative accuracy holds down to the smallest distances.
-BIDO_HOST_DEVICE inline float expm1_nonpositive(float t) {
+// Below t = -80 both functions stay at their value there (exp(-80) = 2e-35).
+struct Expm1Parts {
+  float scale;  // 2^k
+  float small;  // expm1(r)
+};
+
+BIDO_HOST_DEVICE inline Expm1Parts expm1_parts(float t) {
   const float clamped = t < -80.0f ? -80.0f : t;  // keeps 2^k normal; NaN passes (comparison false)
   const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
   const float k = shifted - 12582912.0f;
@@ -39,10 +45,22 @@ BIDO_HOST_DEVICE inline float expm1_nonpositive(float t) {
   const int32_t exponent = (bits - 0x4B400000 + 127) << 23;
   float scale;
   std::memcpy(&scale, &exponent, sizeof scale);
-  return scale * small + (scale - 1.0f);
+  return {scale, small};
+}
+
+BIDO_HOST_DEVICE inline float expm1_nonpositive(float t) {
+  const Expm1Parts p = expm1_parts(t);
+  return p.scale * p.small + (p.scale - 1.0f);
+}
+
+// K itself: expm1 + 1 would round small kernel values to multiples of the unit round-off.
+BIDO_HOST_DEVICE inline float exp_nonpositive(float t) {
+  const Expm1Parts p = expm1_parts(t);
+  return p.scale * p.small + p.scale;
 }
 
 BIDO_HOST_DEVICE inline double expm1_nonpositive(double t) { return std::expm1(t); }
+BIDO_HOST_DEVICE inline double exp_nonpositive(double t) { return std::exp(t); }
 
 // NaN or Inf features must not hide behind the zero of the diagonal: finite - finite = 0, else NaN.
 template <typename T>

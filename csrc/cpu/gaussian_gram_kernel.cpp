@@ -31,39 +31,44 @@ int64_t backward_panel_rows(int64_t n, int64_t element_size) {
 }
 
 template <typename T>
-BIDO_VECTORIZE void kernel_values(const T* inner, T* out, const T* squared_norms, T norm_i, T gamma, T add,
-                                  int64_t count) {
-  for (int64_t j = 0; j < count; ++j) {
-    const T distance = squared_distance(norm_i, squared_norms[j], inner[j]);
-    out[j] = expm1_nonpositive(-gamma * distance) + add;
-  }
+BIDO_VECTORIZE void kernel_values(const T* inner, T* out, const T* squared_norms, T norm_i, T gamma, int64_t count) {
+  for (int64_t j = 0; j < count; ++j)
+    out[j] = exp_nonpositive(-gamma * squared_distance(norm_i, squared_norms[j], inner[j]));
 }
 
 template <typename T>
-void finish_tile(T* gram, int64_t n, const T* squared_norms, T gamma, T add, TileIndex tile) {
+BIDO_VECTORIZE void kernel_values_minus_one(const T* inner, T* out, const T* squared_norms, T norm_i, T gamma,
+                                            int64_t count) {
+  for (int64_t j = 0; j < count; ++j)
+    out[j] = expm1_nonpositive(-gamma * squared_distance(norm_i, squared_norms[j], inner[j]));
+}
+
+template <typename T>
+void finish_tile(T* gram, int64_t n, const T* squared_norms, T gamma, bool minus_one, TileIndex tile) {
   const int64_t i0 = tile.row * kTile, i1 = std::min(n, i0 + kTile);
   const int64_t j0 = tile.column * kTile, j1 = std::min(n, j0 + kTile);
   for (int64_t i = i0; i < i1; ++i) {
     const int64_t first = std::max(j0, i + 1);
     if (first >= j1) continue;
     T* row = gram + i * n + first;
-    kernel_values<T>(row, row, squared_norms + first, squared_norms[i], gamma, add, j1 - first);
+    (minus_one ? kernel_values_minus_one<T> : kernel_values<T>)(row, row, squared_norms + first, squared_norms[i],
+                                                                gamma, j1 - first);
   }
   for (int64_t i = i0; i < i1; ++i) {
-    if (tile.row == tile.column) gram[i * n + i] = diagonal_minus_one(squared_norms[i]) + add;
+    if (tile.row == tile.column) gram[i * n + i] = diagonal_minus_one(squared_norms[i]) + T(minus_one ? 0 : 1);
     for (int64_t j = std::max(j0, i + 1); j < j1; ++j) gram[j * n + i] = gram[i * n + j];
   }
 }
 
 template <typename T>
-void finish_gram(const Tensor& gram_tensor, T gamma, T add) {
+void finish_gram(const Tensor& gram_tensor, T gamma, bool minus_one) {
   T* gram = static_cast<T*>(gram_tensor.mutable_data_ptr());
   const int64_t n = gram_tensor.size(0);
   std::vector<T> squared_norms(n);
   for (int64_t i = 0; i < n; ++i) squared_norms[i] = gram[i * n + i];
   const int64_t tiles = (n + kTile - 1) / kTile;
   torch::stable::parallel_for(0, upper_tile_count(tiles), 4, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) finish_tile<T>(gram, n, squared_norms.data(), gamma, add, upper_tile(t));
+    for (int64_t t = begin; t < end; ++t) finish_tile<T>(gram, n, squared_norms.data(), gamma, minus_one, upper_tile(t));
   });
 }
 
@@ -81,7 +86,7 @@ double read_gamma(const Tensor& gamma) {
                                                    : *static_cast<const float*>(gamma.const_data_ptr());
 }
 
-// One row of 4 gamma sym(grad) o K, its sum in float64, and the diagonal put in place.
+// A stretch of one row of 4 gamma sym(grad) o K; returns its sum in float64.
 template <typename T>
 BIDO_VECTORIZE double weight_row(const T* grad_row, const T* grad_transposed_row, const T* gram_row, T* out,
                                  T add, T scale, int64_t n) {
@@ -116,9 +121,12 @@ void fill_weight_panel(const T* grad, const T* gram, T* panel, int64_t n, int64_
         for (int64_t i = i0; i < i1; ++i) transposed[(i - i0) * n + j] = grad[j * n + i];
       for (int64_t i = i0; i < i1; ++i) {
         T* out = panel + (i - row_begin) * n;
-        const double sum = weight_row<T>(grad + i * n, transposed.data() + (i - i0) * n, gram + i * n, out, add,
-                                         T(2) * gamma, n);
-        out[i] = static_cast<T>(static_cast<double>(out[i]) - sum);
+        const T *row = grad + i * n, *column = transposed.data() + (i - i0) * n, *k = gram + i * n;
+        // W_ii cancels against itself: left out, or its round-off would drown small off-diagonal weights.
+        const double before = weight_row<T>(row, column, k, out, add, T(2) * gamma, i);
+        const double after =
+            weight_row<T>(row + i + 1, column + i + 1, k + i + 1, out + i + 1, add, T(2) * gamma, n - i - 1);
+        out[i] = static_cast<T>(-(before + after));
       }
     }
   });
@@ -145,11 +153,11 @@ Tensor gaussian_gram_cpu(Tensor x, Tensor gamma, bool minus_one) {
   const Tensor centered = center_features_cpu(x);
   Tensor gram = empty_like_with(centered, {n, n}, centered.scalar_type());
   symmetric_product(centered, gram);
-  const double g = read_gamma(gamma), add = minus_one ? 0.0 : 1.0;
+  const double g = read_gamma(gamma);
   if (gram.scalar_type() == ScalarType::Double) {
-    finish_gram<double>(gram, g, add);
+    finish_gram<double>(gram, g, minus_one);
   } else {
-    finish_gram<float>(gram, static_cast<float>(g), static_cast<float>(add));
+    finish_gram<float>(gram, static_cast<float>(g), minus_one);
   }
   return gram;
 }

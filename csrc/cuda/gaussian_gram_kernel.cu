@@ -84,17 +84,18 @@ __global__ void __launch_bounds__(kThreads* kThreads)
     }
     __syncthreads();
   }
-  const Acc g = static_cast<Acc>(*gamma), add = minus_one ? Acc(0) : Acc(1);
+  const Acc g = static_cast<Acc>(*gamma);
 #pragma unroll
   for (int a = 0; a < kPerThread; ++a) {
 #pragma unroll
     for (int b = 0; b < kPerThread; ++b) {
       const int64_t i = row0 + threadIdx.y + a * kThreads, j = column0 + threadIdx.x + b * kThreads;
       if (i >= n || j >= n || j < i) continue;
-      const Acc value = i == j ? diagonal_minus_one(norms[i])
-                               : expm1_nonpositive(-g * squared_distance(norms[i], norms[j], sums[a][b]));
-      out[i * n + j] = value + add;
-      out[j * n + i] = value + add;
+      const Acc exponent = -g * squared_distance(norms[i], norms[j], sums[a][b]);
+      Acc value = minus_one ? expm1_nonpositive(exponent) : exp_nonpositive(exponent);
+      if (i == j) value = diagonal_minus_one(norms[i]) + Acc(minus_one ? 0 : 1);
+      out[i * n + j] = value;
+      out[j * n + i] = value;
     }
   }
 }

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import each_wide_dtype, features, relative_error
+
+import bido_ext as bx
+from bido_ext import reference
+
+each_norm = pytest.mark.parametrize("norm", ["spectral", "fro"])
+
+
+@each_norm
+@each_wide_dtype
+@pytest.mark.parametrize("n", [2, 3, 64, 257])
+def test_forward(norm: str, dtype: torch.dtype, n: int) -> None:
+    x, z = features(n, 40, dtype), features(n, 30, dtype, seed=4)
+    K = reference.gaussian_gram(x.double(), 1 / (50 * 40))
+    L = reference.gaussian_gram(z.double(), 1 / (50 * 30))
+    value = bx.coco(x, z, norm=norm)
+    assert value.dtype == dtype
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    assert relative_error(value, reference.coco(K, L, norm)) < tolerance
+
+
+@each_norm
+def test_backward(norm: str) -> None:
+    x, z = features(20, 6).requires_grad_(), features(20, 4, seed=4)
+    K = reference.gaussian_gram(x, 1 / (50 * 6))
+    L = reference.gaussian_gram(z, 1 / (50 * 4))
+    (truth,) = torch.autograd.grad(reference.coco(K, L, norm), x)
+    (value,) = torch.autograd.grad(bx.coco(x, z, norm=norm), x)
+    assert relative_error(value, truth) < 1e-7
+
+
+@each_norm
+def test_gradcheck(norm: str) -> None:
+    x, z = features(6, 3).requires_grad_(), features(6, 2, seed=1).requires_grad_()
+    labels = torch.tensor([0, 1, 0, 2, 2, 1])
+    kernel = bx.Gaussian(0.5)
+    assert torch.autograd.gradcheck(lambda a, b: bx.coco(a, b, kernel, kernel, norm=norm), (x, z))
+    assert torch.autograd.gradcheck(lambda a: bx.coco(a, labels, kernel, norm=norm), (x,))
+
+
+@each_norm
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_zero_where_there_is_no_dependence(norm: str, dtype: torch.dtype) -> None:
+    one_class = torch.zeros(8, dtype=torch.int64)
+    for x, y in [
+        (torch.rand(8, 3, dtype=dtype), one_class),
+        (torch.ones(8, 3, dtype=dtype), torch.arange(8) % 2),
+    ]:
+        leaf = x.clone().requires_grad_()
+        value = bx.coco(leaf, y, norm=norm)
+        value.backward()
+        assert float(value) == 0
+        assert torch.equal(leaf.grad, torch.zeros_like(x))
+
+
+def test_frobenius_is_an_upper_bound() -> None:
+    x, y = features(50, 20), torch.arange(50) % 5
+    spectral, fro = float(bx.coco(x, y)), float(bx.coco(x, y, norm="fro"))
+    assert spectral <= fro <= spectral * 4**0.25 * 1.0001  # rank of the label side is 4
+
+
+def test_tiny_values_do_not_underflow_float32() -> None:
+    x, z = features(32, 10, torch.float32), features(32, 12, torch.float32, seed=2)
+    kernel = bx.Gaussian(sigma=1e6)  # Gram matrices up to centering near 1e-13
+    for norm in ("spectral", "fro"):
+        truth = bx.coco(x.double(), z.double(), kernel, kernel, norm=norm)
+        value = bx.coco(x, z, kernel, kernel, norm=norm, linalg_dtype=torch.float32)
+        assert relative_error(value, truth) < 1e-4
+
+
+def test_compile() -> None:
+    x, y = features(10, 4, torch.float32), torch.arange(10) % 3
+    for norm in ("spectral", "fro"):
+        compiled = torch.compile(lambda a, n=norm: bx.coco(a, y, norm=n), fullgraph=True)
+        torch.testing.assert_close(compiled(x), bx.coco(x, y, norm=norm))
