@@ -39,7 +39,9 @@ class CMakeBuild(build_ext):
         import torch
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve() / f"cmake-py{sys.version_info[0]}{sys.version_info[1]}"
+        build = (
+            Path(self.build_temp).resolve() / f"cmake-py{sys.version_info[0]}{sys.version_info[1]}"
+        )
         torch_root = Path(torch.__file__).parent
         configure = [
             "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",

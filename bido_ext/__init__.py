@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian Gram matrices, HSIC, nHSIC, COCO and CKA for PyTorch, and BiDO training.
 
-    import bido_ext as bx
-    taps = bx.FeatureTaps(model, ["layer1", "layer2"])
-    criterion = bx.BiDOLoss(measure="nhsic", lambda_x=0.05, lambda_y=0.5)
-    loss = F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
+import bido_ext as bx
+taps = bx.FeatureTaps(model, ["layer1", "layer2"])
+criterion = bx.BiDOLoss(measure="nhsic", lambda_x=0.05, lambda_y=0.5)
+loss = F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -11,7 +11,11 @@ def main() -> None:
     info = bido_ext.build_info()
     print(f"bido_ext {bido_ext.__version__}, PyTorch {torch.__version__}")
     if info:
-        cuda = f"{info['cuda_compiler']} for {info['cuda_architectures']}" if info["cuda_compiler"] else "none"
+        cuda = (
+            f"{info['cuda_compiler']} for {info['cuda_architectures']}"
+            if info["cuda_compiler"]
+            else "none"
+        )
         print(
             f"built with {info['compiler']}, PyTorch {info['torch_at_build']} headers, "
             f"CUDA: {cuda}; runs on PyTorch {info['oldest_torch']} or newer"
@@ -22,7 +26,9 @@ def main() -> None:
     rows += [(r.op, r.device, r.implementation, r.reason) for r in bido_ext.backends()]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
-        print("  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths)), row[3]]))
+        print(
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=True)), row[3]])
+        )
 
 
 if __name__ == "__main__":

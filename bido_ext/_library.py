@@ -13,10 +13,10 @@ The one place that decides which implementation serves an op on a device:
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -70,7 +70,9 @@ def _load(name: str) -> str | None:
 
 FORCED = _forced_backend()
 _cpu_problem: str | None = "BIDO_EXT_BACKEND=reference" if FORCED == "reference" else None
-_cuda_problem: str | None = _cpu_problem or "no recorded run on hardware; BIDO_EXT_BACKEND=native chooses it"
+_cuda_problem: str | None = (
+    _cpu_problem or "no recorded run on hardware; BIDO_EXT_BACKEND=native chooses it"
+)
 
 
 def load_kernels() -> None:
@@ -113,7 +115,9 @@ def backends() -> list[BackendRow]:
     rows = []
     for op in ALL_OPS:
         if op in COMPOSITES:
-            rows += [BackendRow(op, device, "composite", COMPOSITES[op]) for device in ("cpu", "cuda")]
+            rows += [
+                BackendRow(op, device, "composite", COMPOSITES[op]) for device in ("cpu", "cuda")
+            ]
             continue
         rows.append(_row(op, "cpu", op in CPU_KERNELS, _cpu_problem))
         rows.append(_row(op, "cuda", op in CUDA_KERNELS, _cuda_problem))
@@ -125,7 +129,9 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
     if has_kernel and problem is None:
         forced = "; forced by BIDO_EXT_BACKEND" if FORCED else ""
         hardware = "; never run on hardware" if device == "cuda" else ""
-        return BackendRow(op, device, device, f"compiled kernel of bido_{device}{forced}{hardware}{note}")
+        return BackendRow(
+            op, device, device, f"compiled kernel of bido_{device}{forced}{hardware}{note}"
+        )
     reason = problem if has_kernel else f"bido_{device} has no kernel for it"
     if FORCED == "native" and device == "cuda":
         return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {reason}{note}")
@@ -135,8 +141,7 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
 def build_info() -> dict[str, str]:
     """Compiler, PyTorch headers and CUDA architectures of the compiled parts; empty if none."""
     try:
-        from bido_ext import _C
+        module = importlib.import_module("bido_ext._C")
     except ImportError:
         return {}
-    module: ModuleType = _C
     return dict(module.build_info())

@@ -150,7 +150,9 @@ class BiDOLoss(nn.Module):
             raise ValueError(f"x must be a floating-point batch (n, ...), got {_describe(x)}.")
         check_features(x.flatten(1), "x", 2)
         if not isinstance(y, Tensor) or not (is_labels(y) or y.dtype in FLOATS):
-            raise TypeError(f"y must be integer labels (n,) or float targets (n, e), got {_describe(y)}.")
+            raise TypeError(
+                f"y must be integer labels (n,) or float targets (n, e), got {_describe(y)}."
+            )
         if is_labels(y):
             check_labels(y, "y", self.num_classes)
         elif y.dim() != 2:
@@ -218,7 +220,7 @@ def _check_finite(
             what = "x" if name == "x" else f"features of layer '{name}'"
             raise ValueError(f"{what} contain(s) NaN or Inf: the dependence is undefined.")
     for name, term in terms.items():
-        for side, value in zip(("d(X, Z)", "d(Z, Y)"), term):
+        for side, value in zip(("d(X, Z)", "d(Z, Y)"), term, strict=True):
             if not bool(torch.isfinite(value)):
                 raise ValueError(
                     f"{side} of layer '{name}' is not finite although its features are: their squared "

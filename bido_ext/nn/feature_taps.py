@@ -94,10 +94,16 @@ def _name_of(layer: str | nn.Module, modules: dict[str, nn.Module]) -> str:
         for name, module in modules.items():
             if module is layer:
                 return name
-        raise ValueError(f"FeatureTaps: the module {type(layer).__name__} is not part of the model.")
+        raise ValueError(
+            f"FeatureTaps: the module {type(layer).__name__} is not part of the model."
+        )
     if layer in modules and layer:
         return layer
     known = [name for name in modules if name]
     near = difflib.get_close_matches(str(layer), known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"it has, for example, {', '.join(known[:5])}."
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"it has, for example, {', '.join(known[:5])}."
+    )
     raise ValueError(f"FeatureTaps: the model has no layer '{layer}'; {hint}")

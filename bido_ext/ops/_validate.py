@@ -22,7 +22,11 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
     if x.dtype not in FLOATS:
         raise TypeError(
             f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
-            + (": integer labels are allowed for y only, as a vector (n,)." if is_labels(x) else ".")
+            + (
+                ": integer labels are allowed for y only, as a vector (n,)."
+                if is_labels(x)
+                else "."
+            )
         )
     if x.dim() != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}: flatten it first.")

@@ -21,7 +21,9 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
     """A positive number, a 0-d floating tensor without gradient, or "median"."""
     if isinstance(sigma, str):
         if sigma != "median":
-            raise ValueError(f'{name} must be a positive number, a 0-d tensor or "median"; got {sigma!r}.')
+            raise ValueError(
+                f'{name} must be a positive number, a 0-d tensor or "median"; got {sigma!r}.'
+            )
         return sigma
     if isinstance(sigma, Tensor):
         if sigma.dim() != 0 or not sigma.is_floating_point():

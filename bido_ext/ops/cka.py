@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CKA: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), a composition of the hsic op.
 
-    K, L: [n, n]  ->  value: []
+K, L: [n, n]  ->  value: []
 """
 
 from __future__ import annotations

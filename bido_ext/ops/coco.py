@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO: sqrt(|HKH HLH|) / n, a composition of double_center and torch.linalg.
 
-    Kc, Lc: [n, n]  ->  value: [];   M = Kc Lc
-    spectral: d value = u' dKc (Lc v) / (2 n sqrt(s)) with the top singular triple (u, s, v) of M
-    fro:      d value = <M Lc, dKc> |M|_F^(-3/2) / (2 n)
+Kc, Lc: [n, n]  ->  value: [];   M = Kc Lc
+spectral: d value = u' dKc (Lc v) / (2 n sqrt(s)) with the top singular triple (u, s, v) of M
+fro:      d value = <M Lc, dKc> |M|_F^(-3/2) / (2 n)
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class CocoMeasure(Measure):
         self.linalg_dtype = linalg_dtype
 
     def prepare(self, gram: Tensor) -> Tensor:
-        return torch.ops.bido_ext.double_center(
-            gram.to(linalg_dtype_for(gram, self.linalg_dtype))
-        )
+        return torch.ops.bido_ext.double_center(gram.to(linalg_dtype_for(gram, self.linalg_dtype)))
 
     def value(self, a: Tensor, b: Tensor) -> Tensor:
         size = frobenius_norm(a @ b) if self.norm == "fro" else top_singular_value(a, b)

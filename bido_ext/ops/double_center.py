@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Double centering: H K H with H = I - 11'/n. Self-adjoint, so it is its own backward.
 
-    K: [n, n]  ->  HKH: [n, n]
+K: [n, n]  ->  HKH: [n, n]
 """
 
 from __future__ import annotations

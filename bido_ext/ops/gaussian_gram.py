@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian Gram matrix: K_ij = exp(-gamma |x_i - x_j|^2), gamma = 1 / (2 sigma^2 [d]).
 
-    x: [n, d]  ->  K: [n, n];   grad_x = -4 gamma (diag(W 1) - W) x,  W = sym(grad_K) o K
+x: [n, d]  ->  K: [n, n];   grad_x = -4 gamma (diag(W 1) - W) x,  W = sym(grad_K) o K
 """
 
 from __future__ import annotations

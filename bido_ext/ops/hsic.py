@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HSIC: tr(HKH HLH) / (n-1)^2, one pass over two symmetric Gram matrices.
 
-    K, L: [n, n]  ->  value: [], row sums of K and L: [n] float64 (kept for the backward)
-    d value / dK = (L - (l_i + l_j)/n + 1'L1/n^2) / (n-1)^2
+K, L: [n, n]  ->  value: [], row sums of K and L: [n] float64 (kept for the backward)
+d value / dK = (L - (l_i + l_j)/n + 1'L1/n^2) / (n-1)^2
 """
 
 from __future__ import annotations

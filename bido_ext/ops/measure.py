@@ -43,7 +43,9 @@ def linalg_dtype_for(gram: Tensor, linalg_dtype: torch.dtype | None) -> torch.dt
     if linalg_dtype is None:
         return torch.float64 if gram.shape[0] <= FLOAT64_UP_TO else gram.dtype
     if linalg_dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"linalg_dtype must be torch.float32 or torch.float64, got {linalg_dtype}.")
+        raise ValueError(
+            f"linalg_dtype must be torch.float32 or torch.float64, got {linalg_dtype}."
+        )
     return linalg_dtype
 
 

@@ -20,7 +20,8 @@ inline cudaStream_t current_cuda_stream(int32_t device) {
 
 inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "bido_ext::", op, ": CUDA launch failed: ", cudaGetErrorString(error));
+  STD_TORCH_CHECK(error == cudaSuccess, "bido_ext::", op,
+                  ": CUDA launch failed: ", cudaGetErrorString(error));
 }
 
 }  // namespace bido

@@ -28,8 +28,7 @@ inline Tensor empty_like_with(const Tensor& like, std::vector<int64_t> sizes, Sc
 inline void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   // The returned alias of `out` is owned by the stack: take it, so that it is released.
   torch::stable::detail::to<Tensor>(stack[0]);
 }

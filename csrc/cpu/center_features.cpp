@@ -57,14 +57,22 @@ void convert(const Tensor& source, const Tensor& target) {
 Tensor center_features_cpu(const Tensor& x_any) {
   // Only the column stride must be one: row-sliced batches need no copy.
   const Tensor x = x_any.stride(1) == 1 ? x_any : torch::stable::contiguous(x_any);
-  Tensor out =
-      empty_like_with(x, {x.size(0), x.size(1)}, accumulation_dtype(x.scalar_type()));
+  Tensor out = empty_like_with(x, {x.size(0), x.size(1)}, accumulation_dtype(x.scalar_type()));
   switch (x.scalar_type()) {
-    case ScalarType::Double: center_all<double, double>(x, out); break;
-    case ScalarType::Float: center_all<float, float>(x, out); break;
-    case ScalarType::BFloat16: center_all<torch::headeronly::BFloat16, float>(x, out); break;
-    case ScalarType::Half: center_all<torch::headeronly::Half, float>(x, out); break;
-    default: STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
+    case ScalarType::Double:
+      center_all<double, double>(x, out);
+      break;
+    case ScalarType::Float:
+      center_all<float, float>(x, out);
+      break;
+    case ScalarType::BFloat16:
+      center_all<torch::headeronly::BFloat16, float>(x, out);
+      break;
+    case ScalarType::Half:
+      center_all<torch::headeronly::Half, float>(x, out);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
   }
   return out;
 }
@@ -73,9 +81,14 @@ Tensor convert_cpu(const Tensor& source, ScalarType dtype) {
   if (source.scalar_type() == dtype) return source;
   Tensor out = empty_like_with(source, {source.size(0), source.size(1)}, dtype);
   switch (dtype) {
-    case ScalarType::BFloat16: convert<float, torch::headeronly::BFloat16>(source, out); break;
-    case ScalarType::Half: convert<float, torch::headeronly::Half>(source, out); break;
-    default: STD_TORCH_CHECK(false, "bido_ext: unsupported gradient dtype");
+    case ScalarType::BFloat16:
+      convert<float, torch::headeronly::BFloat16>(source, out);
+      break;
+    case ScalarType::Half:
+      convert<float, torch::headeronly::Half>(source, out);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "bido_ext: unsupported gradient dtype");
   }
   return out;
 }

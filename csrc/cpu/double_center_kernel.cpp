@@ -25,8 +25,10 @@ BIDO_VECTORIZE double row_sum(const T* row, int64_t n) {
 }
 
 template <typename T>
-BIDO_VECTORIZE void subtract_means(const T* row, T* out, const double* column_shift, double row_shift, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) out[j] = static_cast<T>(static_cast<double>(row[j]) - column_shift[j] - row_shift);
+BIDO_VECTORIZE void subtract_means(const T* row, T* out, const double* column_shift, double row_shift,
+                                   int64_t n) {
+  for (int64_t j = 0; j < n; ++j)
+    out[j] = static_cast<T>(static_cast<double>(row[j]) - column_shift[j] - row_shift);
 }
 
 constexpr int64_t kColumnChunk = 256;
@@ -66,15 +68,18 @@ Tensor double_center_cpu(Tensor k) {
   k = torch::stable::contiguous(k);
   Tensor out = empty_like_with(k, {k.size(0), k.size(1)}, k.scalar_type());
   switch (k.scalar_type()) {
-    case ScalarType::Double: double_center<double>(k, out); break;
-    case ScalarType::Float: double_center<float>(k, out); break;
-    default: STD_TORCH_CHECK(false, "double_center: K must be float32 or float64");
+    case ScalarType::Double:
+      double_center<double>(k, out);
+      break;
+    case ScalarType::Float:
+      double_center<float>(k, out);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "double_center: K must be float32 or float64");
   }
   return out;
 }
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) {
-  m.impl("double_center", TORCH_BOX(&bido::double_center_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) { m.impl("double_center", TORCH_BOX(&bido::double_center_cpu)); }

@@ -23,7 +23,9 @@ namespace {
 constexpr int64_t kTile = 64;
 
 // Few blocks waste products below the diagonal, many small ones waste BLAS speed.
-int64_t symmetric_block_rows(int64_t n) { return n <= 192 ? n : std::max<int64_t>(96, (n / 8 + 31) / 32 * 32); }
+int64_t symmetric_block_rows(int64_t n) {
+  return n <= 192 ? n : std::max<int64_t>(96, (n / 8 + 31) / 32 * 32);
+}
 
 // A panel of W with n columns: about 8 MiB, at least one tile of rows.
 int64_t backward_panel_rows(int64_t n, int64_t element_size) {
@@ -31,7 +33,8 @@ int64_t backward_panel_rows(int64_t n, int64_t element_size) {
 }
 
 template <typename T>
-BIDO_VECTORIZE void kernel_values(const T* inner, T* out, const T* squared_norms, T norm_i, T gamma, int64_t count) {
+BIDO_VECTORIZE void kernel_values(const T* inner, T* out, const T* squared_norms, T norm_i, T gamma,
+                                  int64_t count) {
   for (int64_t j = 0; j < count; ++j)
     out[j] = exp_nonpositive(-gamma * squared_distance(norm_i, squared_norms[j], inner[j]));
 }
@@ -51,11 +54,12 @@ void finish_tile(T* gram, int64_t n, const T* squared_norms, T gamma, bool minus
     const int64_t first = std::max(j0, i + 1);
     if (first >= j1) continue;
     T* row = gram + i * n + first;
-    (minus_one ? kernel_values_minus_one<T> : kernel_values<T>)(row, row, squared_norms + first, squared_norms[i],
-                                                                gamma, j1 - first);
+    (minus_one ? kernel_values_minus_one<T> : kernel_values<T>)(row, row, squared_norms + first,
+                                                                squared_norms[i], gamma, j1 - first);
   }
   for (int64_t i = i0; i < i1; ++i) {
-    if (tile.row == tile.column) gram[i * n + i] = diagonal_minus_one(squared_norms[i]) + T(minus_one ? 0 : 1);
+    if (tile.row == tile.column)
+      gram[i * n + i] = diagonal_minus_one(squared_norms[i]) + T(minus_one ? 0 : 1);
     for (int64_t j = std::max(j0, i + 1); j < j1; ++j) gram[j * n + i] = gram[i * n + j];
   }
 }
@@ -68,7 +72,8 @@ void finish_gram(const Tensor& gram_tensor, T gamma, bool minus_one) {
   for (int64_t i = 0; i < n; ++i) squared_norms[i] = gram[i * n + i];
   const int64_t tiles = (n + kTile - 1) / kTile;
   torch::stable::parallel_for(0, upper_tile_count(tiles), 4, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) finish_tile<T>(gram, n, squared_norms.data(), gamma, minus_one, upper_tile(t));
+    for (int64_t t = begin; t < end; ++t)
+      finish_tile<T>(gram, n, squared_norms.data(), gamma, minus_one, upper_tile(t));
   });
 }
 
@@ -110,8 +115,8 @@ BIDO_VECTORIZE double weight_row(const T* grad_row, const T* grad_transposed_row
 }
 
 template <typename T>
-void fill_weight_panel(const T* grad, const T* gram, T* panel, int64_t n, int64_t row_begin, int64_t row_end, T gamma,
-                       T add) {
+void fill_weight_panel(const T* grad, const T* gram, T* panel, int64_t n, int64_t row_begin, int64_t row_end,
+                       T gamma, T add) {
   const int64_t blocks = (row_end - row_begin + kTile - 1) / kTile;
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     std::vector<T> transposed(kTile * n);
@@ -133,12 +138,14 @@ void fill_weight_panel(const T* grad, const T* gram, T* panel, int64_t n, int64_
 }
 
 template <typename T>
-void backward_panels(const Tensor& grad, const Tensor& gram, const Tensor& x, const Tensor& out, T gamma, T add) {
+void backward_panels(const Tensor& grad, const Tensor& gram, const Tensor& x, const Tensor& out, T gamma,
+                     T add) {
   const int64_t n = x.size(0), panel_rows = backward_panel_rows(n, sizeof(T));
   Tensor panel = empty_like_with(x, {std::min(n, panel_rows), n}, x.scalar_type());
   for (int64_t begin = 0; begin < n; begin += panel_rows) {
     const int64_t end = std::min(n, begin + panel_rows);
-    fill_weight_panel<T>(static_cast<const T*>(grad.const_data_ptr()), static_cast<const T*>(gram.const_data_ptr()),
+    fill_weight_panel<T>(static_cast<const T*>(grad.const_data_ptr()),
+                         static_cast<const T*>(gram.const_data_ptr()),
                          static_cast<T*>(panel.mutable_data_ptr()), n, begin, end, gamma, add);
     matmul_into(rows(out, begin, end), rows(panel, 0, end - begin), x);
   }
@@ -147,7 +154,8 @@ void backward_panels(const Tensor& grad, const Tensor& gram, const Tensor& x, co
 }  // namespace
 
 Tensor gaussian_gram_cpu(Tensor x, Tensor gamma, bool minus_one) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(1) >= 1, "gaussian_gram: x must be (n, d) with n, d >= 1");
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(1) >= 1,
+                  "gaussian_gram: x must be (n, d) with n, d >= 1");
   STD_TORCH_CHECK(gamma.numel() == 1 && gamma.is_cpu(), "gaussian_gram: gamma must be one number on the CPU");
   const int64_t n = x.size(0);
   const Tensor centered = center_features_cpu(x);

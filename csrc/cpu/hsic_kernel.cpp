@@ -48,7 +48,8 @@ BIDO_VECTORIZE RowSums row_sums(const T* k, const T* l, int64_t n) {
 }
 
 template <typename T>
-double one_pass(const Tensor& k_tensor, const Tensor& l_tensor, bool unbiased, double* k_sums, double* l_sums) {
+double one_pass(const Tensor& k_tensor, const Tensor& l_tensor, bool unbiased, double* k_sums,
+                double* l_sums) {
   const int64_t n = k_tensor.size(0);
   const T* k = static_cast<const T*>(k_tensor.const_data_ptr());
   const T* l = static_cast<const T*>(l_tensor.const_data_ptr());
@@ -78,8 +79,8 @@ double one_pass(const Tensor& k_tensor, const Tensor& l_tensor, bool unbiased, d
 }
 
 template <typename T>
-BIDO_VECTORIZE void gradient_row(const T* l, T* out, const double* column_shift, double row_shift, double scale,
-                                 int64_t n) {
+BIDO_VECTORIZE void gradient_row(const T* l, T* out, const double* column_shift, double row_shift,
+                                 double scale, int64_t n) {
   for (int64_t j = 0; j < n; ++j)
     out[j] = static_cast<T>(scale * (static_cast<double>(l[j]) - column_shift[j] - row_shift));
 }
@@ -132,7 +133,8 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(Tensor k, Tensor l, bool unbiased) {
   if (k.scalar_type() == ScalarType::Double) {
     *static_cast<double*>(value.mutable_data_ptr()) = one_pass<double>(k, l, unbiased, ks, ls);
   } else {
-    *static_cast<float*>(value.mutable_data_ptr()) = static_cast<float>(one_pass<float>(k, l, unbiased, ks, ls));
+    *static_cast<float*>(value.mutable_data_ptr()) =
+        static_cast<float>(one_pass<float>(k, l, unbiased, ks, ls));
   }
   return {value, k_sums, l_sums};
 }

@@ -52,8 +52,8 @@ __global__ void squared_norms_kernel(const In* x, const Acc* means, Acc* norms, 
 }
 
 template <typename Acc, typename In>
-__device__ void load_slice(Acc (*shared)[kTile + 1], const In* x, const Acc* means, int64_t row0, int64_t column0,
-                           int64_t n, int64_t d) {
+__device__ void load_slice(Acc (*shared)[kTile + 1], const In* x, const Acc* means, int64_t row0,
+                           int64_t column0, int64_t n, int64_t d) {
   const int thread = threadIdx.y * kThreads + threadIdx.x;
   for (int k = thread; k < kTile * kSlice; k += kThreads * kThreads) {
     const int64_t i = row0 + k / kSlice, j = column0 + k % kSlice;
@@ -63,8 +63,8 @@ __device__ void load_slice(Acc (*shared)[kTile + 1], const In* x, const Acc* mea
 
 template <typename Acc, typename In, typename Gamma>
 __global__ void __launch_bounds__(kThreads* kThreads)
-    gaussian_gram_fwd_kernel(const In* x, const Acc* means, const Acc* norms, const Gamma* gamma, Acc* out, int64_t n,
-                             int64_t d, bool minus_one) {
+    gaussian_gram_fwd_kernel(const In* x, const Acc* means, const Acc* norms, const Gamma* gamma, Acc* out,
+                             int64_t n, int64_t d, bool minus_one) {
   __shared__ Acc left[kSlice][kTile + 1], right[kSlice][kTile + 1];
   const TileIndex tile = upper_tile(blockIdx.x);
   const int64_t row0 = tile.row * kTile, column0 = tile.column * kTile;
@@ -130,18 +130,29 @@ void launch_for_gamma(const Tensor& x, const Tensor& gamma, const Tensor& out, b
 }  // namespace
 
 Tensor gaussian_gram_cuda(Tensor x, Tensor gamma, bool minus_one) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(1) >= 1, "gaussian_gram: x must be (n, d) with n, d >= 1");
-  STD_TORCH_CHECK(gamma.numel() == 1 && gamma.is_cuda(), "gaussian_gram: gamma must be one number on the device of x");
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(1) >= 1,
+                  "gaussian_gram: x must be (n, d) with n, d >= 1");
+  STD_TORCH_CHECK(gamma.numel() == 1 && gamma.is_cuda(),
+                  "gaussian_gram: gamma must be one number on the device of x");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   x = torch::stable::contiguous(x);
   const int64_t n = x.size(0);
   const Tensor out = empty_like_with(x, {n, n}, accumulation_dtype(x.scalar_type()));
   switch (x.scalar_type()) {
-    case ScalarType::Double: launch_for_gamma<double, double>(x, gamma, out, minus_one); break;
-    case ScalarType::Float: launch_for_gamma<float, float>(x, gamma, out, minus_one); break;
-    case ScalarType::BFloat16: launch_for_gamma<float, __nv_bfloat16>(x, gamma, out, minus_one); break;
-    case ScalarType::Half: launch_for_gamma<float, __half>(x, gamma, out, minus_one); break;
-    default: STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
+    case ScalarType::Double:
+      launch_for_gamma<double, double>(x, gamma, out, minus_one);
+      break;
+    case ScalarType::Float:
+      launch_for_gamma<float, float>(x, gamma, out, minus_one);
+      break;
+    case ScalarType::BFloat16:
+      launch_for_gamma<float, __nv_bfloat16>(x, gamma, out, minus_one);
+      break;
+    case ScalarType::Half:
+      launch_for_gamma<float, __half>(x, gamma, out, minus_one);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
   }
   return out;
 }

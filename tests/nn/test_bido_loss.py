@@ -47,16 +47,19 @@ def test_equals_the_published_objective(measure: str) -> None:
     value = criterion(x, {"a": z1, "b": z2}, Y)
     grads = torch.autograd.grad(value, (z1, z2))
     expected = sum(
-        0.3 * textbook(measure, z.flatten(1), x.flatten(1)) - 2.0 * textbook(measure, z.flatten(1), Y)
+        0.3 * textbook(measure, z.flatten(1), x.flatten(1))
+        - 2.0 * textbook(measure, z.flatten(1), Y)
         for z in (z1, z2)
     )
     torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-12)
-    for grad, want in zip(grads, torch.autograd.grad(expected, (z1, z2))):
+    for grad, want in zip(grads, torch.autograd.grad(expected, (z1, z2)), strict=True):
         torch.testing.assert_close(grad, want, rtol=1e-5, atol=1e-9)
     assert list(criterion.terms) == ["a", "b"]
     term = criterion.terms["b"]
     assert not term.x.requires_grad
-    torch.testing.assert_close(term.x.double(), textbook(measure, z2, x.flatten(1)), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        term.x.double(), textbook(measure, z2, x.flatten(1)), rtol=1e-7, atol=0
+    )
     torch.testing.assert_close(term.y.double(), textbook(measure, z2, Y), rtol=1e-7, atol=0)
 
 
@@ -90,7 +93,7 @@ def test_zero_weights_train_bit_identically(measure: str) -> None:
             optimizer.step()
         return [p.detach() for p in model.parameters()]
 
-    for with_bido, without in zip(train(True), train(False)):
+    for with_bido, without in zip(train(True), train(False), strict=True):
         assert torch.equal(with_bido, without)
 
 
@@ -105,7 +108,9 @@ def test_a_term_without_weight_is_reported_but_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_compile_fullgraph(measure: str) -> None:
-    def step(model: nn.Module, taps: bx.FeatureTaps, criterion: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def step(
+        model: nn.Module, taps: bx.FeatureTaps, criterion: nn.Module, x: Tensor, y: Tensor
+    ) -> Tensor:
         return F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
 
     grads = []
@@ -118,7 +123,7 @@ def test_compile_fullgraph(measure: str) -> None:
         loss.backward()
         grads.append([loss.detach(), *(p.grad for p in model.parameters())])
         assert list(criterion.terms) == ["1", "3"]
-    for compiled, eager in zip(grads[1], grads[0]):
+    for compiled, eager in zip(grads[1], grads[0], strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
 
 
@@ -195,7 +200,11 @@ def test_bad_input(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"measure": "mmd"}, ValueError, "measure must be one of hsic, nhsic, coco, cka; got 'mmd'"),
+        (
+            {"measure": "mmd"},
+            ValueError,
+            "measure must be one of hsic, nhsic, coco, cka; got 'mmd'",
+        ),
         ({"lambda_x": -1}, ValueError, "lambda_x must be finite and not negative, got -1"),
         ({"lambda_y": "0.5"}, TypeError, "lambda_y must be a number, got str"),
         ({"eps": 0}, ValueError, "eps must be positive"),

@@ -38,8 +38,8 @@ def test_labels_of_any_integer_dtype(dtype: torch.dtype) -> None:
 def test_gram_up_to_centering(kernel: str) -> None:
     x = features(30, 5)
     by_hand = {
-        "gaussian": torch.exp(-torch.cdist(x, x) ** 2 / (8 * 5)),
-        "gaussian unscaled": torch.exp(-torch.cdist(x, x) ** 2 / (2 * 0.49)),
+        "gaussian": torch.exp(-(torch.cdist(x, x) ** 2) / (8 * 5)),
+        "gaussian unscaled": torch.exp(-(torch.cdist(x, x) ** 2) / (2 * 0.49)),
         "linear": x @ x.T,
         "imq": (1 + torch.cdist(x, x) ** 2) ** -0.5,
     }[kernel]

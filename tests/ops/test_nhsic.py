@@ -91,7 +91,9 @@ def test_bounds_of_the_label_term() -> None:
 def test_permutation_invariance() -> None:
     x, y, order = features(30, 8), torch.arange(30) % 4, torch.randperm(30)
     assert float(bx.nhsic(x[order], y[order])) == pytest.approx(float(bx.nhsic(x, y)), rel=1e-9)
-    assert float(bx.nhsic(x[:, torch.randperm(8)], y)) == pytest.approx(float(bx.nhsic(x, y)), rel=1e-9)
+    assert float(bx.nhsic(x[:, torch.randperm(8)], y)) == pytest.approx(
+        float(bx.nhsic(x, y)), rel=1e-9
+    )
 
 
 def test_gradcheck() -> None:

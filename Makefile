@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` each set up everything they need in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+# The pair the project is developed with; any PyTorch from 2.10 on works. Empty keeps what is installed.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+DEMO_OUT ?= runs/demo
+BUILD_TOOLS = setuptools wheel "cmake<5" ninja pybind11 numpy
+NATIVE = setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+RUN = $(VENV)/bin/python -m
+
+.PHONY: help demo test lint format gpu-check clean
+help:
+	@echo "make demo       install, fetch MNIST, train four defences, attack them, write the report"
+	@echo "make test       install, run every test that needs neither a GPU nor long runs"
+	@echo "make lint       ruff, mypy and clang-format, checking only"
+	@echo "make format     ruff and clang-format, rewriting"
+	@echo "make gpu-check  build for this machine's GPU and run the GPU tests (no network)"
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.exit("bido_ext needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet $(BUILD_TOOLS) $(TORCH)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.python $(NATIVE)
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[lab,test]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --editable ".[dev]" --no-build-isolation
+	touch $@
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/bido demo --out $(DEMO_OUT)
+
+test: $(VENV)/.installed
+	$(RUN) pytest -m "not gpu and not slow" --durations=10
+
+lint: $(VENV)/.dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+format: $(VENV)/.dev
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+# Uses the Python and PyTorch at hand, downloads nothing.
+gpu-check:
+	BIDO_CUDA_ARCHS=native $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) -m bido_ext
+	$(PYTHON) -m pytest -m gpu
+
+clean:
+	rm -rf build bido_ext/*.so *.egg-info

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing an implementation: the table, forcing one, and saying why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bido_ext as bx
+
+PACKAGE = Path(bx.__file__).parent
+
+
+def run(
+    code: str, backend: str | None = None, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("BIDO_EXT_BACKEND", "PYTHONPATH")
+    }
+    if backend is not None:
+        environment["BIDO_EXT_BACKEND"] = backend
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False,
+        cwd=path or "/",
+    )  # fmt: skip
+
+
+TABLE = "import bido_ext as bx; print([(r.op, r.device, r.implementation, r.reason) for r in bx.backends()])"
+
+
+def test_table_names_every_op_and_device_with_a_reason() -> None:
+    rows = bx.backends()
+    assert {(r.op, r.device) for r in rows} == {
+        (op, device)
+        for op in ("gaussian_gram", "double_center", "hsic", "nhsic", "coco", "cka")
+        for device in ("cpu", "cuda")
+    }
+    assert all(r.reason for r in rows)
+    chosen = {(r.op, r.device): r.implementation for r in rows}
+    assert chosen["hsic", "cpu"] == "cpu"
+    assert chosen["gaussian_gram", "cuda"] == "reference"  # until a run on hardware is recorded
+
+
+def test_module_prints_the_table() -> None:
+    result = run("import runpy; runpy.run_module('bido_ext', run_name='__main__')")
+    assert result.returncode == 0, result.stderr
+    assert "gaussian_gram" in result.stdout
+    assert "composition of gaussian_gram and hsic" in result.stdout
+
+
+def test_forced_reference_computes_the_same() -> None:
+    code = "import torch, bido_ext as bx; torch.manual_seed(0); print(float(bx.nhsic(torch.rand(9, 4), torch.arange(9) % 2)))"
+    native, reference = run(code), run(code, "reference")
+    assert reference.returncode == 0, reference.stderr
+    assert float(native.stdout) == pytest.approx(float(reference.stdout), rel=1e-5)
+    table = run(TABLE, "reference").stdout
+    assert "'cpu', 'cpu'" not in table
+    assert "BIDO_EXT_BACKEND=reference" in table
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        (
+            "fastest",
+            "BIDO_EXT_BACKEND='fastest' is not a backend; allowed: native, triton, reference",
+        ),
+        (
+            "triton",
+            "BIDO_EXT_BACKEND=triton cannot run: this version of bido_ext has no Triton kernels",
+        ),
+    ],
+)
+def test_forced_backend_that_cannot_run_raises(backend: str, message: str) -> None:
+    result = run("import bido_ext", backend)
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+@pytest.fixture
+def copy_without_libraries(tmp_path: Path) -> Path:
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "bido_ext", ignore=ignore)
+    return tmp_path
+
+
+def test_without_compiled_libraries_everything_runs_as_reference(
+    copy_without_libraries: Path,
+) -> None:
+    code = (
+        TABLE + "; import torch; print(float(bx.hsic(torch.rand(5, 3), torch.arange(5) % 2)) > 0)"
+    )
+    result = run(code, path=copy_without_libraries)
+    assert result.returncode == 0, result.stderr
+    assert "bido_cpu.so was not built with this installation" in result.stdout
+    assert result.stdout.strip().endswith("True")
+    forced = run("import bido_ext", "native", copy_without_libraries)
+    assert (
+        "BIDO_EXT_BACKEND=native cannot run on the CPU: bido_cpu.so was not built" in forced.stderr
+    )
+
+
+def test_broken_library_says_why(copy_without_libraries: Path) -> None:
+    (copy_without_libraries / "bido_ext" / "bido_cpu.so").write_bytes(b"not a library")
+    result = run(TABLE, path=copy_without_libraries)
+    assert result.returncode == 0, result.stderr
+    assert "bido_cpu.so does not load" in result.stdout
+
+
+def test_import_needs_no_lab_package() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torchvision', 'torchmetrics', 'matplotlib', 'typer', 'tqdm', 'platformdirs'):\n"
+        "    sys.modules[name] = None\n"
+        "import bido_ext, torch\n"
+        "print(float(bido_ext.hsic(torch.rand(4, 2), torch.arange(4) % 2)) >= 0)"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_build_facts() -> None:
+    info = bx.build_info()
+    assert info["oldest_torch"] == "2.10"
+    assert info["version"] == bx.__version__
+    assert set(info) >= {"compiler", "torch_at_build", "cuda_compiler", "cuda_architectures"}
+
+
+needs_cuda_library = pytest.mark.skipif(
+    not (PACKAGE / "bido_cuda.so").exists(), reason="bido_cuda was not built: nvcc was not found"
+)
+needs_cuda_torch = pytest.mark.skipif(
+    torch.version.cuda is None, reason="this PyTorch has no CUDA libraries to load bido_cuda with"
+)
+
+
+@needs_cuda_library
+@needs_cuda_torch
+def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
+    table = run(TABLE, "native").stdout
+    assert "('gaussian_gram', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
+    assert "never run on hardware" in table
+    assert "('hsic', 'cuda', 'refused'" in table
