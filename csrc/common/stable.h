@@ -4,6 +4,7 @@
 // upstream wrapper would replace it.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -31,6 +32,12 @@ inline void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b) {
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   // The returned alias of `out` is owned by the stack: take it, so that it is released.
   torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// out += a @ b on the CPU. The shim is part of the same stable C interface; the stable headers have no
+// wrapper because they have no Scalar.
+inline void matmul_add_cpu(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 inline Tensor rows(Tensor t, int64_t begin, int64_t end) {

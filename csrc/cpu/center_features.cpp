@@ -10,86 +10,98 @@
 namespace bido {
 namespace {
 
-constexpr int64_t kColumnChunk = 1024;  // 64 rows x 1024 float32 columns fit in a core's L2
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+constexpr int64_t kParallelColumns = 256;  // per task of the parallel form
 
 template <typename In, typename Acc>
-void center_columns(const In* x, Acc* out, int64_t n, int64_t d, int64_t row_stride, int64_t begin,
-                    int64_t end) {
-  const int64_t width = end - begin;
+BIDO_VECTORIZE void add_row(const In* row, Acc* sum, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) sum[j] += static_cast<Acc>(row[j]);
+}
+
+template <typename In, typename Acc>
+BIDO_VECTORIZE void subtract_row(const In* row, const Acc* mean, Acc* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Acc>(row[j]) - mean[j];
+}
+
+// Columns begin..end; `out` points at the first of them and has rows of out_stride entries.
+template <typename In, typename Acc>
+void center(const Tensor& x, int64_t begin, int64_t end, Acc* out, int64_t out_stride) {
+  const int64_t n = x.size(0), row_stride = x.stride(0), width = end - begin;
+  const In* source = static_cast<const In*>(x.const_data_ptr()) + begin;
   std::vector<Acc> mean(width, Acc(0));
-  for (int64_t i = 0; i < n; ++i) {
-    const In* row = x + i * row_stride + begin;
-    for (int64_t j = 0; j < width; ++j) mean[j] += static_cast<Acc>(row[j]);
-  }
+  for (int64_t i = 0; i < n; ++i) add_row<In, Acc>(source + i * row_stride, mean.data(), width);
   for (int64_t j = 0; j < width; ++j) mean[j] /= static_cast<Acc>(n);
-  for (int64_t i = 0; i < n; ++i) {
-    const In* row = x + i * row_stride + begin;
-    Acc* target = out + i * d + begin;
-    for (int64_t j = 0; j < width; ++j) target[j] = static_cast<Acc>(row[j]) - mean[j];
+  for (int64_t i = 0; i < n; ++i)
+    subtract_row<In, Acc>(source + i * row_stride, mean.data(), out + i * out_stride, width);
+}
+
+template <typename Function>
+void dispatch(ScalarType dtype, const Function& function) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return function(double{}, double{});
+    case ScalarType::Float:
+      return function(float{}, float{});
+    case ScalarType::BFloat16:
+      return function(BFloat16{}, float{});
+    case ScalarType::Half:
+      return function(Half{}, float{});
+    default:
+      STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
   }
 }
 
-template <typename In, typename Acc>
-void center_all(const Tensor& x, const Tensor& out) {
-  const int64_t n = x.size(0), d = x.size(1), row_stride = x.stride(0);
-  const In* source = static_cast<const In*>(x.const_data_ptr());
-  Acc* target = static_cast<Acc*>(out.mutable_data_ptr());
-  const int64_t chunks = (d + kColumnChunk - 1) / kColumnChunk;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; ++c) {
-      center_columns<In, Acc>(source, target, n, d, row_stride, c * kColumnChunk,
-                              std::min(d, (c + 1) * kColumnChunk));
-    }
-  });
-}
-
-template <typename Acc, typename Out>
+template <typename From, typename To>
 void convert(const Tensor& source, const Tensor& target) {
-  const Acc* from = static_cast<const Acc*>(source.const_data_ptr());
-  Out* to = static_cast<Out*>(target.mutable_data_ptr());
-  torch::stable::parallel_for(0, source.numel(), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<Out>(from[i]);
+  const int64_t n = source.size(0), d = source.size(1), row_stride = source.stride(0);
+  const From* from = static_cast<const From*>(source.const_data_ptr());
+  To* to = static_cast<To*>(target.mutable_data_ptr());
+  torch::stable::parallel_for(0, n, std::max<int64_t>(1, 16384 / d), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < d; ++j) to[i * d + j] = static_cast<To>(from[i * row_stride + j]);
   });
 }
 
 }  // namespace
 
-Tensor center_features_cpu(const Tensor& x_any) {
-  // Only the column stride must be one: row-sliced batches need no copy.
-  const Tensor x = x_any.stride(1) == 1 ? x_any : torch::stable::contiguous(x_any);
-  Tensor out = empty_like_with(x, {x.size(0), x.size(1)}, accumulation_dtype(x.scalar_type()));
-  switch (x.scalar_type()) {
-    case ScalarType::Double:
-      center_all<double, double>(x, out);
-      break;
-    case ScalarType::Float:
-      center_all<float, float>(x, out);
-      break;
-    case ScalarType::BFloat16:
-      center_all<torch::headeronly::BFloat16, float>(x, out);
-      break;
-    case ScalarType::Half:
-      center_all<torch::headeronly::Half, float>(x, out);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
-  }
+Tensor with_dense_columns(const Tensor& x) { return x.stride(1) == 1 ? x : torch::stable::contiguous(x); }
+
+void center_columns_cpu(const Tensor& x, int64_t begin, int64_t end, const Tensor& out) {
+  dispatch(x.scalar_type(), [&](auto in, auto acc) {
+    using Acc = decltype(acc);
+    center<decltype(in), Acc>(x, begin, end, static_cast<Acc*>(out.mutable_data_ptr()), end - begin);
+  });
+}
+
+void center_columns_parallel_cpu(const Tensor& x, int64_t begin, int64_t end, const Tensor& out) {
+  dispatch(x.scalar_type(), [&](auto in, auto acc) {
+    using Acc = decltype(acc);
+    Acc* target = static_cast<Acc*>(out.mutable_data_ptr());
+    const int64_t tasks = (end - begin + kParallelColumns - 1) / kParallelColumns;
+    torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t b = begin + t * kParallelColumns, e = std::min(end, b + kParallelColumns);
+        center<decltype(in), Acc>(x, b, e, target + (b - begin), end - begin);
+      }
+    });
+  });
+}
+
+Tensor widen_cpu(const Tensor& x) {
+  const ScalarType dtype = accumulation_dtype(x.scalar_type());
+  if (x.scalar_type() == dtype) return x;
+  const Tensor source = with_dense_columns(x);
+  Tensor out = empty_like_with(source, {source.size(0), source.size(1)}, dtype);
+  dispatch(x.scalar_type(), [&](auto in, auto acc) { convert<decltype(in), decltype(acc)>(source, out); });
   return out;
 }
 
 Tensor convert_cpu(const Tensor& source, ScalarType dtype) {
   if (source.scalar_type() == dtype) return source;
   Tensor out = empty_like_with(source, {source.size(0), source.size(1)}, dtype);
-  switch (dtype) {
-    case ScalarType::BFloat16:
-      convert<float, torch::headeronly::BFloat16>(source, out);
-      break;
-    case ScalarType::Half:
-      convert<float, torch::headeronly::Half>(source, out);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "bido_ext: unsupported gradient dtype");
-  }
+  dispatch(dtype, [&](auto narrow, auto acc) { convert<decltype(acc), decltype(narrow)>(source, out); });
   return out;
 }
 

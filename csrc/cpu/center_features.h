@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Features minus their column means, in the accumulation type. Distances do not change, but their
-// digits do: |x_i|^2 + |x_j|^2 - 2<x_i, x_j> cancels far less when the common offset is gone.
+// digits do: |x_i|^2 + |x_j|^2 - 2<x_i, x_j> cancels far less when the common offset is gone. Chunks of
+// columns are centered into a buffer that stays in cache: the features cross memory once, and no copy of
+// their size is made.
 #pragma once
 
 #include "../common/stable.h"
@@ -9,8 +11,18 @@
 
 namespace bido {
 
-// x: [n, d] of any floating dtype and any strides. Returns [n, d], contiguous, float32 or float64.
-Tensor center_features_cpu(const Tensor& x);
+// Columns begin..end of x minus their means, into `out` [n, end - begin] (contiguous, float32 or float64).
+// x: [n, d] of any floating dtype with column stride one. Runs on the calling thread.
+void center_columns_cpu(const Tensor& x, int64_t begin, int64_t end, const Tensor& out);
+
+// The same for a whole chunk with all threads.
+void center_columns_parallel_cpu(const Tensor& x, int64_t begin, int64_t end, const Tensor& out);
+
+// x itself where its columns have stride one, else a contiguous copy.
+Tensor with_dense_columns(const Tensor& x);
+
+// x [n, d] in the accumulation dtype: x itself for float32 and float64.
+Tensor widen_cpu(const Tensor& x);
 
 // Copies `source` [n, d] (float32 or float64) into a new tensor of `dtype`.
 Tensor convert_cpu(const Tensor& source, ScalarType dtype);

@@ -2,13 +2,15 @@
 //
 // gaussian_gram:  K_ij = exp(-gamma |x_i - x_j|^2), or E = K - 1 by expm1.
 //
-// Forward: centre the features (one n x d copy), multiply only the row blocks on or right of the
-// diagonal with BLAS (about half of an n x n x d product), then turn inner products into distances
-// and kernel values tile by tile, writing each tile and its mirror image. The squared norms are the
-// diagonal of the same product, so that they carry the same rounding as the cross terms.
+// Forward: chunk by chunk of columns, center the features into a cache-sized buffer and add its products
+// with BLAS: for small n the chunks are shared among the threads (few output tiles, long rows), else each
+// chunk multiplies only the row blocks on or right of the diagonal (about half of an n x n x d product).
+// Then inner products become distances and kernel values tile by tile, each written with its mirror
+// image. The squared norms are the diagonal of the same product: the same rounding as the cross terms.
 //
 // Backward: W = sym(grad) o K;  grad_x = -4 gamma (diag(W 1) - W) x, by row panels: a panel of
-// 4 gamma (W - diag(W 1)) is built and multiplied by the features; no n x n matrix is allocated.
+// 4 gamma (W - diag(W 1)) is built and multiplied by the features; no n x n matrix is allocated. Its rows
+// sum to zero, so the features need no centering.
 #include <algorithm>
 #include <vector>
 
@@ -21,11 +23,10 @@ namespace bido {
 namespace {
 
 constexpr int64_t kTile = 64;
+constexpr int64_t kSmallRows = 192;  // up to here one BLAS call per chunk, chunks in parallel
 
 // Few blocks waste products below the diagonal, many small ones waste BLAS speed.
-int64_t symmetric_block_rows(int64_t n) {
-  return n <= 192 ? n : std::max<int64_t>(96, (n / 8 + 31) / 32 * 32);
-}
+int64_t symmetric_block_rows(int64_t n) { return std::max<int64_t>(96, (n / 8 + 31) / 32 * 32); }
 
 // A panel of W with n columns: about 8 MiB, at least one tile of rows.
 int64_t backward_panel_rows(int64_t n, int64_t element_size) {
@@ -77,13 +78,67 @@ void finish_gram(const Tensor& gram_tensor, T gamma, bool minus_one) {
   });
 }
 
-void symmetric_product(const Tensor& x, const Tensor& out) {
-  const int64_t n = x.size(0), block = symmetric_block_rows(n);
+// out += c c' on and right of the diagonal blocks.
+void add_symmetric_product(const Tensor& c, const Tensor& out, bool first) {
+  const int64_t n = c.size(0), block = symmetric_block_rows(n);
   for (int64_t begin = 0; begin < n; begin += block) {
     const int64_t end = std::min(n, begin + block);
-    matmul_into(columns(rows(out, begin, end), begin, n), rows(x, begin, end),
-                torch::stable::transpose(rows(x, begin, n), 0, 1));
+    const Tensor target = columns(rows(out, begin, end), begin, n);
+    const Tensor transposed = torch::stable::transpose(rows(c, begin, n), 0, 1);
+    (first ? matmul_into : matmul_add_cpu)(target, rows(c, begin, end), transposed);
   }
+}
+
+void product_by_chunks(const Tensor& x, const Tensor& out) {
+  const int64_t n = x.size(0), d = x.size(1);
+  const int64_t width = std::min(d, std::clamp<int64_t>((int64_t{1} << 20) / n, 1024, 4096));
+  for (int64_t begin = 0; begin < d; begin += width) {
+    const int64_t end = std::min(d, begin + width);
+    const Tensor chunk = empty_like_with(x, {n, end - begin}, out.scalar_type());
+    center_columns_parallel_cpu(x, begin, end, chunk);
+    add_symmetric_product(chunk, out, begin == 0);
+  }
+}
+
+// The number of groups does not depend on the number of threads: neither do the sums.
+constexpr int64_t kGroups = 16;
+constexpr int64_t kGroupChunk = 1024;
+
+template <typename T>
+void product_by_groups(const Tensor& x, const Tensor& out) {
+  const int64_t n = x.size(0), d = x.size(1);
+  const int64_t chunks = (d + kGroupChunk - 1) / kGroupChunk, groups = std::min(kGroups, chunks);
+  const Tensor partial = empty_like_with(out, {groups * n, n}, out.scalar_type());
+  torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
+    for (int64_t g = first; g < last; ++g) {
+      const int64_t chunk_begin = g * chunks / groups, chunk_end = (g + 1) * chunks / groups;
+      const Tensor target = rows(partial, g * n, (g + 1) * n);
+      for (int64_t c = chunk_begin; c < chunk_end; ++c) {
+        const int64_t begin = c * kGroupChunk, end = std::min(d, begin + kGroupChunk);
+        const Tensor chunk = empty_like_with(out, {n, end - begin}, out.scalar_type());
+        center_columns_cpu(x, begin, end, chunk);
+        const Tensor transposed = torch::stable::transpose(chunk, 0, 1);
+        (c == chunk_begin ? matmul_into : matmul_add_cpu)(target, chunk, transposed);
+      }
+    }
+  });
+  const T* sums = static_cast<const T*>(partial.const_data_ptr());
+  T* total = static_cast<T*>(out.mutable_data_ptr());
+  for (int64_t k = 0; k < n * n; ++k) {
+    T sum = 0;
+    for (int64_t g = 0; g < groups; ++g) sum += sums[g * n * n + k];
+    total[k] = sum;
+  }
+}
+
+template <typename T>
+void gram_into(const Tensor& x, const Tensor& out, double gamma, bool minus_one) {
+  if (x.size(0) <= kSmallRows) {
+    product_by_groups<T>(x, out);
+  } else {
+    product_by_chunks(x, out);
+  }
+  finish_gram<T>(out, static_cast<T>(gamma), minus_one);
 }
 
 double read_gamma(const Tensor& gamma) {
@@ -158,14 +213,12 @@ Tensor gaussian_gram_cpu(Tensor x, Tensor gamma, bool minus_one) {
                   "gaussian_gram: x must be (n, d) with n, d >= 1");
   STD_TORCH_CHECK(gamma.numel() == 1 && gamma.is_cpu(), "gaussian_gram: gamma must be one number on the CPU");
   const int64_t n = x.size(0);
-  const Tensor centered = center_features_cpu(x);
-  Tensor gram = empty_like_with(centered, {n, n}, centered.scalar_type());
-  symmetric_product(centered, gram);
-  const double g = read_gamma(gamma);
+  x = with_dense_columns(x);
+  Tensor gram = empty_like_with(x, {n, n}, accumulation_dtype(x.scalar_type()));
   if (gram.scalar_type() == ScalarType::Double) {
-    finish_gram<double>(gram, g, minus_one);
+    gram_into<double>(x, gram, read_gamma(gamma), minus_one);
   } else {
-    finish_gram<float>(gram, static_cast<float>(g), minus_one);
+    gram_into<float>(x, gram, read_gamma(gamma), minus_one);
   }
   return gram;
 }
@@ -179,13 +232,13 @@ Tensor gaussian_gram_backward_cpu(Tensor grad, Tensor gram, Tensor x, Tensor gam
                   "gaussian_gram_backward: grad and gram must have the accumulation dtype of x");
   grad = torch::stable::contiguous(grad);
   gram = torch::stable::contiguous(gram);
-  const Tensor centered = center_features_cpu(x);
-  Tensor out = empty_like_with(centered, {n, x.size(1)}, dtype);
+  const Tensor wide = widen_cpu(x);
+  Tensor out = empty_like_with(x, {n, x.size(1)}, dtype);
   const double g = read_gamma(gamma), add = minus_one ? 1.0 : 0.0;  // W needs K itself
   if (dtype == ScalarType::Double) {
-    backward_panels<double>(grad, gram, centered, out, g, add);
+    backward_panels<double>(grad, gram, wide, out, g, add);
   } else {
-    backward_panels<float>(grad, gram, centered, out, static_cast<float>(g), static_cast<float>(add));
+    backward_panels<float>(grad, gram, wide, out, static_cast<float>(g), static_cast<float>(add));
   }
   return convert_cpu(out, x.scalar_type());
 }
