@@ -22,6 +22,7 @@ from bido_ext.ops import (
     gaussian_gram,
     hsic,
     nhsic,
+    plan,
 )
 
 load_kernels()
@@ -48,4 +49,5 @@ __all__ = [
     "gaussian_gram",
     "hsic",
     "nhsic",
+    "plan",
 ]

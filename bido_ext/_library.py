@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
-CPU_KERNELS = ("gaussian_gram", "double_center", "hsic")
+CPU_KERNELS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming")
 CUDA_KERNELS = ("gaussian_gram",)
-ALL_OPS = ("gaussian_gram", "double_center", "hsic", "nhsic", "coco", "cka")
+ALL_OPS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming", "nhsic", "coco", "cka")
 COMPOSITES = {
     "nhsic": "composition of gaussian_gram, double_center and torch.linalg",
     "coco": "composition of gaussian_gram, double_center and torch.linalg",
@@ -108,6 +108,13 @@ def _refuse_missing_cuda_kernels() -> None:
 
 
 _KEEP_ALIVE: list[torch.library.Library] = []
+
+
+def has_kernel(op: str, device: str) -> bool:
+    """Whether a compiled kernel, not the reference, serves ``op`` on ``device`` ("cpu" or "cuda")."""
+    if device == "cpu":
+        return op in CPU_KERNELS and _cpu_problem is None
+    return device == "cuda" and op in CUDA_KERNELS and _cuda_problem is None
 
 
 def backends() -> list[BackendRow]:

@@ -40,7 +40,15 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     rows = bx.backends()
     assert {(r.op, r.device) for r in rows} == {
         (op, device)
-        for op in ("gaussian_gram", "double_center", "hsic", "nhsic", "coco", "cka")
+        for op in (
+            "gaussian_gram",
+            "double_center",
+            "hsic",
+            "hsic_streaming",
+            "nhsic",
+            "coco",
+            "cka",
+        )
         for device in ("cpu", "cuda")
     }
     assert all(r.reason for r in rows)

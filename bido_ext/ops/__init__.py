@@ -8,16 +8,19 @@ from bido_ext.ops.gaussian_gram import gaussian_gram
 from bido_ext.ops.hsic import hsic
 from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
 from bido_ext.ops.nhsic import nhsic
+from bido_ext.ops.plan import Plan, plan
 
 __all__ = [
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
     "Linear",
+    "Plan",
     "cka",
     "coco",
     "double_center",
     "gaussian_gram",
     "hsic",
     "nhsic",
+    "plan",
 ]

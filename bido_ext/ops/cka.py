@@ -12,7 +12,8 @@ from torch import Tensor
 from bido_ext.ops.coco import guarded_sqrt
 from bido_ext.ops.hsic import gram_hsic
 from bido_ext.ops.kernels import Kernel
-from bido_ext.ops.measure import Measure, measure_pair
+from bido_ext.ops.measure import Measure
+from bido_ext.ops.planned import planned_pair
 
 
 def cka(
@@ -21,6 +22,7 @@ def cka(
     kernel_x: Kernel | None = None,
     kernel_y: Kernel | None = None,
     num_classes: int | None = None,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
     """Centered kernel alignment of x and y (Cortes et al. 2012; Kornblith et al. 2019).
 
@@ -30,6 +32,7 @@ def cka(
         kernel_x: Kernel of x; default Gaussian(sigma=5.0).
         kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, Linear() for labels.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
+        workspace_bytes: Bound on the memory beyond inputs and gradients, as for :func:`bido_ext.hsic`.
 
     Returns:
         A 0-d tensor in [0, 1], float32 or, for float64 features, float64; 0 with gradient 0 where
@@ -39,12 +42,15 @@ def cka(
         TypeError: An argument is not a tensor of an allowed dtype.
         ValueError: Shapes, devices or labels do not fit, or the features hold NaN or Inf (checked
             on the CPU).
+        MemoryError: No regime fits into workspace_bytes.
     """
-    return measure_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes)
+    return planned_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
 
 
 class CkaMeasure(Measure):
     """CKA of two variables, each given as its centered Gram matrix divided by its Frobenius norm."""
+
+    name = "cka"
 
     def prepare(self, gram: Tensor) -> Tensor:
         norm = guarded_sqrt(gram_hsic(gram, gram)) * (gram.shape[0] - 1)
@@ -52,3 +58,7 @@ class CkaMeasure(Measure):
 
     def value(self, a: Tensor, b: Tensor) -> Tensor:
         return gram_hsic(a, b) * (a.shape[0] - 1) ** 2
+
+    def from_streaming(self, values: Tensor) -> Tensor:
+        norm = guarded_sqrt(values[1]) * guarded_sqrt(values[2])
+        return values[0] / torch.where(norm > 0, norm, 1.0)

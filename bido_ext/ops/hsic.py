@@ -17,6 +17,7 @@ from bido_ext.ops._define import define_derivative, define_op, refuse_double_bac
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
+from bido_ext.ops.planned import planned_pair
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -28,6 +29,7 @@ def hsic(
     kernel_y: Kernel | None = None,
     estimator: str = "biased",
     num_classes: int | None = None,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
     """Hilbert-Schmidt independence criterion of x and y.
 
@@ -39,6 +41,8 @@ def hsic(
         estimator: "biased": tr(HKH HLH) / (n-1)^2 (Gretton et al. 2005), n >= 2;
             "unbiased": Song et al. 2012, equation 5, n >= 4.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
+        workspace_bytes: Bound on the memory beyond inputs and gradients. Where the n x n matrices do
+            not fit, tiles are streamed (biased estimator only). Default: see :func:`bido_ext.plan`.
 
     Returns:
         A 0-d tensor, float32 or, where x and y are float64, float64. Differentiable once.
@@ -47,17 +51,25 @@ def hsic(
         TypeError: An argument is not a tensor of an allowed dtype.
         ValueError: Shapes, devices or labels do not fit, n is too small, or the features hold NaN
             or Inf (checked on the CPU).
+        MemoryError: No regime fits into workspace_bytes.
 
     Example:
         >>> bx.hsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))
     """
     unbiased = check_choice(estimator, "estimator", ESTIMATORS) == "unbiased"
-    measure = HsicMeasure(unbiased)
-    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, 4 if unbiased else 2)
+    if unbiased:
+        if workspace_bytes is not None:
+            raise ValueError(
+                'workspace_bytes needs estimator="biased": the unbiased one cannot stream.'
+            )
+        return measure_pair(HsicMeasure(True), x, y, kernel_x, kernel_y, num_classes, 4)
+    return planned_pair(HsicMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
 
 
 class HsicMeasure(Measure):
     """HSIC of two variables given as Gram matrices up to centering."""
+
+    name = "hsic"
 
     def __init__(self, unbiased: bool = False) -> None:
         self.unbiased = unbiased
@@ -67,6 +79,9 @@ class HsicMeasure(Measure):
 
     def value(self, a: Tensor, b: Tensor) -> Tensor:
         return gram_hsic(a, b, self.unbiased)
+
+    def from_streaming(self, values: Tensor) -> Tensor:
+        return values[0]
 
 
 def gram_hsic(K: Tensor, L: Tensor, unbiased: bool = False) -> Tensor:

@@ -25,6 +25,8 @@ FLOAT64_UP_TO = 1024
 class Measure:
     """A dependence measure on prepared variables."""
 
+    name = ""
+
     def prepare(self, gram: Tensor) -> Tensor:
         """From a Gram matrix up to centering (n, n) to what :meth:`value` needs of it."""
         raise NotImplementedError
@@ -35,6 +37,10 @@ class Measure:
 
     def value(self, a: Tensor, b: Tensor) -> Tensor:
         """The measure of two prepared variables, a 0-d tensor."""
+        raise NotImplementedError
+
+    def from_streaming(self, values: Tensor) -> Tensor:
+        """The measure from HSIC(x, y), HSIC(x, x), HSIC(y, y), if it can be streamed."""
         raise NotImplementedError
 
 
@@ -83,16 +89,8 @@ def measure_pair(
     num_classes: int | None,
     minimum_rows: int = 2,
 ) -> Tensor:
-    """Checks the arguments of a measure d(x, y) and computes it."""
-    check_kernel(kernel_x, "kernel_x")
-    check_kernel(kernel_y, "kernel_y")
-    check_features(x, "x", minimum_rows)
-    labels = isinstance(y, Tensor) and is_labels(y)
-    if labels:
-        check_labels(y, "y", num_classes)
-    else:
-        check_features(y, "y", minimum_rows)
-    check_same_samples(x, y, "x", "y")
+    """Checks the arguments of a measure d(x, y) and computes it from Gram matrices."""
+    labels = check_pair(x, y, kernel_x, kernel_y, num_classes, minimum_rows)
     a = prepare_features(measure, x, kernel_x)
     if labels:
         b = prepare_labels(measure, y, kernel_y, num_classes, a.dtype)
@@ -102,6 +100,31 @@ def measure_pair(
         a, b = a.double(), b.double()
     with torch.autocast(x.device.type, enabled=False):
         value = measure.value(a, b)
+    return finish_pair(value, x, y, labels)
+
+
+def check_pair(
+    x: Tensor,
+    y: Tensor,
+    kernel_x: Kernel | None,
+    kernel_y: Kernel | None,
+    num_classes: int | None,
+    minimum_rows: int = 2,
+) -> bool:
+    """Checks the arguments of a measure d(x, y); returns whether y holds labels."""
+    check_kernel(kernel_x, "kernel_x")
+    check_kernel(kernel_y, "kernel_y")
+    check_features(x, "x", minimum_rows)
+    labels = isinstance(y, Tensor) and is_labels(y)
+    if labels:
+        check_labels(y, "y", num_classes)
+    else:
+        check_features(y, "y", minimum_rows)
+    check_same_samples(x, y, "x", "y")
+    return labels
+
+
+def finish_pair(value: Tensor, x: Tensor, y: Tensor, labels: bool) -> Tensor:
+    """Refuses a value that is not finite, and gives it the dtype of the result."""
     check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))
-    result_dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-    return value.to(result_dtype)
+    return value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)

@@ -10,6 +10,7 @@ from bido_ext.reference.coco import coco
 from bido_ext.reference.double_center import double_center
 from bido_ext.reference.gaussian_gram import gaussian_gram
 from bido_ext.reference.hsic import hsic
+from bido_ext.reference.hsic_streaming import hsic_streaming
 from bido_ext.reference.nhsic import nhsic
 
-__all__ = ["cka", "coco", "double_center", "gaussian_gram", "hsic", "nhsic"]
+__all__ = ["cka", "coco", "double_center", "gaussian_gram", "hsic", "hsic_streaming", "nhsic"]

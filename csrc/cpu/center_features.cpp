@@ -89,6 +89,63 @@ void center_columns_parallel_cpu(const Tensor& x, int64_t begin, int64_t end, co
   });
 }
 
+void column_means_cpu(const Tensor& x, const Tensor& means) {
+  dispatch(x.scalar_type(), [&](auto in, auto acc) {
+    using In = decltype(in);
+    using Acc = decltype(acc);
+    const int64_t n = x.size(0), d = x.size(1), stride = x.stride(0);
+    const In* source = static_cast<const In*>(x.const_data_ptr());
+    Acc* mean = static_cast<Acc*>(means.mutable_data_ptr());
+    torch::stable::parallel_for(
+        0, (d + kParallelColumns - 1) / kParallelColumns, 1, [&](int64_t first, int64_t last) {
+          const int64_t begin = first * kParallelColumns, end = std::min(d, last * kParallelColumns);
+          std::fill(mean + begin, mean + end, Acc(0));
+          for (int64_t i = 0; i < n; ++i)
+            add_row<In, Acc>(source + i * stride + begin, mean + begin, end - begin);
+          for (int64_t j = begin; j < end; ++j) mean[j] /= static_cast<Acc>(n);
+        });
+  });
+}
+
+void centered_norms_cpu(const Tensor& x, const Tensor& means, const Tensor& norms) {
+  dispatch(x.scalar_type(), [&](auto in, auto acc) {
+    using In = decltype(in);
+    using Acc = decltype(acc);
+    const int64_t n = x.size(0), d = x.size(1), stride = x.stride(0);
+    const In* source = static_cast<const In*>(x.const_data_ptr());
+    const Acc* mean = static_cast<const Acc*>(means.const_data_ptr());
+    Acc* norm = static_cast<Acc*>(norms.mutable_data_ptr());
+    torch::stable::parallel_for(0, n, 8, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        double lanes[kLanes] = {};
+        for (int64_t j = 0; j < d; ++j) {
+          const Acc v = static_cast<Acc>(source[i * stride + j]) - mean[j];
+          lanes[j % kLanes] += static_cast<double>(v) * static_cast<double>(v);
+        }
+        double sum = 0;
+        for (double lane : lanes) sum += lane;
+        norm[i] = static_cast<Acc>(sum);
+      }
+    });
+  });
+}
+
+void subtract_means_cpu(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
+                        const Tensor& means, const Tensor& out) {
+  dispatch(x.scalar_type(), [&](auto in, auto acc) {
+    using In = decltype(in);
+    using Acc = decltype(acc);
+    const int64_t stride = x.stride(0), width = end - begin;
+    const In* source = static_cast<const In*>(x.const_data_ptr()) + begin;
+    const Acc* mean = static_cast<const Acc*>(means.const_data_ptr()) + begin;
+    Acc* target = static_cast<Acc*>(out.mutable_data_ptr());
+    torch::stable::parallel_for(row_begin, row_end, 16, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        subtract_row<In, Acc>(source + i * stride, mean, target + (i - row_begin) * width, width);
+    });
+  });
+}
+
 Tensor widen_cpu(const Tensor& x) {
   const ScalarType dtype = accumulation_dtype(x.scalar_type());
   if (x.scalar_type() == dtype) return x;

@@ -18,6 +18,16 @@ void center_columns_cpu(const Tensor& x, int64_t begin, int64_t end, const Tenso
 // The same for a whole chunk with all threads.
 void center_columns_parallel_cpu(const Tensor& x, int64_t begin, int64_t end, const Tensor& out);
 
+// Column means of x into `means` [d], in the accumulation dtype.
+void column_means_cpu(const Tensor& x, const Tensor& means);
+
+// Squared norms of the rows of x minus `means`, into `norms` [n].
+void centered_norms_cpu(const Tensor& x, const Tensor& means, const Tensor& norms);
+
+// Rows row_begin..row_end and columns begin..end of x minus `means`, into `out` (contiguous).
+void subtract_means_cpu(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
+                        const Tensor& means, const Tensor& out);
+
 // x itself where its columns have stride one, else a contiguous copy.
 Tensor with_dense_columns(const Tensor& x);
 

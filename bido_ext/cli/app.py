@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of ``bido`` put together."""
+
+from __future__ import annotations
+
+import typer
+
+from bido_ext.cli.attack import attack
+from bido_ext.cli.demo import demo
+from bido_ext.cli.doctor import doctor
+from bido_ext.cli.evaluate import evaluate
+from bido_ext.cli.list import list_
+from bido_ext.cli.train import train
+
+app = typer.Typer(
+    name="bido",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def bido() -> None:
+    """Train classifiers that resist model inversion, attack them, and judge the attack.
+
+    \b
+    Start with:  bido demo --preset smoke    seconds, nothing to fetch
+                 bido demo                   minutes, MNIST
+    By hand:     bido train, then bido attack, then bido evaluate
+
+    Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
+    """
+
+
+for _command in (train, attack, evaluate, demo, doctor):
+    app.command()(_command)
+app.command("list")(list_)

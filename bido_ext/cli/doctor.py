@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido doctor``: what is installed and which implementation serves which op."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Json, print_json
+
+
+@plain_errors
+def doctor(json: Json = False) -> None:
+    """Show what is installed and what serves.
+
+    Lists the implementation of each op on each device with the reason, the build, the machine and
+    the versions.
+
+    \b
+    Example:
+      bido doctor
+      bido doctor --json
+    """
+    import bido_ext
+    from bido_ext.lab.environment import LAB_PACKAGES, machine_facts, package_versions
+
+    rows, versions, machine = bido_ext.backends(), package_versions(), machine_facts()
+    missing = [name for name in LAB_PACKAGES if versions[name] == "not installed"]
+    if json:
+        print_json(
+            {
+                "backends": [asdict(row) for row in rows],
+                "build": bido_ext.build_info(),
+                "machine": machine,
+                "versions": versions,
+                "lab_missing": missing,
+            }
+        )
+        return
+    lines = [("op", "device", "implementation", "reason")]
+    lines += [(row.op, row.device, row.implementation, row.reason) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        typer.echo("  ".join([*cells, line[3]]))
+    for title, facts in (
+        ("build", bido_ext.build_info()),
+        ("machine", machine),
+        ("versions", versions),
+    ):
+        typer.echo(f"\n{title}")
+        for key, value in facts.items():
+            typer.echo(f"  {key:<16} {value}")
+    typer.echo(
+        f'\nextra "lab": missing {", ".join(missing)}; run: pip install "bido-ext[lab]"'
+        if missing
+        else '\nextra "lab": complete'
+    )

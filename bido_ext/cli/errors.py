@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the commands: one sentence on stderr and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import typer
+
+from bido_ext.cli.main import MISSING_LAB
+
+P = ParamSpec("P")
+
+FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command; ``BIDO_EXT_DEBUG=1`` in the environment shows tracebacks instead."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        if os.environ.get("BIDO_EXT_DEBUG"):
+            command(*args, **kwargs)
+            return
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            _stop("interrupted; the same command continues where it stopped", INTERRUPTED)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            _stop(_sentence(error), BAD_INPUT)
+        except ModuleNotFoundError as error:
+            typer.echo(MISSING_LAB.format(name=error.name), err=True)
+            raise typer.Exit(FAILURE) from None
+        except Exception as error:
+            _stop(
+                f"{_sentence(error)} ({type(error).__name__}; BIDO_EXT_DEBUG=1 shows where)",
+                FAILURE,
+            )
+
+    return wrapped
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _stop(message: str, code: int) -> Any:
+    typer.echo(f"bido: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the command ``bido``; the one module that works without the extra ``lab``."""
+
+from __future__ import annotations
+
+import sys
+
+MISSING_LAB = 'bido: {name} is not installed; run: pip install "bido-ext[lab]"'
+
+
+def main() -> None:
+    """Run ``bido``; exit code 0: done, 1: failure, 2: bad input."""
+    try:
+        from bido_ext.cli.app import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("bido_ext"):
+            raise
+        print(MISSING_LAB.format(name=error.name), file=sys.stderr)
+        sys.exit(1)
+    app()
+
+
+if __name__ == "__main__":
+    main()

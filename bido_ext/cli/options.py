@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with a torchvision-style MNIST; without it the cached or fetched one is used.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA if there is one.")]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh/--resume",
+        help="Start over, or reuse what is done and continue what was interrupted.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON and nothing else to stdout, no progress bars.")
+]
+Preset = Annotated[
+    str, typer.Option("--preset", help="Settings to start from: quick, paper or smoke.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random stream.")]
+
+T = TypeVar("T")
+
+
+def overridden(config: T, **given: Any) -> T:
+    """A config dataclass with the options that were given (not None) in place of its values."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def parse_weights(defence: str, text: str | None) -> dict[str, float]:
+    """Read "0.1,1" (in the order of ``bido list defences``) or "lambda_x=0.1,lambda_y=1".
+
+    Raises:
+        ValueError: If the defence is unknown or the text does not fit its weights.
+    """
+    from bido_ext.lab.defences import DEFENCES, resolve_weights
+
+    names = list(resolve_weights(defence, {}))  # names an unknown defence
+    if not text:
+        return {}
+    parts = [part.strip() for part in text.split(",")]
+    named = ["=" in part for part in parts]
+    if any(named) != all(named) or (not any(named) and len(parts) != len(names)):
+        wanted = ",".join(f"{name}=..." for name in names) or "none"
+        raise ValueError(f"--weights of {defence!r} must be {wanted}, got {text!r}")
+    pairs = [
+        part.split("=", 1) if "=" in part else (name, part)
+        for name, part in zip(names if not any(named) else parts, parts, strict=True)
+    ]
+    try:
+        weights = {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise ValueError(f"--weights must be numbers, got {text!r}") from None
+    assert defence in DEFENCES
+    return resolve_weights(defence, weights)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document to stdout."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))

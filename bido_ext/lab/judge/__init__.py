@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judging a model-inversion attack: attack accuracy, distances and pictures.
+
+The judge is an evaluation classifier that the attacker never used.  It exposes ``forward(x) ->
+logits`` and ``features(x) -> (n, d)``, its penultimate layer.
+"""
+
+from bido_ext.lab.judge.distances import feature_distance, frechet_distance, knn_distance
+from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
+from bido_ext.lab.judge.interval import wilson_interval
+from bido_ext.lab.judge.metrics import AttackMetrics, ClassMetrics, judge_attack
+from bido_ext.lab.judge.pictures import save_comparison
+
+__all__ = [
+    "AttackMetrics",
+    "ClassMetrics",
+    "PrivateReference",
+    "classify",
+    "embed",
+    "feature_distance",
+    "frechet_distance",
+    "judge_attack",
+    "knn_distance",
+    "save_comparison",
+    "wilson_interval",
+]

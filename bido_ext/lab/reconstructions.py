@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``reconstructions.pt``: what an attack found, with the configuration that found it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bido_ext.lab.attack import Reconstructions
+from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
+
+FORMAT, VERSION = "bido_ext.reconstructions", 1
+
+
+def save_reconstructions(found: Reconstructions, config: Mapping[str, Any], path: Path) -> None:
+    """Write ``reconstructions.pt``: tensors, the attacked labels and the configuration."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": dict(config),
+        "images": found.images,
+        "latents": found.latents,
+        "classes": list(found.classes),
+        "target_confidence": found.target_confidence,
+    }
+    save_atomic(content, path)
+
+
+def load_reconstructions(path: Path) -> Reconstructions:
+    """Read ``reconstructions.pt``.
+
+    Raises:
+        ValueError: If the file is missing, damaged, or not such a file of this version.
+    """
+    content = load_checkpoint(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a file of reconstructions, as bido attack writes them")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path} has version {content.get('version')}, this is {VERSION}")
+    return Reconstructions(
+        content["images"], content["latents"], content["classes"], content["target_confidence"]
+    )

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the numbers of a run to ``results.json``, the trade-off plot and one HTML file."""
+
+from bido_ext.lab.report.headline import headline
+from bido_ext.lab.report.html import write_report
+from bido_ext.lab.report.plot import save_tradeoff
+from bido_ext.lab.report.results import (
+    EvaluatorResult,
+    Results,
+    Row,
+    read_results,
+    write_results,
+)
+from bido_ext.lab.report.table import text_table
+
+__all__ = [
+    "EvaluatorResult",
+    "Results",
+    "Row",
+    "headline",
+    "read_results",
+    "save_tradeoff",
+    "text_table",
+    "write_report",
+    "write_results",
+]

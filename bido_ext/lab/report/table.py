@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result table as text."""
+
+from __future__ import annotations
+
+from bido_ext.lab.judge import AttackMetrics
+from bido_ext.lab.report.results import Results
+
+HEADER = (
+    "defence",
+    "weights",
+    "natural accuracy",
+    "attack accuracy +- std over restarts [95% CI]",
+    "KNN dist",
+    "feature dist",
+    "Frechet",
+)
+
+
+def attack_text(attack: AttackMetrics, plus_minus: str = "+-") -> str:
+    """Attack accuracy in percent with its spread and interval."""
+    spread = attack.std_over_restarts
+    return (
+        f"{100 * attack.attack_accuracy:.1f}% {plus_minus} "
+        + ("n/a" if spread is None else f"{100 * spread:.1f}")
+        + f" [{100 * attack.ci_low:.1f}, {100 * attack.ci_high:.1f}]"
+    )
+
+
+def text_table(results: Results) -> str:
+    """The table of a run, one line for each attacked model."""
+    lines = [HEADER] + [
+        (
+            row.label,
+            row.weights_text,
+            f"{100 * row.natural_accuracy:.2f}%",
+            attack_text(row.attack),
+            f"{row.attack.knn_distance:.4g}",
+            f"{row.attack.feature_distance:.4g}",
+            f"{row.attack.frechet_distance:.4g}",
+        )
+        for row in results.rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    texts = [
+        " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-+-".join("-" * width for width in widths), *texts[1:]])

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a classifier under a defence; the model is chosen on the validation split.
+
+Every epoch draws its randomness from (seed, epoch) alone and ends with a checkpoint, so a killed
+run loses at most one epoch and continues to the same weights.
+"""
+
+import csv
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from tqdm import tqdm
+
+from .atomic import replacing
+from .checkpoint import resume_or_none, save_atomic, save_model
+from .data.augment import augmentation, random_affine
+from .data.digits import DigitTask
+from .defences import Defence, Penalty
+from .models import MODELS, build_model
+from .optimizers import build_optimizer, build_scheduler
+from .train_config import EVALUATOR, TrainConfig
+
+__all__ = [
+    "EVALUATOR",
+    "TrainConfig",
+    "TrainResult",
+    "accuracy",
+    "train_classifier",
+    "train_evaluator",
+]
+
+
+@dataclass
+class TrainResult:
+    """A trained classifier (eval mode) and how it came about.
+
+    Attributes:
+        val_accuracy: of the chosen epoch; test_accuracy: of the same weights (shares in [0, 1]).
+        history: one row per epoch, as in ``log.csv``.
+        seconds: training time, earlier interrupted runs included.
+        path: the model file.
+    """
+
+    model: nn.Module
+    val_accuracy: float
+    test_accuracy: float
+    history: list[dict[str, float]]
+    seconds: float
+    path: Path
+
+
+def train_classifier(
+    config: TrainConfig,
+    task: DigitTask,
+    run_dir: Path | str,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+) -> TrainResult:
+    """Train ``config.arch`` on the private classes of ``task``.
+
+    Writes ``log.csv``, ``checkpoint.pt`` (each epoch) and ``model.pt`` into ``run_dir``.
+
+    Args:
+        resume: continue a run of the same configuration found in ``run_dir``.
+
+    Raises:
+        ValueError: the images do not fit the model, or ``run_dir`` holds another configuration.
+        FloatingPointError: the loss is no longer finite.
+    """
+    data = _Data(task.train, task.val, task.test, task.num_classes)
+    return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
+
+
+def train_evaluator(
+    task: DigitTask,
+    run_dir: Path | str,
+    *,
+    config: TrainConfig = EVALUATOR,
+    resume: bool = True,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+) -> TrainResult:
+    """Train the evaluation classifier on all ten digits (a tenth held out for model selection)."""
+    images, labels = task.judge_train.tensors
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+    data = _Data(
+        TensorDataset(images[train], labels[train]),
+        TensorDataset(images[val], labels[val]),
+        task.judge_test,
+        int(labels.max()) + 1,
+    )
+    return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: TensorDataset, batch_size: int = 500) -> float:
+    """Share of ``data`` (images, labels) that ``model`` labels rightly, in eval mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    images, labels = data.tensors
+    right = 0
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
+    return right / len(labels)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The splits of one run."""
+
+    train: TensorDataset
+    val: TensorDataset
+    test: TensorDataset
+    num_classes: int
+
+
+def _fit(
+    config: TrainConfig,
+    data: _Data,
+    run_dir: Path,
+    device: torch.device,
+    resume: bool,
+    progress: bool,
+) -> TrainResult:
+    _check_data(config, data.train)
+    settings = {**asdict(config), "train_images": len(data.train)}
+    checkpoint = run_dir / "checkpoint.pt"
+    torch.manual_seed(config.seed)
+    model = build_model(config.arch, data.num_classes, config.defence).to(device)
+    model.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    optimizer = build_optimizer(config, model)
+    scheduler = build_scheduler(config, optimizer, len(data.train) // config.batch_size)
+    state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
+    state["seconds"] = 0.0
+    saved = resume_or_none(checkpoint, settings) if resume else None
+    if saved is not None:
+        state = saved
+        for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
+            part.load_state_dict(saved[name])
+    defence = Defence(config.defence, config.weights, MODELS[config.arch].taps)
+    with defence.attached(model) as penalty:
+        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+            started = time.monotonic()
+            row = _epoch(config, epoch, model, penalty, optimizer, scheduler, data.train, progress)
+            row["val_accuracy"] = accuracy(model, data.val)
+            state["history"].append({"epoch": epoch, **row})
+            if row["val_accuracy"] > state["best_val"]:
+                state["best_val"] = row["val_accuracy"]
+                state["best"] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            state.update(epoch=epoch, seconds=state["seconds"] + time.monotonic() - started)
+            state.update(model=model.state_dict(), optimizer=optimizer.state_dict())
+            state.update(scheduler=scheduler.state_dict(), settings=settings)
+            save_atomic(state, checkpoint)
+            _write_log(state["history"], run_dir / "log.csv")
+    model.load_state_dict(state["best"])
+    result = TrainResult(
+        model=model.eval(),
+        val_accuracy=state["best_val"],
+        test_accuracy=accuracy(model, data.test),
+        history=state["history"],
+        seconds=state["seconds"],
+        path=run_dir / "model.pt",
+    )
+    metrics = {"val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy}
+    save_model(result.path, model, config.arch, data.num_classes, config.defence, metrics)
+    return result
+
+
+def _epoch(
+    config: TrainConfig,
+    epoch: int,
+    model: nn.Module,
+    penalty: Penalty,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    train: TensorDataset,
+    progress: bool,
+) -> dict[str, float]:
+    images, labels = train.tensors
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+    torch.manual_seed(config.seed * 100_003 + epoch)  # MID's noise
+    ranges = augmentation(config.augment)
+    order = torch.randperm(len(images), generator=generator)
+    batches = order[: len(order) // config.batch_size * config.batch_size].split(config.batch_size)
+    sums: dict[str, Tensor] = {}
+    name = config.defence if config.defence != "none" else config.arch
+    model.train()
+    for chosen in tqdm(batches, f"{name} epoch {epoch}/{config.epochs}", disable=not progress):
+        x, y = images[chosen].to(device), labels[chosen].to(device)
+        if ranges is not None:
+            x = random_affine(x, ranges, generator)
+        logits = model(x)
+        ce = F.cross_entropy(logits, y)
+        extra, parts = penalty(x, logits, y)
+        loss = ce if extra is None else ce + extra
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        # Sums stay on the device: reading them every step would stall a GPU.
+        for key, value in {"loss": loss.detach(), "ce": ce.detach(), **parts}.items():
+            sums[key] = sums[key] + value if key in sums else value
+    row = {key: float(value) / len(batches) for key, value in sums.items()}
+    if not math.isfinite(row["loss"]):
+        raise FloatingPointError(
+            f"the training loss is {row['loss']} in epoch {epoch}; lower lr ({config.lr}) or the"
+            f" defence's weights ({dict(config.weights)})"
+        )
+    return row
+
+
+def _check_data(config: TrainConfig, train: TensorDataset) -> None:
+    shape = tuple(train.tensors[0].shape[1:])
+    expected = MODELS[config.arch].input_shape
+    if shape != expected:
+        raise ValueError(f"arch {config.arch!r} takes images of shape {expected}, got {shape}")
+    if len(train) < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the training set ({len(train)} images)"
+        )
+
+
+def _write_log(history: list[dict[str, float]], path: Path) -> None:
+    with replacing(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

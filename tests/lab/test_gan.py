@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GMI's prior: shapes, the gradient penalty, and a killed training that continues exactly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bido_ext.lab.attack import Critic, GanConfig, Generator, gan, train_gan
+
+TINY = GanConfig(
+    steps=4, batch_size=8, critic_steps=2, width=0.05, critic_width=0.1, checkpoint_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def public():
+    return torch.rand(30, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def _train(config, public, folder, **options):
+    return train_gan(config, public, folder, progress=False, **options)
+
+
+def _weights(result):
+    return [*result.generator.state_dict().values(), *result.critic.state_dict().values()]
+
+
+def test_shapes_and_range():
+    images = Generator(0.1)(torch.randn(3, 100))
+    assert images.shape == (3, 1, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert Critic(0.1)(images).shape == (3,)
+
+
+def test_full_width_has_the_published_channels():
+    channels = [m.weight.shape[0] for m in Generator().modules() if hasattr(m, "output_padding")]
+    kernels = [tuple(m.weight.shape) for m in Critic().modules() if isinstance(m, torch.nn.Conv2d)]
+    assert Generator().project[0].weight.shape == (4096, 100)
+    assert [c for c in channels if c > 1] == [256, 128, 64]
+    assert kernels == [(64, 1, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (1, 256, 4, 4)]
+
+
+def test_critic_loss_is_wgan_gp(public):
+    trainer = gan._Trainer(replace(TINY, augment="none"), public, torch.device("cpu"))
+    # A linear critic has slope |w| everywhere: the penalty is (|w| - 1)^2, the distance linear.
+    w = torch.randn(1024)
+    trainer.critic.forward = lambda x: x.flatten(1) @ w
+    loss = trainer._critic_loss(torch.Generator().manual_seed(1))
+    random = torch.Generator().manual_seed(1)
+    real = public[torch.randint(len(public), (8,), generator=random)]
+    fake = trainer.generator(torch.randn(8, 100, generator=random))
+    expected = ((fake - real).flatten(1) @ w).mean() + 10 * (w.norm() - 1).square()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_interrupted_run_ends_as_the_whole_one(public, tmp_path, monkeypatch):
+    whole = _train(TINY, public, tmp_path / "whole")
+    advance = gan._Trainer.advance
+
+    def killed_at_step_3(self):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gan._Trainer, "advance", killed_at_step_3)
+        with pytest.raises(KeyboardInterrupt):
+            _train(TINY, public, tmp_path / "killed")
+    torch.rand(7)
+    resumed = _train(TINY, public, tmp_path / "killed")
+    assert all(map(torch.equal, _weights(whole), _weights(resumed)))
+    assert resumed.history == whole.history
+    assert [row["step"] for row in whole.history] == [2, 4]
+
+
+def test_finished_run_is_not_repeated(public, tmp_path, monkeypatch):
+    first = _train(TINY, public, tmp_path)
+    monkeypatch.setattr(gan._Trainer, "advance", None)
+    again = _train(TINY, public, tmp_path)
+    assert all(map(torch.equal, _weights(first), _weights(again)))
+    assert not again.generator.training
+
+
+def test_run_of_another_configuration_is_refused(public, tmp_path):
+    _train(TINY, public, tmp_path)
+    with pytest.raises(ValueError, match="was made with steps=4, now steps=6"):
+        _train(replace(TINY, steps=6), public, tmp_path)
+
+
+def test_diverged_training_says_so(public, tmp_path):
+    with pytest.raises(FloatingPointError, match="losses are .*nan.* at step 2"):
+        _train(TINY, public * float("nan"), tmp_path)
+
+
+def test_public_images_must_fit(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"public must have shape \(n, 1, 32, 32\), got \(4, 1, 28"
+    ):
+        _train(TINY, torch.rand(4, 1, 28, 28), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"lr": -1.0}, "lr must be positive, got -1.0"),
+        ({"width": 0.0}, "width must be positive, got 0.0"),
+        ({"augment": "blur"}, "augment must be one of .* got 'blur'"),
+    ],
+)
+def test_bad_configuration(change, message):
+    with pytest.raises(ValueError, match=message):
+        GanConfig(**change)

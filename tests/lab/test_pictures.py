@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison picture: what stands where, and in which frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stand_ins import LabelReader, images_of
+
+from bido_ext.lab.judge import PrivateReference, save_comparison
+from bido_ext.lab.judge.pictures import MISSED, RECOGNISED
+
+
+@pytest.fixture
+def reference() -> PrivateReference:
+    labels = torch.arange(3).repeat(4)
+    return PrivateReference.of(LabelReader(), images_of(labels), labels)
+
+
+def colours(path) -> set[tuple[int, int, int]]:
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    return {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
+
+
+def test_frames_tell_recognised_from_missed(tmp_path, reference):
+    shown = images_of(torch.arange(3).repeat(2, 1))
+    path = save_comparison(tmp_path / "new" / "a.png", LabelReader(), shown, [0, 1, 2], reference)
+    assert RECOGNISED in colours(path)
+    assert MISSED not in colours(path)
+    shown[1, 2] = images_of(torch.tensor(9))
+    save_comparison(path, LabelReader(), shown, [0, 1, 2], reference)
+    assert {RECOGNISED, MISSED} <= colours(path)
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]  # nothing half-written left
+
+
+def test_a_wider_picture_shows_more_restarts_up_to_the_limit(tmp_path, reference):
+    def width(restarts: int, shown: int) -> int:
+        images = images_of(torch.arange(3).repeat(restarts, 1))
+        path = tmp_path / "a.png"
+        save_comparison(path, LabelReader(), images, [0, 1, 2], reference, shown=shown)
+        return Image.open(path).width
+
+    assert width(2, 8) < width(5, 8) == width(9, 5)
+
+
+def test_a_class_without_private_images_is_named(tmp_path, reference):
+    with pytest.raises(ValueError, match="7 has no private image"):
+        save_comparison(
+            tmp_path / "a.png", LabelReader(), images_of(torch.tensor([[7]])), [7], reference
+        )

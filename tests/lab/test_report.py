@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""results.json, headline, table and the HTML file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from stand_ins import a_row, some_results
+
+from bido_ext.lab.report import (
+    Results,
+    headline,
+    read_results,
+    save_tradeoff,
+    text_table,
+    write_report,
+    write_results,
+)
+
+NONE = a_row("none", 0.99, 0.8)
+STRONG = a_row("bido-hsic", 0.985, 0.3, {"lambda_x": 0.1, "lambda_y": 1.0})
+COSTLY = a_row("mid", 0.90, 0.3, {"beta": 0.2})
+WEAK = a_row("bido-coco", 0.99, 0.75, {"lambda_x": 1.0, "lambda_y": 50.0})
+
+
+def test_results_survive_the_way_through_the_file(tmp_path):
+    results = some_results(NONE, STRONG)
+    path = write_results(results, tmp_path / "new" / "results.json")
+    assert read_results(path) == results
+    document = json.loads(path.read_text())
+    assert (document["format"], document["version"]) == ("bido_ext.results", 1)
+    documented = Results.from_dict.__globals__["__doc__"]
+    for key in (*document, *document["rows"][0], *document["rows"][0]["attack"]):
+        assert re.search(rf"\b{key}\b", documented), f"{key} is not documented"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "must be a JSON object"),
+        ({"version": 2}, "version 1, got 2"),
+        ({"rows": [{"name": "x"}]}, "lack a field"),
+    ],
+)
+def test_other_documents_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Results.from_dict({**some_results(NONE).to_dict(), **change})
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"format"')
+    with pytest.raises(ValueError, match=r"results\.json is not valid JSON"):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "accuracy", "expected"),
+    [
+        ((NONE, STRONG, COSTLY, WEAK), 0.99, "label of bido-hsic .* lowers that to 30.0%.*0.50 p"),
+        (
+            (NONE, COSTLY, WEAK),
+            0.99,
+            "no defence .* at most 2.00 points.*label of mid.*9.00 points",
+        ),
+        ((NONE, WEAK), 0.99, "beyond the noise.*label of bido-coco .* 75.0%"),
+        ((NONE,), 0.99, "no defence was run"),
+        ((a_row("none", 0.99, 0.2), STRONG), 0.99, "no better than chance.*proves nothing"),
+        ((STRONG,), 0.99, "No undefended model"),
+        ((NONE, STRONG), 0.5, "evaluation classifier reaches only 50.0%.*prove nothing"),
+    ],
+)
+def test_the_headline_says_what_the_numbers_say(rows, accuracy, expected):
+    assert re.search(expected, headline(some_results(*rows, evaluator_accuracy=accuracy)))
+
+
+def test_the_table_has_a_line_for_each_row():
+    lines = text_table(some_results(NONE, STRONG)).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("defence")
+    assert "80.0% +- 15.0 [71.1, 86.7]" in lines[2]
+    assert "lambda_x 0.1, lambda_y 1" in lines[3]
+    alone = replace(NONE, attack=replace(NONE.attack, std_over_restarts=None))
+    assert "+- n/a" in text_table(some_results(alone))
+
+
+def test_the_report_is_one_file_with_every_defence_and_picture(tmp_path):
+    rows = (NONE, STRONG, COSTLY, WEAK)
+    results = some_results(*rows, folder=tmp_path)
+    html = write_report(results, tmp_path / "report.html").read_text()
+    for row in rows:
+        assert html.count(row.label) >= 3  # table, picture, configuration
+        assert row.commands[0] in html
+    assert html.count("data:image/png;base64,") == len(rows)
+    assert html.count("data:image/svg+xml;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "https://" not in html
+    assert "http://" not in html
+    assert headline(results).split("; ")[0] in html
+    assert "a note &lt;on the protocol&gt;" in html
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".html"] + [".png"] * len(rows)
+
+
+def test_an_unmet_precondition_is_shown(tmp_path):
+    results = some_results(NONE, evaluator_accuracy=0.5, folder=tmp_path)
+    assert "Precondition NOT met" in write_report(results, tmp_path / "r.html").read_text()
+
+
+def test_the_plot_takes_every_corner_of_the_scale(tmp_path):
+    extremes = some_results(NONE, a_row("mid", 1.0, 0.0), a_row("own-defence", 0.0, 1.0))
+    path = save_tradeoff(extremes, tmp_path / "tradeoff.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
