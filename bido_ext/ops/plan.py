@@ -17,9 +17,8 @@ from bido_ext.ops._define import accumulation_dtype
 from bido_ext.ops._validate import check_choice
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
-#: n x n matrices alive at the peak of value and gradient of a pair, in the dense regime.
-DENSE_MATRICES = {"hsic": 3, "cka": 5}
-#: In float64 (n <= 1024) these count double: Gram matrix, factor or centered matrix, products.
+#: n x n matrices alive at the peak of value and gradient. In float64 (n <= 1024): Gram matrix, factor or
+#: centered matrix of both variables, products, gradients.
 ALGEBRA_MATRICES = {"nhsic": 8, "coco": 8}
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
@@ -31,8 +30,8 @@ class Plan:
     """What a measure will do.
 
     Attributes:
-        regime: "dense" keeps n x n matrices; "streaming" makes tiles and keeps none.
-        tile: Rows of a tile; 0 in the dense regime.
+        regime: "dense" keeps the Gram matrices; "streaming" makes their tiles twice and keeps none.
+        tile: Rows of a tile; 0 where whole matrices are kept (nhsic, coco).
         workspace_bytes: Predicted peak beyond inputs and gradients.
         reason: Why, with the numbers.
     """
@@ -84,7 +83,7 @@ def plan(
         raise RuntimeError(
             "the planner is part of bido_ext._C, which was not built here."
         ) from error
-    result = planner.plan_pair(n, widths[0], widths[1], element, DENSE_MATRICES[measure], budget)
+    result = planner.plan_pair(n, widths[0], widths[1], element, budget)
     bound = (
         f"workspace_bytes={workspace_bytes:,}"
         if workspace_bytes is not None

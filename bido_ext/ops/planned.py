@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from bido_ext._library import has_kernel
-from bido_ext.ops.hsic_streaming import streaming_hsic_values
+from bido_ext.ops.hsic_streaming import KINDS, streaming_hsic_values
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import Measure, check_pair, finish_pair, measure_pair
-from bido_ext.ops.plan import DENSE_MATRICES, check_workspace, plan
+from bido_ext.ops.plan import check_workspace, plan
 
-#: Below this many bytes the dense regime is taken without asking for the free memory.
-ALWAYS_DENSE = 64 << 20
+#: Up to this n whole Gram matrices are cheaper than tiles.
+WHOLE_UP_TO = 512
 
 
 def planned_pair(
@@ -29,11 +29,12 @@ def planned_pair(
     check_workspace(workspace_bytes)
     labels = check_pair(x, y, kernel_x, kernel_y, num_classes)
     n = x.shape[0]
-    can_stream = has_kernel("hsic_streaming", x.device.type)
-    small = 8 * DENSE_MATRICES[measure.name] * n * n <= ALWAYS_DENSE
-    if workspace_bytes is None and (small or not can_stream or torch.compiler.is_compiling()):
+    can_tile = has_kernel("hsic_streaming", x.device.type)
+    own = all(k is None or type(k) in KINDS for k in (kernel_x, kernel_y))
+    whole = n <= WHOLE_UP_TO or not can_tile or not own or torch.compiler.is_compiling()
+    if workspace_bytes is None and whole:
         return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes)
-    if not can_stream:
+    if not can_tile:
         raise ValueError(
             f"workspace_bytes cannot be honoured on {x.device.type}: no streaming kernel serves there "
             "(python -m bido_ext says why). Leave it unset, or move the features to the CPU."
@@ -41,9 +42,13 @@ def planned_pair(
     dims = (x.shape[1], 0 if labels else y.shape[1])
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else x.dtype
     chosen = plan(n, dims, dtype, measure.name, workspace_bytes, x.device)
-    if chosen.regime == "dense":
-        return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes)
-    kernel_x = kernel_x or Gaussian()
-    kernel_y = kernel_y or (Linear() if labels else Gaussian())
-    values = streaming_hsic_values(x, y, kernel_x, kernel_y, num_classes, chosen.tile)
+    values = streaming_hsic_values(
+        x,
+        y,
+        kernel_x or Gaussian(),
+        kernel_y or (Linear() if labels else Gaussian()),
+        num_classes,
+        chosen.tile,
+        keep_tiles=chosen.regime == "dense",
+    )
     return finish_pair(measure.from_streaming(values), x, y, labels)

@@ -92,10 +92,26 @@ void label_tile(const Variable<T>& v, const Tensor& out, Block I, Block J) {
   });
 }
 
-// The Gram tile of rows I and columns J, up to centering; returns a view into the workspace.
+inline Tensor tile_view(const Tensor& tile, Block I, Block J) {
+  return columns(rows(tile, 0, I.size()), 0, J.size());
+}
+
+// Kept tiles of a variable, [count, tile, tile]; count = 0 keeps none. Labels are made again, not kept.
 template <typename T>
-Tensor gram_tile(const Variable<T>& v, const Workspace& work, Block I, Block J) {
-  const Tensor out = columns(rows(work.tile, 0, I.size()), 0, J.size());
+Tensor make_tile_store(const Variable<T>& v, int64_t tile, bool keep) {
+  const int64_t count = keep && !v.is_labels() ? upper_tile_count((v.data.size(0) + tile - 1) / tile) : 0;
+  return empty_like_with(v.data, {count, tile, tile}, scalar_type_of<T>());
+}
+
+inline bool keeps_tiles(const Tensor& store) { return store.size(0) > 0; }
+
+inline Tensor kept_tile(Tensor store, int64_t index, Block I, Block J) {
+  return tile_view(torch::stable::select(store, 0, index), I, J);
+}
+
+// The Gram tile of rows I and columns J, up to centering, into `out` [I, J] (row-strided); returns `out`.
+template <typename T>
+Tensor gram_tile(const Variable<T>& v, const Workspace& work, Block I, Block J, const Tensor& out) {
   if (v.is_labels()) {
     label_tile(v, out, I, J);
     return out;

@@ -19,9 +19,8 @@ pybind11::dict build_info() {
   return info;
 }
 
-pybind11::dict plan_pair(int64_t n, int64_t dx, int64_t dy, int64_t element, int64_t dense_matrices,
-                         int64_t budget) {
-  const bido::PairPlan plan = bido::plan_pair(n, dx, dy, element, dense_matrices, budget);
+pybind11::dict plan_pair(int64_t n, int64_t dx, int64_t dy, int64_t element, int64_t budget) {
+  const bido::PairPlan plan = bido::plan_pair(n, dx, dy, element, budget);
   pybind11::dict result;
   result["regime"] = plan.regime;
   result["tile"] = plan.tile;
@@ -39,6 +38,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "Compiler, PyTorch headers and CUDA architectures this installation was built with.");
   m.def("plan_pair", &plan_pair, py::arg("n"), py::arg("dx"), py::arg("dy"), py::arg("element"),
-        py::arg("dense_matrices"), py::arg("budget"),
-        "Regime, tile and bytes of one HSIC or CKA pair; dy = 0 stands for labels.");
+        py::arg("budget"), "Regime, tile and bytes of one HSIC or CKA pair; dy = 0 stands for labels.");
 }

@@ -26,8 +26,9 @@ def number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def gaussian_arguments(x: Tensor, y: Tensor, tile: int) -> tuple[Any, ...]:
-    return (x, y, number(0.3 / x.shape[1]), number(0.2 / y.shape[1]), GAUSSIAN, GAUSSIAN, tile)
+def gaussian_arguments(x: Tensor, y: Tensor, tile: int, keep: bool = False) -> tuple[Any, ...]:
+    gammas = number(0.3 / x.shape[1]), number(0.2 / y.shape[1])
+    return (x, y, *gammas, GAUSSIAN, GAUSSIAN, tile, keep)
 
 
 @each_implementation
@@ -40,7 +41,7 @@ def test_forward(
     implementation: str, dtype: torch.dtype, n: int, d: int, e: int, tile: int
 ) -> None:
     x, y = features(n, d, dtype), features(n, e, dtype, seed=3)
-    values, x_sums, _ = IMPLEMENTATIONS[implementation][0](*gaussian_arguments(x, y, tile))
+    values, x_sums, *_ = IMPLEMENTATIONS[implementation][0](*gaussian_arguments(x, y, tile))
     truth = reference.hsic_streaming(x.double(), y.double(), 0.3 / d, 0.2 / e)
     assert values.dtype == torch.float64
     assert relative_error(values, truth) < (1e-9 if dtype == torch.float64 else 3e-6)
@@ -52,15 +53,16 @@ def test_forward(
 @each_dtype
 @pytest.mark.parametrize(("n", "d", "e"), [(2, 1, 3), (63, 37, 5), (130, 1100, 64)])
 @pytest.mark.parametrize("tile", [32, 50, 4096])
+@pytest.mark.parametrize("keep", [False, True], ids=["recompute", "keep"])
 def test_backward(
-    implementation: str, dtype: torch.dtype, n: int, d: int, e: int, tile: int
+    implementation: str, dtype: torch.dtype, n: int, d: int, e: int, tile: int, keep: bool
 ) -> None:
     x, y = features(n, d, dtype), features(n, e, dtype, seed=3)
     forward, backward = IMPLEMENTATIONS[implementation]
-    arguments = gaussian_arguments(x, y, tile)
-    _, x_sums, y_sums = forward(*arguments)
+    arguments = gaussian_arguments(x, y, tile, keep)
+    _, *kept = forward(*arguments)
     grad = torch.tensor([1.0, -0.3, 0.7], dtype=torch.float64) * 1e4 * n  # keeps float16 in range
-    grads = backward(grad, *arguments[:4], x_sums, y_sums, *arguments[4:], True, True)
+    grads = backward(grad, *arguments[:4], *kept, *arguments[4:-1], True, True)
     leaves = [t.double().requires_grad_() for t in (x, y)]
     truth = torch.autograd.grad(reference.hsic_streaming(*leaves, 0.3 / d, 0.2 / e), leaves, grad)
     for value, want in zip(grads, truth, strict=True):
@@ -77,25 +79,24 @@ def test_streaming_equals_dense(
 ) -> None:
     x = features(400, 90, dtype)
     y = features(400, 7, dtype, seed=3) if target == "features" else torch.randint(0, 5, (400,))
-    needed = 4_000_000 if dtype == torch.float64 else 2_000_000
-    assert (
-        bx.plan(400, [90], dtype, measure.__name__, workspace_bytes=needed // 2).regime
-        == "streaming"
-    )
+    small = 500_000 if dtype == torch.float64 else 250_000
+    assert bx.plan(400, [90, 7], dtype, measure.__name__, small).regime == "streaming"
+    assert bx.plan(400, [90, 7], dtype, measure.__name__, 1 << 30).regime == "dense"
     results = []
-    for workspace in (None, needed // 2):
+    for workspace in (None, small, 1 << 30):  # whole matrices, streamed tiles, kept tiles
         leaf = x.clone().requires_grad_()
         value = measure(leaf, y, kernel, kernel, num_classes=5, workspace_bytes=workspace)
         value.backward()
         results.append((value.detach(), leaf.grad))
-    (dense, dense_grad), (streamed, streamed_grad) = results
-    assert relative_error(streamed, dense) < (1e-10 if dtype == torch.float64 else 1e-6)
-    assert relative_error(streamed_grad, dense_grad) < (1e-10 if dtype == torch.float64 else 1e-5)
+    (whole, whole_grad), *tiled = results
+    for value, grad in tiled:
+        assert relative_error(value, whole) < (1e-10 if dtype == torch.float64 else 1e-6)
+        assert relative_error(grad, whole_grad) < (1e-10 if dtype == torch.float64 else 1e-5)
 
 
 def test_gradient_of_the_second_variable_and_mixed_dtypes() -> None:
     x, y = features(300, 8), features(300, 5, torch.float32, seed=2).requires_grad_()
-    (streamed,) = torch.autograd.grad(bx.hsic(x, y, workspace_bytes=900_000), y)
+    (streamed,) = torch.autograd.grad(bx.hsic(x, y, workspace_bytes=400_000), y)
     (dense,) = torch.autograd.grad(bx.hsic(x, y), y)
     assert streamed.dtype == torch.float32
     assert relative_error(streamed, dense) < 1e-6
@@ -106,7 +107,7 @@ def test_gradcheck() -> None:
     scale = torch.tensor([1e2, 3e2, -1e2], dtype=torch.float64)
 
     def values(a: Tensor, b: Tensor) -> Tensor:
-        arguments = (a, b, number(0.5), number(0.8), GAUSSIAN, GAUSSIAN, 3)
+        arguments = (a, b, number(0.5), number(0.8), GAUSSIAN, GAUSSIAN, 3, True)
         return torch.ops.bido_ext.hsic_streaming(*arguments)[0] * scale
 
     assert torch.autograd.gradcheck(values, (x, y))
@@ -114,17 +115,27 @@ def test_gradcheck() -> None:
 
 def test_opcheck() -> None:
     x, y = features(6, 3).requires_grad_(), features(6, 2, seed=1)
-    arguments = (x, y, number(0.5), number(0.8), GAUSSIAN, GAUSSIAN, 4)
+    arguments = (
+        x,
+        y,
+        number(0.5),
+        number(0.8),
+        GAUSSIAN,
+        GAUSSIAN,
+        3,
+        False,
+    )  # tiles without padding
     torch.library.opcheck(torch.ops.bido_ext.hsic_streaming, arguments)
+    torch.library.opcheck(torch.ops.bido_ext.hsic_streaming, (*arguments[:-1], True))
     labels = torch.arange(6) % 2
-    with_labels = (x, labels, number(0.5), number(1.0), GAUSSIAN, LABELS, 4)
+    with_labels = (x, labels, number(0.5), number(1.0), GAUSSIAN, LABELS, 3, True)
     torch.library.opcheck(torch.ops.bido_ext.hsic_streaming, with_labels)
-    sums = torch.rand(6, dtype=torch.float64)
+    kept = [t.detach() for t in torch.ops.bido_ext.hsic_streaming(*arguments)[1:]]
     grad = torch.rand(3, dtype=torch.float64)
     for needs in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
             torch.ops.bido_ext.hsic_streaming_backward,
-            (grad, x.detach(), y, *arguments[2:4], sums, sums, *arguments[4:], *needs),
+            (grad, x.detach(), y, *arguments[2:4], *kept, *arguments[4:-1], *needs),
         )
 
 
@@ -132,7 +143,7 @@ def test_compile() -> None:
     x, y = features(300, 8, torch.float32), features(300, 5, torch.float32, seed=2)
 
     def values(a: Tensor) -> Tensor:
-        arguments = (a, y, number(0.1), number(0.1), GAUSSIAN, GAUSSIAN, 64)
+        arguments = (a, y, number(0.1), number(0.1), GAUSSIAN, GAUSSIAN, 64, True)
         return torch.ops.bido_ext.hsic_streaming(*arguments)[0]
 
     compiled = torch.compile(values, fullgraph=True)
@@ -154,11 +165,16 @@ def test_strided_rows_and_bad_features(implementation: str) -> None:
 
 def test_planner() -> None:
     small = bx.plan(1000, [512, 256], workspace_bytes=64 << 20)
-    assert (small.regime, small.tile, small.workspace_bytes) == ("dense", 0, 12_000_000)
+    assert (small.regime, small.tile) == ("dense", 64)
+    assert small.workspace_bytes < 1.6 * 1000 * 1000 * 4
+    pair = bx.plan(16384, [512, 512], workspace_bytes=4 << 30)
+    assert 1.0 < pair.workspace_bytes / (16384**2 * 4) < 1.1  # in n x n float32 matrices
+    labels = bx.plan(16384, [512], workspace_bytes=4 << 30)
+    assert 0.5 < labels.workspace_bytes / (16384**2 * 4) < 0.6
     large = bx.plan(32768, [512, 512], workspace_bytes=256 << 20)
     assert large.regime == "streaming"
     assert large.workspace_bytes < 256 << 20
-    assert "12,884,901,888 bytes and does not fit into workspace_bytes=268,435,456" in large.reason
+    assert "does not fit into workspace_bytes=268,435,456" in large.reason
     tighter = bx.plan(32768, [512, 512], workspace_bytes=8 << 20)
     assert 32 <= tighter.tile < large.tile
     assert tighter.workspace_bytes <= 8 << 20
