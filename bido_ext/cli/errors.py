@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 import typer
 
-from bido_ext.cli.main import MISSING_LAB
+from bido_ext.cli import MISSING_LAB
 
 P = ParamSpec("P")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-MISSING_LAB = 'bido: {name} is not installed; run: pip install "bido-ext[lab]"'
+from bido_ext.cli import MISSING_LAB
 
 
 def main() -> None:

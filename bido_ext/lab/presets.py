@@ -78,19 +78,19 @@ PRESETS: dict[str, DemoPreset] = {
                 arch="scnn", epochs=2, batch_size=128, lr=2e-3, schedule="cosine"
             ),
             required_evaluator_accuracy=0.98,
-            target=TrainConfig(arch="mcnn", epochs=1, batch_size=64, lr=1e-3),
+            target=TrainConfig(arch="mcnn", epochs=1, batch_size=64, lr=2e-3, schedule="cosine"),
             prior=GanConfig(steps=1400, width=0.25, critic_width=0.25),
             attack=GmiConfig(steps=60, lr=3e-3, restarts=40),
             sweep=(
                 ("none", {}),
                 ("mid", {"beta": 0.1}),
-                ("mid", {"beta": 1}),
                 ("bido-hsic", _bido(0.05, 0.5)),
                 ("bido-hsic", _bido(0.4, 1)),
-                ("bido-hsic", _bido(0.3, 0.5)),
+                ("bido-hsic", _bido(1, 1)),
                 ("bido-coco", _bido(1, 50)),
                 ("bido-coco", _bido(2000, 50)),
                 ("bido-coco", _bido(20000, 50)),
+                ("bido-coco", _bido(50000, 50)),
             ),
             notes=(
                 "Preset quick: fewer epochs, a narrower generator with fewer steps, fewer restarts "

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark is data: an :class:`OpCase` says what is computed, by whom, and what it must cost.
+
+Cases live in benchmarks/ops/<op>.py (the stem of the op) and benchmarks/bido_step.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.problem import Problem
+from benchmarks.rivals.gemm_floor import FloorPart
+
+OPS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming", "nhsic", "coco", "cka")
+STEP_MEASURES = ("nhsic", "coco", "hsic")
+OWN = "bido_ext"
+
+Implementation = Callable[[Problem], Tensor]
+
+
+def is_own(name: str) -> bool:
+    """Whether an implementation is bido_ext or a mode of it, such as "bido_ext streaming"."""
+    return name.split()[0] == OWN
+
+
+@dataclass(frozen=True)
+class CaseSpec:
+    """Names a case; JSON can carry it to another process.
+
+    Attributes:
+        name: An op of :data:`OPS`, or "bido_step_<measure>".
+        n: Number of samples.
+        dims: Numbers of columns: (d,) of a pair or a Gram matrix, () of double_center,
+            (d of X, d of Z_1, ...) of a step.
+        num_classes: Of the integer labels of a step, else None.
+    """
+
+    name: str
+    n: int
+    dims: tuple[int, ...] = ()
+    num_classes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain lists and numbers."""
+        return {**asdict(self), "dims": list(self.dims)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CaseSpec:
+        """The inverse of :meth:`to_json`."""
+        return cls(data["name"], data["n"], tuple(data["dims"]), data["num_classes"])
+
+    def with_rows(self, n: int) -> CaseSpec:
+        """The same case with another number of samples."""
+        return CaseSpec(self.name, n, self.dims, self.num_classes)
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One benchmark.
+
+    Attributes:
+        spec: Its name and shapes.
+        make: Builds the float32 inputs on the CPU; the harness moves and rounds them.
+        implementations: By name; each returns a differentiable value, the harness takes the
+            gradient with respect to ``Problem.layers``.
+        truth: The textbook value of a float64 problem; differentiable.
+        floor: Products (or copies) that no implementation can do without.
+        bytes_moved: Compulsory traffic of value and gradient in float32, in bytes.
+    """
+
+    spec: CaseSpec
+    make: Callable[[], Problem]
+    implementations: Mapping[str, Implementation]
+    truth: Implementation
+    floor: tuple[FloorPart, ...]
+    bytes_moved: int
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of the floor, in floating-point operations (the n^3 part excluded)."""
+        return sum(part.flops for part in self.floor if part.kind != "cubic")
+
+
+def feature_bytes(n: int, fixed: tuple[int, ...], layers: tuple[int, ...]) -> int:
+    """Compulsory float32 bytes: fixed features read once, layers read twice and their gradient
+    written, and per layer 1.5 n x n matrices (target, weights written, weights read; triangles).
+    """
+    return 4 * (n * sum(fixed) + 3 * n * sum(layers)) + len(layers) * 6 * n * n
+
+
+def build(spec: CaseSpec) -> OpCase:
+    """The case of a spec.
+
+    Raises:
+        ValueError: No such benchmark.
+    """
+    module, argument = _locate(spec.name)
+    return module.case(spec, *argument)
+
+
+def default_specs(name: str, smoke: bool = False) -> list[CaseSpec]:
+    """The shapes a benchmark runs when none are given; with smoke, tiny ones."""
+    module, argument = _locate(name)
+    return module.smoke(*argument) if smoke else module.defaults(*argument)
+
+
+def _locate(name: str) -> tuple[Any, tuple[str, ...]]:
+    if name in OPS:
+        return importlib.import_module(f"benchmarks.ops.{name}"), ()
+    measure = name.removeprefix("bido_step_")
+    if measure in STEP_MEASURES and name != measure:
+        return importlib.import_module("benchmarks.bido_step"), (measure,)
+    steps = ", ".join(f"bido_step_{m}" for m in STEP_MEASURES)
+    raise ValueError(f"no benchmark is called {name!r}; there are {', '.join(OPS)}, {steps}.")

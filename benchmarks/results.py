@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result files: benchmarks/results/<device>/<name>.json, the latest record of every shape.
+
+    {"format": "bido_ext.benchmark", "version": 1, "name": "hsic", "records": [...], "growth": [...]}
+
+A record holds one case: spec, dtype, threads, machine line, floor, and a row per implementation (see
+benchmarks/runner.py). ``growth`` holds fitted exponents of time and memory in n. History is git's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT, device_slug
+
+FORMAT = "bido_ext.benchmark"
+VERSION = 1
+RESULTS = ROOT / "benchmarks" / "results"
+
+Record = dict[str, Any]
+
+
+def default_path(name: str, device: str) -> Path:
+    """Where the results of a benchmark on a device are kept."""
+    return RESULTS / device_slug(device) / f"{name}.json"
+
+
+def load(path: Path) -> list[Record]:
+    """The records of a file.
+
+    Raises:
+        ValueError: The file is something else; nothing is overwritten then.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+        raise ValueError(f"{path} is not a {FORMAT} file of version {VERSION}.")
+    return data["records"]
+
+
+def save(path: Path, name: str, new: Sequence[Record]) -> None:
+    """Merges records into a file, atomically: a record of the same shape is replaced."""
+    records = {key(record): record for record in (load(path) if path.exists() else [])}
+    records |= {key(record): record for record in new}
+    ordered = [records[k] for k in sorted(records)]
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "growth": growth(ordered),
+        "records": ordered,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def key(record: Record) -> tuple[Any, ...]:
+    """What makes two records the same measurement."""
+    spec = record["spec"]
+    return (spec["name"], tuple(spec["dims"]), record["dtype"], record["threads"], spec["n"])
+
+
+def growth(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Exponents p of time ~ n^p and memory ~ n^p, per implementation, over records that differ in n
+    only; the floor's exponent stands beside them. At least two n are needed.
+    """
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(repr(key(record)[:-1]), []).append(record)
+    fits = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        n = [record["spec"]["n"] for record in group]
+        first = group[0]
+        common = {"dims": first["spec"]["dims"], "dtype": first["dtype"], "n": n}
+        floor = [record["floor"]["ms"] for record in group]
+        fits.append({"name": "floor", **common, "time": exponent(n, floor), "memory": None})
+        for name in [row["name"] for row in first["rows"]]:
+            rows = [_row(record, name) for record in group]
+            times = [row.get("median_ms") for row in rows]
+            sizes = [(row.get("memory") or {}).get("growth_bytes") for row in rows]
+            fits.append(
+                {
+                    "name": name,
+                    **common,
+                    "time": exponent(n, times),
+                    "memory": exponent(n, sizes),
+                }
+            )
+    return fits
+
+
+def exponent(n: Sequence[int], values: Sequence[float | None]) -> float | None:
+    """Least-squares slope of log value over log n; None with fewer than two positive values."""
+    points = [(math.log(a), math.log(b)) for a, b in zip(n, values, strict=True) if b]
+    if len(points) < 2:
+        return None
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else None
+
+
+def _row(record: Record, name: str) -> dict[str, Any]:
+    return next((row for row in record["rows"] if row["name"] == name), {})

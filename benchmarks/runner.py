@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a case to a record: gate, interleaved times with the floor among them, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks import isolated, own
+from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_of
+from benchmarks.machine import machine_line
+from benchmarks.measure import MIN_ROUNDS, Timing, interleaved
+from benchmarks.problem import Problem
+from benchmarks.registry import OWN, OpCase, is_own
+from benchmarks.results import Record
+from benchmarks.rivals import FOREIGN
+from benchmarks.rivals.gemm_floor import combine, floor_calls
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a case is run.
+
+    Attributes:
+        dtype: Of the features, a name of torch.
+        device: "cpu" or a CUDA device.
+        threads: Of torch, in this process and in its children.
+        rounds, minimum_rounds: See :func:`benchmarks.measure.interleaved`.
+        rivals: Names to run beside bido_ext, or None for all.
+        memory: Whether to measure peak memory, in a fresh process per implementation.
+        say: Told what happens, one line at a time.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 2
+    rounds: int = MIN_ROUNDS
+    minimum_rounds: int = MIN_ROUNDS
+    rivals: Collection[str] | None = None
+    memory: bool = True
+    say: Callable[[str], None] = lambda line: None
+
+
+def run_case(case: OpCase, settings: Settings) -> Record:
+    """Measures one case; see benchmarks/README.md for the record.
+
+    Raises:
+        GateError: bido_ext missed the float64 truth.
+    """
+    torch.set_num_threads(settings.threads)
+    names = [
+        name
+        for name in case.implementations
+        if is_own(name) or settings.rivals is None or name in settings.rivals
+    ]
+    problem = case.make().to(getattr(torch, settings.dtype), settings.device)
+    verdicts = _gate(case, problem, [name for name in names if name not in FOREIGN], settings)
+    timings = _time(case, problem, verdicts, settings)
+    answers = {name: _foreign(case, name, settings) for name in names if name in FOREIGN}
+    for name, answer in answers.items():
+        verdicts[name] = Verdict(**answer["verdict"])
+        if "timing" in answer:
+            timings[name] = Timing(**answer["timing"])
+    medians = {name: timing.median for name, timing in timings.items()}
+    floor_s = combine(case.floor, medians)
+    rows = [
+        _row(case, name, verdicts[name], timings.get(name), medians.get(OWN), floor_s)
+        for name in names
+    ]
+    if settings.memory:
+        for row in rows:
+            if row["refusal"] is None:
+                settings.say(f"  memory of {row['name']}")
+                row["memory"] = _memory(case, row["name"], settings)
+    return {
+        "spec": case.spec.to_json(),
+        "dtype": settings.dtype,
+        "threads": settings.threads,
+        "rounds": settings.rounds,
+        "floor": {
+            "what": "floor",
+            "ms": 1e3 * floor_s,
+            "with_cubic_ms": 1e3 * combine(case.floor, medians, cubic=True),
+            "gflop": case.flops / 1e9,
+            "compulsory_bytes": case.bytes_moved,
+            "parts_ms": {k: 1e3 * v for k, v in medians.items() if k.startswith("floor ")},
+        },
+        "rows": rows,
+        "serves": own.where(settings.device),
+        "machine": machine_line(settings.device),
+    }
+
+
+def _gate(
+    case: OpCase, problem: Problem, names: list[str], settings: Settings
+) -> dict[str, Verdict]:
+    settings.say("  float64 truth")
+    truth = truth_of(case, problem)
+    verdicts = {}
+    for name in names:
+        settings.say(f"  gate of {name}")
+        verdicts[name] = verdict = judge(name, case, problem, truth)
+        cannot_run = verdict.refusal is not None and verdict.refusal.startswith(RAISED)
+        # A mode that has no kernel on this device is a row without times; a wrong one stops all.
+        if verdict.refusal and (name == OWN or (is_own(name) and not cannot_run)):
+            raise GateError(
+                f"{case.spec.name}, n = {case.spec.n}, dims {case.spec.dims}, {settings.dtype}: "
+                f"{name}: {verdict.refusal}; no time is reported."
+            )
+    return verdicts
+
+
+def _time(
+    case: OpCase, problem: Problem, verdicts: dict[str, Verdict], settings: Settings
+) -> dict[str, Timing]:
+    # The floor takes its turns among the implementations: same clock, same neighbours.
+    calls = floor_calls(case.floor, getattr(torch, settings.dtype), settings.device)
+    for name, verdict in verdicts.items():
+        if verdict.refusal is None:
+            calls[name] = partial(evaluate, case.implementations[name], problem)
+    settings.say(f"  {settings.rounds} rounds of {', '.join(calls)}")
+    return interleaved(
+        calls, settings.rounds, device=settings.device, minimum_rounds=settings.minimum_rounds
+    )
+
+
+def _foreign(case: OpCase, name: str, settings: Settings) -> dict[str, Any]:
+    settings.say(f"  {name}, in a process of its own")
+    rounds = {"rounds": settings.rounds, "minimum_rounds": settings.minimum_rounds}
+    answer = isolated.foreign_time(
+        case.spec, name, settings.dtype, settings.device, settings.threads, rounds
+    )
+    if "error" in answer:
+        nothing = float("nan")
+        return {"verdict": asdict(Verdict(nothing, nothing, nothing, answer["error"]))}
+    return answer
+
+
+def _memory(case: OpCase, name: str, settings: Settings) -> dict[str, Any]:
+    return isolated.memory(case.spec, name, settings.dtype, settings.device, settings.threads)
+
+
+def _row(
+    case: OpCase,
+    name: str,
+    verdict: Verdict,
+    timing: Timing | None,
+    own_s: float | None,
+    floor_s: float,
+) -> dict[str, Any]:
+    """Milliseconds, ratios and errors of one implementation; a refused one has no times."""
+    row: dict[str, Any] = {"name": name, **_errors(verdict)}
+    if timing is None:
+        return row
+    row |= {
+        "median_ms": 1e3 * timing.median,
+        "q20_ms": 1e3 * timing.q20,
+        "q80_ms": 1e3 * timing.q80,
+        "repeats": timing.repeats,
+        "times_floor": timing.median / floor_s,
+        "gflop_per_s": case.flops / timing.median / 1e9,
+    }
+    if own_s is not None:
+        row["times_own"] = timing.median / own_s
+    return row
+
+
+def _errors(verdict: Verdict) -> dict[str, Any]:
+    """The verdict with null for what is not a number: JSON has no NaN."""
+    return {k: None if v != v else v for k, v in asdict(verdict).items()}

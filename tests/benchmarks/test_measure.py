@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved timing: everyone has a turn in every round, too few rounds are refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from benchmarks.measure import MIN_ROUNDS, interleaved, quantile
+
+
+def test_every_call_has_its_turn_in_every_round() -> None:
+    turns: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        turns.append(name)
+        time.sleep(seconds)
+
+    timings = interleaved(
+        {"slow": lambda: call("slow", 4e-3), "fast": lambda: call("fast", 1e-3)},
+        min_sample_s=1e-4,
+    )
+    assert 1 <= timings["fast"].median * 1e3 < timings["slow"].median * 1e3
+    assert timings["slow"].q20 <= timings["slow"].median <= timings["slow"].q80
+    rounds = turns[-2 * MIN_ROUNDS :]
+    pairs = [set(rounds[i : i + 2]) for i in range(0, len(rounds), 2)]
+    assert pairs == [{"slow", "fast"}] * MIN_ROUNDS
+    assert len({tuple(rounds[i : i + 2]) for i in range(0, len(rounds), 2)}) == 2, "never shuffled"
+
+
+def test_short_calls_are_repeated_within_a_sample() -> None:
+    timing = interleaved({"nothing": lambda: None}, min_sample_s=1e-4)["nothing"]
+    assert timing.repeats > 1
+    assert timing.median < 1e-4
+
+
+def test_too_few_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 7, got 6"):
+        interleaved({"nothing": lambda: None}, 6)
+
+
+def test_quantiles_interpolate() -> None:
+    values = [5.0, 1.0, 3.0, 2.0, 4.0, 6.0]
+    assert quantile(values, 0.5) == 3.5
+    assert quantile(values, 0.2) == 2.0
+    assert quantile([7.0], 0.8) == 7.0
