@@ -10,7 +10,7 @@ import pytest
 from benchmarks import bido_step, run
 from benchmarks.isolated import memory
 from benchmarks.ops import double_center
-from benchmarks.registry import CaseSpec
+from benchmarks.registry import OPS, STEP_MEASURES, CaseSpec
 from benchmarks.results import load
 
 THREADS = "1"
@@ -73,7 +73,8 @@ def test_specs_of_a_command_line() -> None:
     specs = run.chosen_specs(run.parse(["--op", "hsic", "--n", "4096", "--d", "512", "2048"]))
     assert [(s.n, s.dims) for s in specs] == [(4096, (512,)), (4096, (2048,))]
     assert {s.dims for s in run.chosen_specs(run.parse(["--op", "double_center"]))} == {()}
-    assert len(run.chosen_specs(run.parse(["--smoke"]))) == 9
+    smoke = {s.name for s in run.chosen_specs(run.parse(["--smoke"]))}
+    assert smoke == {*OPS, *(f"bido_step_{m}" for m in STEP_MEASURES)}
 
 
 @pytest.mark.parametrize(
