@@ -32,7 +32,10 @@ class CMakeBuild(build_ext):
         built = Path(self.build_lib).resolve() / "bido_ext"
         for library in LIBRARIES:
             if (built / library).exists():
-                shutil.copy2(built / library, ROOT / "bido_ext" / library)
+                # A new file, then a rename: processes that have the old one mapped keep it.
+                fresh = ROOT / "bido_ext" / f".{library}.new"
+                shutil.copy2(built / library, fresh)
+                os.replace(fresh, ROOT / "bido_ext" / library)
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
