@@ -12,7 +12,7 @@ import bido_ext as bx
 from bido_ext import reference
 
 MEASURES = ["hsic", "nhsic", "coco", "cka"]
-X = torch.rand(12, 1, 6, 6)
+X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 3
 
 
@@ -116,15 +116,15 @@ def test_compile_fullgraph(measure: str) -> None:
     grads = []
     for wrap in (lambda f: f, lambda f: torch.compile(f, fullgraph=True)):
         torch._dynamo.reset()
-        model = small_model()
+        model = small_model().double()  # in float32 the two differ by the convolution's round-off
         taps = bx.FeatureTaps(model, ["1", "3"])
         criterion = bx.BiDOLoss(measure=measure, lambda_x=0.1, lambda_y=1.0)
-        loss = wrap(step)(model, taps, criterion, X, Y)
+        loss = wrap(step)(model, taps, criterion, X.double(), Y)
         loss.backward()
         grads.append([loss.detach(), *(p.grad for p in model.parameters())])
         assert list(criterion.terms) == ["1", "3"]
     for compiled, eager in zip(grads[1], grads[0], strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(compiled, eager, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -165,7 +165,7 @@ def with_nan(z: Tensor) -> Tensor:
     return z
 
 
-Z = torch.rand(12, 5)
+Z = torch.rand(12, 5, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(
