@@ -161,10 +161,13 @@ refuse_double_backward("hsic_streaming_backward")
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, y, parameter_x, parameter_y, *ctx.settings, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # or the backward would be handed n x n zeros
     ctx.save_for_backward(x, y, parameter_x, parameter_y, *output[1:])
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
     needs_x, needs_y = ctx.needs_input_grad[:2]
     grad_x, grad_y = torch.ops.bido_ext.hsic_streaming_backward(
         grad, *ctx.saved_tensors, *ctx.settings, needs_x, needs_y

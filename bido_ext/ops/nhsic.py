@@ -135,10 +135,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor,
     _, P = output
     ctx.eps = inputs[1]
     ctx.mark_non_differentiable(P)
+    ctx.set_materialize_grads(False)  # or the backward would be handed n x n zeros
     ctx.save_for_backward(P)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+    if grad is None:
+        return None, None
     (P,) = ctx.saved_tensors
     return torch.ops.bido_ext.nhsic_factor_backward(grad, P, ctx.eps), None
 
