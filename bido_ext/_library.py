@@ -85,15 +85,16 @@ def load_kernels() -> None:
         if _cpu_problem:
             raise ImportError(f"BIDO_EXT_BACKEND=native cannot run on the CPU: {_cpu_problem}.")
         _cuda_problem = _load("bido_cuda")
-        if torch.cuda.is_available():
-            _refuse_missing_cuda_kernels()
+        _refuse_missing_cuda_kernels()
     elif not (Path(__file__).parent / "bido_cuda.so").exists():
         _cuda_problem = "bido_cuda.so was not built with this installation"
 
 
 def _refuse_missing_cuda_kernels() -> None:
     """Under a forced native backend an op without a CUDA kernel must raise, not fall back."""
+    # No op has a CUDA backward yet: it must raise as well, not quietly become the reference.
     missing = [op for op in CPU_KERNELS if _cuda_problem or op not in CUDA_KERNELS]
+    missing += [f"{op}_backward" for op in CPU_KERNELS if op != "double_center"]
     library = torch.library.Library("bido_ext", "IMPL")
     for op in missing:
 
@@ -135,7 +136,7 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
     note = "" if device == "cpu" or torch.cuda.is_available() else " (no CUDA device here)"
     if has_kernel and problem is None:
         forced = "; forced by BIDO_EXT_BACKEND" if FORCED else ""
-        hardware = "; never run on hardware" if device == "cuda" else ""
+        hardware = "; forward only, never run on hardware" if device == "cuda" else ""
         return BackendRow(
             op, device, device, f"compiled kernel of bido_{device}{forced}{hardware}{note}"
         )

@@ -157,3 +157,10 @@ def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
     assert "('gaussian_gram', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
     assert "never run on hardware" in table
     assert "('hsic', 'cuda', 'refused'" in table
+    refused = ["double_center", "hsic", "hsic_backward", "gaussian_gram_backward"]
+    code = (
+        "import torch, bido_ext\n"
+        "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
+        f"print(all(has(f'bido_ext::{{op}}', 'CUDA') for op in {refused}))"
+    )
+    assert run(code, "native").stdout.strip() == "True"

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../common/stable.h"
+#include "centered_product.h"
 #include "vectorize.h"
 
 namespace bido {
@@ -65,17 +66,15 @@ double one_pass(const Tensor& k_tensor, const Tensor& l_tensor, bool unbiased, d
     }
   });
   double product = 0, cross = 0, total_k = 0, total_l = 0;
+  for (int64_t i = 0; i < n; ++i) product += products[i];
+  if (!unbiased) return centered_product(product, k_sums, l_sums, n);
   for (int64_t i = 0; i < n; ++i) {
-    product += products[i];
     cross += k_sums[i] * l_sums[i];
     total_k += k_sums[i];
     total_l += l_sums[i];
   }
   const auto m = static_cast<double>(n);
-  if (unbiased) {
-    return (product + total_k * total_l / ((m - 1) * (m - 2)) - 2.0 * cross / (m - 2)) / (m * (m - 3));
-  }
-  return (product - 2.0 * cross / m + total_k * total_l / (m * m)) / ((m - 1) * (m - 1));
+  return (product + total_k * total_l / ((m - 1) * (m - 2)) - 2.0 * cross / (m - 2)) / (m * (m - 3));
 }
 
 template <typename T>

@@ -17,6 +17,7 @@
 
 #include "../common/stable.h"
 #include "center_features.h"
+#include "centered_product.h"
 #include "gram_tile.h"
 #include "vectorize.h"
 
@@ -105,17 +106,6 @@ void accumulate(const Tensor& a_tile, const Tensor& b_tile, Block I, Block J, Su
     a_sums[I.begin + i] += row_sums[2 * i];
     b_sums[I.begin + i] += row_sums[2 * i + 1];
   }
-}
-
-double centered_product(double product, const double* k, const double* l, int64_t n) {
-  double cross = 0, total_k = 0, total_l = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    cross += k[i] * l[i];
-    total_k += k[i];
-    total_l += l[i];
-  }
-  const auto m = static_cast<double>(n);
-  return (product - 2.0 * cross / m + total_k * total_l / (m * m)) / ((m - 1) * (m - 1));
 }
 
 template <typename T>
