@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
-CPU_KERNELS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming")
+CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
 CUDA_KERNELS = ("gaussian_gram",)
-ALL_OPS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming", "nhsic", "coco", "cka")
+ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
-    "nhsic": "composition of gaussian_gram, double_center and torch.linalg",
-    "coco": "composition of gaussian_gram, double_center and torch.linalg",
-    "cka": "composition of gaussian_gram and hsic",
+    "nhsic": "composition of gram_stack and torch.linalg",
+    "coco": "composition of gram_stack and torch.linalg",
+    "cka": "composition of hsic",
 }
 FORCED_VALUES = ("native", "triton", "reference")
 

@@ -23,8 +23,10 @@ from bido_ext.ops.cka import CkaMeasure
 from bido_ext.ops.coco import NORMS, CocoMeasure
 from bido_ext.ops.hsic import HsicMeasure
 from bido_ext.ops.kernels import Gaussian, Kernel
-from bido_ext.ops.measure import Measure, check_kernel, prepare_features, prepare_labels
+from bido_ext.ops.group import Pairs, make_group
+from bido_ext.ops.measure import Measure, check_kernel
 from bido_ext.ops.nhsic import NhsicMeasure
+from bido_ext.ops.plan import check_workspace
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
 
@@ -51,6 +53,8 @@ class BiDOLoss(nn.Module):
         eps: Ridge of nhsic.
         coco_norm: "spectral" (the definition) or "fro" (the published code) for measure "coco".
         linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024.
+        workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
+            the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
 
     Attributes:
         terms: dict layer name -> DependenceTerms of the last call.
@@ -75,6 +79,7 @@ class BiDOLoss(nn.Module):
         eps: float = 1e-5,
         coco_norm: str = "spectral",
         linalg_dtype: torch.dtype | None = None,
+        workspace_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.measure = check_choice(measure, "measure", MEASURES)
@@ -90,6 +95,12 @@ class BiDOLoss(nn.Module):
             check_choice(coco_norm, "coco_norm", NORMS),
             linalg_dtype,
         )
+        check_workspace(workspace_bytes)
+        if workspace_bytes is not None and not self._measure.streams:
+            raise ValueError(
+                f"workspace_bytes needs a measure that can stream, hsic or cka; got measure={measure!r}."
+            )
+        self.workspace_bytes = workspace_bytes
         self.terms = {}
 
     def extra_repr(self) -> str:
@@ -117,30 +128,30 @@ class BiDOLoss(nn.Module):
             TypeError, ValueError: An argument does not fit; the layer is named.
         """
         layers = self._check(x, features, y)
-        x_state = prepare_features(self._measure, x.flatten(1), self.kernel)
-        y_state = self._prepare_targets(y, x_state.dtype)
-        total = torch.zeros((), dtype=x_state.dtype, device=x.device)
-        self.terms = {}
-        for name, z in layers.items():
-            z_state = prepare_features(self._measure, z, self.kernel)
-            d_x = self._dependence(z_state, x_state, self.lambda_x)
-            d_y = self._dependence(z_state, y_state, self.lambda_y)
-            total = total + self.lambda_x * d_x - self.lambda_y * d_y
-            self.terms[name] = DependenceTerms(d_x.detach(), d_y.detach())
+        count = len(layers)
+        inputs = [x.flatten(1), *layers.values(), y]
+        if not self.lambda_x and not self.lambda_y:
+            inputs = [v.detach() for v in inputs]
+        label_kernel = self.kernel_y if is_labels(y) else self.kernel_y or self.kernel
+        group = make_group(
+            inputs, [self.kernel] * (1 + count) + [label_kernel], self.num_classes
+        )
+        first = list(range(1, count + 1))
+        pairs = Pairs(first + first, [0] * count + [count + 1] * count)
+        values = self._measure.values(group, pairs, self.workspace_bytes)
+        d_x, d_y = values[:count], values[count:]
+        total = values.new_zeros(())
+        # A term without weight is still reported, but does not touch the value or the gradient.
+        if self.lambda_x:
+            total = total + self.lambda_x * d_x.sum()
+        if self.lambda_y:
+            total = total - self.lambda_y * d_y.sum()
+        terms = values.detach().unbind()
+        self.terms = {
+            name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
+        }
         _check_finite(total, self.terms, {"x": x, **layers})
         return total if x.dtype == torch.float64 else total.to(torch.float32)
-
-    def _dependence(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
-        if a.dtype != b.dtype:
-            a, b = a.double(), b.double()
-        with torch.autocast(a.device.type, enabled=False):
-            # A term without weight is still reported, but must not touch the gradient.
-            return self._measure.value(a if weight else a.detach(), b if weight else b.detach())
-
-    def _prepare_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        if is_labels(y):
-            return prepare_labels(self._measure, y, self.kernel_y, self.num_classes, dtype)
-        return prepare_features(self._measure, y, self.kernel_y or self.kernel)
 
     def _check(
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor

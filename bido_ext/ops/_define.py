@@ -46,8 +46,3 @@ def refuse_double_backward(name: str) -> None:
         )
 
     torch.library.register_autograd(f"bido_ext::{name}", backward, lib=_library)
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays; float32, bfloat16 and float16 accumulate and return float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CKA: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), a composition of the hsic op.
+"""CKA of pairs of a group: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), a composition of the hsic op.
 
-K, L: [n, n]  ->  value: []
+variables: m times [n, d_v] or labels [n]  ->  values: [pairs] float64
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bido_ext.ops.coco import guarded_sqrt
-from bido_ext.ops.hsic import gram_hsic
+from bido_ext.ops.group import Group, Pairs
+from bido_ext.ops.hsic import hsic_of_pairs
 from bido_ext.ops.kernels import Kernel
-from bido_ext.ops.measure import Measure
-from bido_ext.ops.planned import planned_pair
+from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
+from bido_ext.ops.plan import choose_regime
 
 
 def cka(
@@ -44,21 +44,21 @@ def cka(
             on the CPU).
         MemoryError: No regime fits into workspace_bytes.
     """
-    return planned_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
+    return measure_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
 
 
 class CkaMeasure(Measure):
-    """CKA of two variables, each given as its centered Gram matrix divided by its Frobenius norm."""
+    """CKA: the pairs of a group, and every variable with itself, from one pass."""
 
     name = "cka"
+    streams = True
 
-    def prepare(self, gram: Tensor) -> Tensor:
-        norm = guarded_sqrt(gram_hsic(gram, gram)) * (gram.shape[0] - 1)
-        return gram / torch.where(norm > 0, norm, 1.0)
-
-    def value(self, a: Tensor, b: Tensor) -> Tensor:
-        return gram_hsic(a, b) * (a.shape[0] - 1) ** 2
-
-    def from_streaming(self, values: Tensor) -> Tensor:
-        norm = guarded_sqrt(values[1]) * guarded_sqrt(values[2])
-        return values[0] / torch.where(norm > 0, norm, 1.0)
+    def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
+        regime = choose_regime(group, self.name, workspace_bytes)
+        own = sorted({*pairs.first, *pairs.second})
+        every = Pairs([*pairs.first, *own], [*pairs.second, *own])
+        products = hsic_of_pairs(group, every, False, regime.tile, regime.regime == "dense")
+        count = len(pairs.first)
+        norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
+        size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])
+        return products[:count] / torch.where(size > 0, size, 1.0)

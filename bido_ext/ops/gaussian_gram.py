@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext.ops._define import (
-    accumulation_dtype,
-    define_derivative,
-    define_op,
-    refuse_double_backward,
-)
+from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
+from bido_ext.reference.gram_stack import accumulation_dtype
 
 
 def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> Tensor:

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HSIC: tr(HKH HLH) / (n-1)^2, one pass over two symmetric Gram matrices.
+"""HSIC of pairs of a group of variables, straight from their features.
 
-K, L: [n, n]  ->  value: [], row sums of K and L: [n] float64 (kept for the backward)
-d value / dK = (L - (l_i + l_j)/n + 1'L1/n^2) / (n-1)^2
+variables: m times [n, d_v] or labels [n]  ->  values: [pairs] float64; row sums of each Gram matrix up to
+centering, [m, n] float64, and the kept tiles, for the backward
+    value = tr(HKH HLH) / (n-1)^2,   d value / dK = (L - (l_i + l_j)/n + 1'L1/n^2) / (n-1)^2
+    grad_x = (A - diag(A 1)) x,      A = 4 gamma (d value / dK) o K for the Gaussian kernel
+
+Dense: the tiles of every Gram matrix on or above the diagonal are kept (about half of each matrix).
+Streaming: they are made again in the backward, and no n x n matrix exists.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext._library import has_kernel
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
+from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
-from bido_ext.ops.planned import planned_pair
+from bido_ext.ops.plan import choose_regime, dense_tile
+from bido_ext.reference.gram_stack import LABELS, group_dtype
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -42,7 +51,7 @@ def hsic(
             "unbiased": Song et al. 2012, equation 5, n >= 4.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         workspace_bytes: Bound on the memory beyond inputs and gradients. Where the n x n matrices do
-            not fit, tiles are streamed (biased estimator only). Default: see :func:`bido_ext.plan`.
+            not fit, tiles are streamed. Default: see :func:`bido_ext.plan`.
 
     Returns:
         A 0-d tensor, float32 or, where x and y are float64, float64. Differentiable once.
@@ -56,98 +65,133 @@ def hsic(
     Example:
         >>> bx.hsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))
     """
-    unbiased = check_choice(estimator, "estimator", ESTIMATORS) == "unbiased"
-    if unbiased:
-        if workspace_bytes is not None:
-            raise ValueError(
-                'workspace_bytes needs estimator="biased": the unbiased one cannot stream.'
-            )
-        return measure_pair(HsicMeasure(True), x, y, kernel_x, kernel_y, num_classes, 4)
-    return planned_pair(HsicMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
+    measure = HsicMeasure(check_choice(estimator, "estimator", ESTIMATORS) == "unbiased")
+    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
 
 
 class HsicMeasure(Measure):
-    """HSIC of two variables given as Gram matrices up to centering."""
+    """HSIC, biased or unbiased."""
 
     name = "hsic"
+    streams = True
 
     def __init__(self, unbiased: bool = False) -> None:
         self.unbiased = unbiased
+        self.minimum_rows = 4 if unbiased else 2
 
-    def prepare(self, gram: Tensor) -> Tensor:
-        return gram
-
-    def value(self, a: Tensor, b: Tensor) -> Tensor:
-        return gram_hsic(a, b, self.unbiased)
-
-    def from_streaming(self, values: Tensor) -> Tensor:
-        return values[0]
+    def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
+        regime = choose_regime(group, self.name, workspace_bytes)
+        return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.regime == "dense")
 
 
-def gram_hsic(K: Tensor, L: Tensor, unbiased: bool = False) -> Tensor:
-    """HSIC of two symmetric Gram matrices (n, n) of one dtype; see :func:`hsic`."""
-    return torch.ops.bido_ext.hsic(K, L, unbiased)[0]
+def hsic_of_pairs(
+    group: Group, pairs: Pairs, unbiased: bool = False, tile: int | None = None, keep_tiles: bool = True
+) -> Tensor:
+    """HSIC of each pair of a group, float64 [pairs]; every Gram matrix is made once.
+
+    Args:
+        tile: Rows of a tile, as :func:`bido_ext.plan` chooses; default: the dense regime's.
+        keep_tiles: Keep the Gram matrices for the backward, else make their tiles again there.
+    """
+    tile = dense_tile(group.n) if tile is None else tile
+    return torch.ops.bido_ext.hsic(
+        group.variables, group.parameters, group.kinds, *pairs, unbiased, tile, keep_tiles
+    )[0]
 
 
-def _row_sums(K: Tensor, unbiased: bool) -> Tensor:
-    sums = K.sum(1, dtype=torch.float64)
-    return sums - K.diagonal().double() if unbiased else sums
+def _default(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], unbiased: bool, tile: int, keep_tiles: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The dense textbook: right on every device, but it does not save memory."""
+    values, grams = _textbook(variables, parameters, kinds, first, second, unbiased)
+    sums = torch.stack([K.sum(1) - K.diagonal() if unbiased else K.sum(1) for K in grams])
+    return values, sums, sums.new_empty((0, 0, 0, 0), dtype=group_dtype(variables, kinds))
 
 
-def _default(K: Tensor, L: Tensor, unbiased: bool) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(K.device.type, enabled=False):
-        value = reference.hsic(K.double(), L.double(), unbiased).to(K.dtype)
-    return value, _row_sums(K, unbiased), _row_sums(L, unbiased)
+def _textbook(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], unbiased: bool,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    grams = [K.double() for K in reference.gram_stack(variables, parameters, kinds)]
+    with torch.autocast(grams[0].device.type, enabled=False):
+        values = [
+            reference.hsic(grams[a], grams[b], unbiased) for a, b in zip(first, second, strict=True)
+        ]
+    return torch.stack(values), grams
 
 
-def _default_backward(grad: Tensor, other: Tensor, other_sums: Tensor, unbiased: bool) -> Tensor:
-    n = other.shape[0]
-    sums = other_sums.to(other.dtype)
-    pairs, total = sums[:, None] + sums[None, :], sums.sum()
-    if not unbiased:
-        return grad * (other - pairs / n + total / n**2) / (n - 1) ** 2
-    full = other - pairs / (n - 2) + total / ((n - 1) * (n - 2))
-    return grad * (full - torch.diag(full.diagonal())) / (n * (n - 3))
+def _default_backward(
+    grad: Tensor, variables: Sequence[Tensor], parameters: Tensor, sums: Tensor, tiles: Tensor,
+    kinds: Sequence[int], first: Sequence[int], second: Sequence[int], unbiased: bool, tile: int,
+    wanted: Sequence[int],
+) -> list[Tensor]:  # fmt: skip
+    dtype = group_dtype(variables, kinds)
+    with torch.enable_grad():
+        leaves = [v.detach() for v in variables]
+        for i in wanted:
+            leaves[i] = leaves[i].to(dtype, copy=True).requires_grad_()
+        values, _ = _textbook(leaves, parameters, kinds, first, second, unbiased)
+        grads = torch.autograd.grad(
+            values, [leaves[i] for i in wanted], grad, allow_unused=True, materialize_grads=True
+        )
+    return [g.to(variables[i].dtype) for i, g in zip(wanted, grads, strict=True)]
+
+
+def _fake(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], unbiased: bool, tile: int, keep_tiles: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    n = variables[0].shape[0]
+    values, sums = parameters.new_empty((len(first),)), parameters.new_empty((len(kinds), n))
+    if not has_kernel("hsic", variables[0].device.type):
+        return values, sums, sums.new_empty((0, 0, 0, 0), dtype=group_dtype(variables, kinds))
+    tile = tile if n > tile else n
+    blocks = (n + tile - 1) // tile
+    kept = sum(kind < LABELS for kind in kinds) if keep_tiles else 0
+    shape = (kept, blocks * (blocks + 1) // 2, tile, tile)
+    return values, sums, parameters.new_empty(shape, dtype=group_dtype(variables, kinds))
 
 
 define_op(
     "hsic",
-    "(Tensor K, Tensor L, bool unbiased) -> (Tensor, Tensor, Tensor)",
+    "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, bool unbiased,"
+    " int tile, bool keep_tiles) -> (Tensor, Tensor, Tensor)",
     default=_default,
-    fake=lambda K, L, unbiased: (
-        K.new_empty(()),
-        K.new_empty((K.shape[0],), dtype=torch.float64),
-        K.new_empty((K.shape[0],), dtype=torch.float64),
-    ),
+    fake=_fake,
 )
 define_op(
     "hsic_backward",
-    "(Tensor grad, Tensor other, Tensor other_sums, bool unbiased) -> Tensor",
+    "(Tensor grad, Tensor[] variables, Tensor parameters, Tensor sums, Tensor tiles, int[] kinds,"
+    " int[] first, int[] second, bool unbiased, int tile, int[] wanted) -> Tensor[]",
     default=_default_backward,
-    fake=lambda grad, other, other_sums, unbiased: other.new_empty(other.shape),
+    fake=lambda grad, variables, parameters, sums, tiles, kinds, first, second, unbiased, tile, wanted: [
+        variables[i].new_empty(variables[i].shape) for i in wanted
+    ],
 )
 refuse_double_backward("hsic_backward")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    K, L, ctx.unbiased = inputs
-    _, k_sums, l_sums = output
-    needs_k, needs_l = ctx.needs_input_grad[:2]
-    ctx.mark_non_differentiable(k_sums, l_sums)
-    # The gradient of one side needs the other matrix only.
-    ctx.save_for_backward(*((L, l_sums) if needs_k else ()), *((K, k_sums) if needs_l else ()))
+    variables, parameters, ctx.kinds, ctx.first, ctx.second, ctx.unbiased, ctx.tile, _ = inputs
+    _, sums, tiles = output
+    ctx.mark_non_differentiable(sums, tiles)
+    ctx.set_materialize_grads(False)  # or the backward would be handed n x n zeros
+    ctx.save_for_backward(parameters, sums, tiles, *variables)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    saved = list(ctx.saved_tensors)
-    grads: list[Tensor | None] = []
-    for needed in ctx.needs_input_grad[:2]:
-        if not needed:
-            grads.append(None)
-            continue
-        other, sums, *saved = saved
-        grads.append(torch.ops.bido_ext.hsic_backward(grad, other, sums, ctx.unbiased))
-    return grads[0], grads[1], None
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    parameters, sums, tiles, *variables = ctx.saved_tensors
+    result: list[Tensor | None] = [None] * len(variables)
+    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[0]) if needed]
+    if grad is not None and wanted:
+        grads = torch.ops.bido_ext.hsic_backward(
+            grad, variables, parameters, sums, tiles, ctx.kinds, ctx.first, ctx.second, ctx.unbiased,
+            ctx.tile, wanted,
+        )  # fmt: skip
+        for i, g in zip(wanted, grads, strict=True):
+            result[i] = g
+    return result, *[None] * 7
 
 
 define_derivative("hsic", _backward, _setup_context)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the dependence measures share: a variable becomes a Gram matrix, is prepared once (centered,
-factorised), and any two prepared variables give a value. BiDO prepares the input and the labels once
-per step and every layer once.
+"""What the dependence measures share: checked arguments become a group, and a measure gives the values of
+its pairs. BiDO is one group with two pairs per layer; a measure of x and y is a group of two.
 """
 
 from __future__ import annotations
@@ -16,59 +15,43 @@ from bido_ext.ops._validate import (
     check_same_samples,
     is_labels,
 )
-from bido_ext.ops.kernels import Gaussian, Kernel, Linear, same_class
-
-#: Up to this n the n x n algebra of nHSIC and COCO runs in float64: n^3 is still small beside n^2 d.
-FLOAT64_UP_TO = 1024
+from bido_ext.ops.group import Group, Pairs, make_group
+from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.plan import FLOAT64_UP_TO
 
 
 class Measure:
-    """A dependence measure on prepared variables."""
+    """A dependence measure.
+
+    Attributes:
+        name: As the user writes it.
+        streams: Whether it can run without n x n matrices.
+        minimum_rows: Samples it needs.
+    """
 
     name = ""
+    streams = False
+    minimum_rows = 2
 
-    def prepare(self, gram: Tensor) -> Tensor:
-        """From a Gram matrix up to centering (n, n) to what :meth:`value` needs of it."""
-        raise NotImplementedError
-
-    def prepare_labels(self, labels: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-        """The same for integer labels (n,): their Gram matrix is scale * [y_i = y_j]."""
-        return self.prepare(same_class(labels, dtype).mul_(scale))
-
-    def value(self, a: Tensor, b: Tensor) -> Tensor:
-        """The measure of two prepared variables, a 0-d tensor."""
-        raise NotImplementedError
-
-    def from_streaming(self, values: Tensor) -> Tensor:
-        """The measure from HSIC(x, y), HSIC(x, x), HSIC(y, y), if it can be streamed."""
+    def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
+        """The measure of each pair, [pairs], differentiable once in the group's variables."""
         raise NotImplementedError
 
 
-def linalg_dtype_for(gram: Tensor, linalg_dtype: torch.dtype | None) -> torch.dtype:
-    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the matrix's."""
-    if linalg_dtype is None:
-        return torch.float64 if gram.shape[0] <= FLOAT64_UP_TO else gram.dtype
-    if linalg_dtype not in (torch.float32, torch.float64):
+def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
+    """float32, float64 or None."""
+    if linalg_dtype not in (None, torch.float32, torch.float64):
         raise ValueError(
             f"linalg_dtype must be torch.float32 or torch.float64, got {linalg_dtype}."
         )
     return linalg_dtype
 
 
-def prepare_features(measure: Measure, x: Tensor, kernel: Kernel | None) -> Tensor:
-    """Gram matrix and preparation of features (n, d), outside of autocast's reach."""
-    kernel = Gaussian() if kernel is None else kernel
-    with torch.autocast(x.device.type, enabled=False):
-        return measure.prepare(kernel.gram_up_to_centering(x))
-
-
-def prepare_labels(
-    measure: Measure, y: Tensor, kernel: Kernel | None, num_classes: int | None, dtype: torch.dtype
-) -> Tensor:
-    """Preparation of integer labels (n,)."""
-    kernel = Linear() if kernel is None else kernel
-    with torch.autocast(y.device.type, enabled=False):
-        return measure.prepare_labels(y, kernel.label_scale(num_classes), dtype)
+def linalg_dtype_for(group: Group, linalg_dtype: torch.dtype | None) -> torch.dtype:
+    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the group's."""
+    if linalg_dtype is not None:
+        return linalg_dtype
+    return torch.float64 if group.n <= FLOAT64_UP_TO else group.dtype
 
 
 def check_kernel(kernel: object, name: str) -> None:
@@ -87,44 +70,25 @@ def measure_pair(
     kernel_x: Kernel | None,
     kernel_y: Kernel | None,
     num_classes: int | None,
-    minimum_rows: int = 2,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
-    """Checks the arguments of a measure d(x, y) and computes it from Gram matrices."""
-    labels = check_pair(x, y, kernel_x, kernel_y, num_classes, minimum_rows)
-    a = prepare_features(measure, x, kernel_x)
-    if labels:
-        b = prepare_labels(measure, y, kernel_y, num_classes, a.dtype)
-    else:
-        b = prepare_features(measure, y, kernel_y)
-    if a.dtype != b.dtype:
-        a, b = a.double(), b.double()
-    with torch.autocast(x.device.type, enabled=False):
-        value = measure.value(a, b)
-    return finish_pair(value, x, y, labels)
-
-
-def check_pair(
-    x: Tensor,
-    y: Tensor,
-    kernel_x: Kernel | None,
-    kernel_y: Kernel | None,
-    num_classes: int | None,
-    minimum_rows: int = 2,
-) -> bool:
-    """Checks the arguments of a measure d(x, y); returns whether y holds labels."""
+    """Checks the arguments of a measure d(x, y) and computes it; a 0-d tensor."""
     check_kernel(kernel_x, "kernel_x")
     check_kernel(kernel_y, "kernel_y")
-    check_features(x, "x", minimum_rows)
+    check_features(x, "x", measure.minimum_rows)
     labels = isinstance(y, Tensor) and is_labels(y)
     if labels:
         check_labels(y, "y", num_classes)
     else:
-        check_features(y, "y", minimum_rows)
+        check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
-    return labels
-
-
-def finish_pair(value: Tensor, x: Tensor, y: Tensor, labels: bool) -> Tensor:
-    """Refuses a value that is not finite, and gives it the dtype of the result."""
+    group = make_group([x, y], [kernel_x, kernel_y], num_classes)
+    (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))
     return value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
+
+
+def guarded_sqrt(value: Tensor) -> Tensor:
+    """sqrt with gradient 0 at 0, where the true one is infinite."""
+    positive = value > 0
+    return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), value * 0)

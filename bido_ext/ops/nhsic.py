@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nHSIC: tr(S_K S_L) with S = Kc (Kc + eps n I)^-1, Kc = H K H (what BiDO-HSIC trains with).
+"""nHSIC of pairs of a group: tr(S_K S_L), S = Kc (Kc + eps n I)^-1, Kc = H K H (what BiDO-HSIC trains with).
 
-    K: [n, n]  ->  S = I - c P and P = (Kc + c I)^-1: [n, n],  c = eps n;   grad_K = c P grad_S P
+variables: m times [n, d_v] or labels [n]  ->  values: [pairs] float64; for the backward the Gram matrices
+and the inverses P = (Kc + c I)^-1, c = eps n, of the variables that need a gradient, and the factors S of
+their partners
+    grad_K = c P (sum of grad S_partner) P = (I - S) (...) (I - S) / c,   grad_x as in gram_stack
 
-The symmetric form equals the one-sided K H (K H + c I)^-1 of the published code exactly, but
-Kc + c I is positive definite: a Cholesky factorisation replaces the general inverse.
+The symmetric form equals the one-sided K H (K H + c I)^-1 of the published code exactly, but Kc + c I is
+positive definite: one Cholesky factorisation per variable replaces a general inverse per pair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +20,13 @@ from torch import Tensor
 
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
+from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
+from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
+from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel, same_class
-from bido_ext.ops.measure import FLOAT64_UP_TO, Measure, linalg_dtype_for, measure_pair
+from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
+from bido_ext.ops.plan import check_algebra_fits
+from bido_ext.reference.gram_stack import LABELS, group_dtype
 
 
 def nhsic(
@@ -54,96 +63,176 @@ def nhsic(
 
 
 class NhsicMeasure(Measure):
-    """nHSIC of two variables given by their factors S."""
+    """nHSIC."""
+
+    name = "nhsic"
 
     def __init__(self, eps: float = 1e-5, linalg_dtype: torch.dtype | None = None) -> None:
         self.eps = eps
-        self.linalg_dtype = linalg_dtype
+        self.linalg_dtype = check_linalg_dtype(linalg_dtype)
 
-    def prepare(self, gram: Tensor) -> Tensor:
-        dtype = linalg_dtype_for(gram, self.linalg_dtype)
-        return torch.ops.bido_ext.nhsic_factor(gram.to(dtype), self.eps)[0]
-
-    def prepare_labels(self, labels: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-        if labels.shape[0] <= FLOAT64_UP_TO or self.linalg_dtype == torch.float64:
-            dtype = torch.float64
-        return label_factor(labels, self.eps * labels.shape[0] / scale, dtype)
-
-    def value(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum()
+    def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
+        algebra = linalg_dtype_for(group, self.linalg_dtype)
+        check_algebra_fits(group, self.name, algebra)
+        return torch.ops.bido_ext.nhsic(
+            group.variables, group.parameters, group.kinds, *pairs, self.eps,
+            algebra == torch.float64, group.wanted(),
+        )[0]  # fmt: skip
 
 
-def label_factor(labels: Tensor, c: float, dtype: torch.dtype) -> Tensor:
-    """S of Kc = H [y_i = y_j] H in closed form: no factorisation.
+def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.dtype) -> Tensor:
+    """S of Kc = scale H [y_i = y_j] H in closed form: no factorisation.
 
-    With Y one-hot and Yc = H Y, S = Yc (Yc'Yc + c I)^-1 Yc' and Yc'Yc = diag(n_c) - n_c n_c'/n is
-    diagonal plus rank one. By Sherman-Morrison, with g_i = c / (n_{y_i} + c) for sample i:
-    S = H ([y_i = y_j] / (n_{y_i} + c)) H + (g - mean g)(g - mean g)' / (n mean g).
+    With c' = c / scale, Y one-hot and Yc = H Y, S = Yc (Yc'Yc + c' I)^-1 Yc' and Yc'Yc = diag(n_c) -
+    n_c n_c'/n is diagonal plus rank one. By Sherman-Morrison, with g_i = c' / (n_{y_i} + c') for sample i:
+    S = H ([y_i = y_j] / (n_{y_i} + c')) H + (g - mean g)(g - mean g)' / (n mean g).
     """
+    n = labels.shape[0]
+    c = c / scale
     same = same_class(labels, torch.float64)
     class_sizes = same.sum(1)  # of each sample's own class
-    g = c / (class_sizes + c)
-    centered = torch.ops.bido_ext.double_center(same / (class_sizes + c))
+    weight = 1 / (class_sizes + c)
+    # Rows of [y_i = y_j] / (n_{y_i} + c) sum to n_{y_i} / (n_{y_i} + c) = 1 - g_i.
+    g = c * weight
     offset = g - g.mean()
-    return (centered + torch.outer(offset, offset) / g.sum()).to(dtype)
+    S = same.mul_(weight[:, None])
+    S.add_(offset[:, None] / n).add_(offset[None, :] / n).sub_((1 - g.mean()) / n)
+    return S.add_(torch.outer(offset, offset / g.sum())).to(dtype)
 
 
-def _factor(K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    n = K.shape[0]
+def factorise(stack: Tensor, c: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """P and the Cholesky factor of Kc + c I, of Gram matrices up to centering (b, n, n)."""
+    ridge = center_stack(stack, dtype)
+    ridge.diagonal(dim1=-2, dim2=-1).add_(c)
+    # _ex: no host sync for an error check; a failed factorisation turns into NaN.
+    cholesky, info = torch.linalg.cholesky_ex(ridge)
+    cholesky.masked_fill_((info != 0)[:, None, None], float("nan"))
+    return torch.cholesky_inverse(cholesky), cholesky
+
+
+def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
+    """S of each Gram matrix, from its inverse or, in float32, where I - c P cancels, by the solve form."""
+    if P.dtype == torch.float64:
+        S = P * -c
+        S.diagonal(dim1=-2, dim2=-1).add_(1)
+        return S
+    S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
+    return (S + S.mT) / 2
+
+
+def _default(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], eps: float, wide: bool, wanted: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n = variables[0].shape[0]
     c = eps * n
-    Kc = torch.ops.bido_ext.double_center(K)
-    ridge = Kc.clone()
-    ridge.diagonal().add_(c)
-    with torch.autocast(K.device.type, enabled=False):
-        # _ex: no host sync for an error check; a failed factorisation turns into NaN.
-        cholesky, info = torch.linalg.cholesky_ex(ridge)
-        cholesky.masked_fill_(info != 0, float("nan"))
-        P = torch.cholesky_inverse(cholesky).contiguous()
-        if K.dtype == torch.float64:
-            S = P * -c
-            S.diagonal().add_(1)
+    dtype = torch.float64 if wide else group_dtype(variables, kinds)
+    partners = partners_of(first, second, wanted)
+    with torch.autocast(variables[0].device.type, enabled=False):
+        factors: dict[int, Tensor] = {}  # of labels, of variables without gradient, and of partners
+        for i, kind in enumerate(kinds):
+            if kind == LABELS:
+                factors[i] = label_factor(variables[i], parameters[i], c, dtype)
+            elif i not in wanted:
+                E = gram_stack_of(variables, parameters, kinds, [i])
+                factors[i] = factor(E, *factorise(E, c, dtype), c)[0]
+        values = parameters.new_zeros((len(first),))
+        pending = _fill_values(values, range(len(first)), first, second, factors)
+        stack = gram_stack_of(variables, parameters, kinds, wanted)
+        inverses = stack.new_empty(stack.shape, dtype=dtype)
+        for batch in batches(n, len(wanted)):
+            inverses[batch], cholesky = factorise(stack[batch], c, dtype)
+            S = factor(stack[batch], inverses[batch], cholesky, c)
+            here = dict(zip(wanted[batch], S.unbind(), strict=True))
+            factors |= {i: s for i, s in here.items() if i in partners}
+            pending = _fill_values(values, pending, first, second, factors | here)
+    kept = [factors[i] for i in partners]
+    return values, stack, inverses, torch.stack(kept) if kept else inverses.new_empty((0, n, n))
+
+
+def _fill_values(
+    values: Tensor, pending: Sequence[int], first: Sequence[int], second: Sequence[int],
+    factors: dict[int, Tensor],
+) -> list[int]:  # fmt: skip
+    """Writes the pairs whose factors are there; returns those that wait."""
+    waiting = []
+    for p in pending:
+        if first[p] in factors and second[p] in factors:
+            values[p] = inner_product(factors[first[p]], factors[second[p]])
         else:
-            # I - c P cancels in float32; the solve form does not.
-            S = torch.cholesky_solve(Kc, cholesky)
-            S = (S + S.T) / 2
-    return S.contiguous(), P
+            waiting.append(p)
+    return waiting
 
 
-def _factor_backward(grad: Tensor, P: Tensor, eps: float) -> Tensor:
-    with torch.autocast(P.device.type, enabled=False):
-        G = (P @ grad @ P) * (eps * P.shape[0])
-    # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
-    return torch.ops.bido_ext.double_center((G + G.T) / 2)
+def _default_backward(
+    grad: Tensor, variables: Sequence[Tensor], parameters: Tensor, stack: Tensor, inverses: Tensor,
+    factors: Tensor, kinds: Sequence[int], first: Sequence[int], second: Sequence[int], eps: float,
+    wanted: Sequence[int],
+) -> list[Tensor]:  # fmt: skip
+    n, partners = inverses.shape[-1], partners_of(first, second, wanted)
+    grads: list[Tensor] = []
+    with torch.autocast(parameters.device.type, enabled=False):
+        for batch in batches(n, len(wanted)):
+            T = partner_sum(grad, first, second, wanted[batch], partners, factors)
+            P = inverses[batch]
+            G = (P @ T @ P).mul_(eps * n)
+            # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
+            G = center_stack((G + G.mT) / 2, stack.dtype)
+            grads += gradients_of(G, stack[batch], variables, parameters, kinds, wanted[batch])
+    return grads
+
+
+def _fake(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], eps: float, wide: bool, wanted: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n, dtype = variables[0].shape[0], group_dtype(variables, kinds)
+    algebra = torch.float64 if wide else dtype
+    return (
+        parameters.new_empty((len(first),)),
+        parameters.new_empty((len(wanted), n, n), dtype=dtype),
+        parameters.new_empty((len(wanted), n, n), dtype=algebra),
+        parameters.new_empty((len(partners_of(first, second, wanted)), n, n), dtype=algebra),
+    )
 
 
 define_op(
-    "nhsic_factor",
-    "(Tensor K, float eps) -> (Tensor, Tensor)",
-    default=_factor,
-    fake=lambda K, eps: (K.new_empty(K.shape), K.new_empty(K.shape)),
+    "nhsic",
+    "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, float eps,"
+    " bool wide, int[] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+    default=_default,
+    fake=_fake,
 )
 define_op(
-    "nhsic_factor_backward",
-    "(Tensor grad, Tensor P, float eps) -> Tensor",
-    default=_factor_backward,
-    fake=lambda grad, P, eps: P.new_empty(P.shape),
+    "nhsic_backward",
+    "(Tensor grad, Tensor[] variables, Tensor parameters, Tensor stack, Tensor inverses, Tensor factors,"
+    " int[] kinds, int[] first, int[] second, float eps, int[] wanted) -> Tensor[]",
+    default=_default_backward,
+    fake=lambda grad, variables, parameters, stack, inverses, factors, kinds, first, second, eps, wanted: [
+        variables[i].new_empty(variables[i].shape) for i in wanted
+    ],
 )
-refuse_double_backward("nhsic_factor_backward")
+refuse_double_backward("nhsic_backward")
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-    _, P = output
-    ctx.eps = inputs[1]
-    ctx.mark_non_differentiable(P)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    variables, parameters, ctx.kinds, ctx.first, ctx.second, ctx.eps, _, ctx.wanted = inputs
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # or the backward would be handed n x n zeros
-    ctx.save_for_backward(P)
+    ctx.save_for_backward(parameters, *output[1:], *variables)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
-    if grad is None:
-        return None, None
-    (P,) = ctx.saved_tensors
-    return torch.ops.bido_ext.nhsic_factor_backward(grad, P, ctx.eps), None
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    parameters, stack, inverses, factors, *variables = ctx.saved_tensors
+    result: list[Tensor | None] = [None] * len(variables)
+    if grad is not None and ctx.wanted:
+        grads = torch.ops.bido_ext.nhsic_backward(
+            grad, variables, parameters, stack, inverses, factors, ctx.kinds, ctx.first, ctx.second,
+            ctx.eps, ctx.wanted,
+        )  # fmt: skip
+        for i, g in zip(ctx.wanted, grads, strict=True):
+            result[i] = g
+    return result, *[None] * 7
 
 
-define_derivative("nhsic_factor", _backward, _setup_context)
+define_derivative("nhsic", _backward, _setup_context)

@@ -10,16 +10,22 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bido_ext.ops._define import accumulation_dtype
+from bido_ext._library import has_kernel
 from bido_ext.ops._validate import check_choice
+from bido_ext.ops.group import Group
+from bido_ext.reference.gram_stack import GRAM, accumulation_dtype
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
-#: n x n matrices alive at the peak of value and gradient. In float64 (n <= 1024): Gram matrix, factor or
-#: centered matrix of both variables, products, gradients.
-ALGEBRA_MATRICES = {"nhsic": 8, "coco": 8}
+#: Up to this n a Gram matrix is one tile.
+WHOLE_UP_TO = 512
+#: Beyond, the upper tiles of this many rows are kept: a little more than half of the matrix.
+DENSE_TILE = 128
+#: Up to this n the n x n algebra of nhsic and coco runs in float64: n^3 is still small beside n^2 d.
+FLOAT64_UP_TO = 1024
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 GIB = 1 << 30
@@ -50,11 +56,12 @@ def plan(
     workspace_bytes: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:
-    """Plans value and gradient of a measure of two variables.
+    """Plans value and gradient of a measure: of two variables, or of a whole BiDO step.
 
     Args:
         n: Samples.
-        dims: Widths of the two variables; 0, or a missing second one, stands for integer labels.
+        dims: Widths of the variables: two for a pair, for a step those of X and of every layer. 0 stands
+            for integer labels, as does a missing second one.
         dtype: Of the features.
         measure: "hsic", "nhsic", "coco" or "cka". Only hsic and cka can stream.
         workspace_bytes: Bound on the memory beyond inputs and gradients; default: the dense regime
@@ -64,26 +71,25 @@ def plan(
     Raises:
         ValueError: An argument does not fit.
         MemoryError: No regime fits into workspace_bytes (or into the free memory).
+
+    Example:
+        >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")
     """
     check_choice(measure, "measure", MEASURES)
     widths = [*dims, 0] if len(dims) == 1 else list(dims)
-    if n < 2 or len(widths) != 2 or widths[0] < 1 or widths[1] < 0:
+    if n < 2 or len(widths) < 2 or min(widths) < 0 or max(widths) < 1:
         raise ValueError(
-            f"plan needs n >= 2 and the widths of two variables, got n={n}, dims={list(dims)}."
+            f"plan needs n >= 2 and the widths of at least two variables, one of them features; got n={n}, "
+            f"dims={list(dims)}."
         )
     check_workspace(workspace_bytes)
     element = accumulation_dtype(dtype).itemsize
-    if measure in ALGEBRA_MATRICES:
-        return _plan_algebra(n, element, measure, workspace_bytes, torch.device(device))
+    if measure in ("nhsic", "coco"):
+        algebra = 8 if n <= FLOAT64_UP_TO else element
+        return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
     free = free_memory(str(device)) if workspace_bytes is None else 0
     budget = int(DENSE_SHARE * free) if workspace_bytes is None else workspace_bytes
-    try:
-        planner = importlib.import_module("bido_ext._C")
-    except ImportError as error:
-        raise RuntimeError(
-            "the planner is part of bido_ext._C, which was not built here."
-        ) from error
-    result = planner.plan_pair(n, widths[0], widths[1], element, budget)
+    result = _planner().plan_group(n, widths, element, budget)
     bound = (
         f"workspace_bytes={workspace_bytes:,}"
         if workspace_bytes is not None
@@ -99,14 +105,47 @@ def plan(
     return Plan(result["regime"], result["tile"], result["bytes"], reason)
 
 
-def _plan_algebra(
-    n: int, element: int, measure: str, workspace_bytes: int | None, device: torch.device
-) -> Plan:
-    from bido_ext.ops.measure import FLOAT64_UP_TO
+def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Plan:
+    """The plan of a group at hand, for a measure that can stream."""
+    check_workspace(workspace_bytes)
+    n, device = group.n, group.variables[0].device
+    can_tile = has_kernel("hsic", device.type)
+    if workspace_bytes is None and (n <= WHOLE_UP_TO or not can_tile or torch.compiler.is_compiling()):
+        return Plan("dense", dense_tile(n), 0, "small, or the only regime here")
+    if not can_tile:
+        raise ValueError(
+            f"workspace_bytes cannot be honoured on {device.type}: no streaming kernel serves there "
+            "(python -m bido_ext says why). Leave it unset, or move the features to the CPU."
+        )
+    if workspace_bytes is not None and GRAM in group.kinds:
+        raise ValueError("A kernel of your own has no streaming form: leave workspace_bytes unset.")
+    return plan(n, group.dims, group.dtype, measure, workspace_bytes, device)
 
-    width = 8 if n <= FLOAT64_UP_TO else element
-    needed = ALGEBRA_MATRICES[measure] * n * n * width
-    free = free_memory(str(device)) if workspace_bytes is None else workspace_bytes
+
+def dense_tile(n: int) -> int:
+    """Rows of a tile where the Gram matrices are kept."""
+    return WHOLE_UP_TO if n <= WHOLE_UP_TO else DENSE_TILE
+
+
+def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype) -> None:
+    """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit."""
+    if group.n <= WHOLE_UP_TO or torch.compiler.is_compiling():
+        return
+    device = str(group.variables[0].device)
+    try:
+        _plan_algebra(
+            group.n, group.dims, group.dtype.itemsize, algebra.itemsize, measure, None, device
+        )
+    except RuntimeError:  # no planner was built: nothing can be foreseen
+        return
+
+
+def _plan_algebra(
+    n: int, dims: Sequence[int], element: int, algebra: int, measure: str,
+    workspace_bytes: int | None, device: str,
+) -> Plan:  # fmt: skip
+    needed = _planner().algebra_bytes(n, list(dims), element, algebra, measure == "nhsic")
+    free = free_memory(device) if workspace_bytes is None else workspace_bytes
     if needed > free:
         raise MemoryError(
             f"{measure} of n={n:,} samples needs about {needed:,} bytes of n x n matrices, more than the "
@@ -115,6 +154,15 @@ def _plan_algebra(
     return Plan(
         "dense", 0, needed, f"{measure} has no streaming form; {needed:,} of {free:,} bytes"
     )
+
+
+def _planner() -> Any:
+    try:
+        return importlib.import_module("bido_ext._C")
+    except ImportError as error:
+        raise RuntimeError(
+            "the planner is part of bido_ext._C, which was not built here."
+        ) from error
 
 
 def check_workspace(workspace_bytes: object) -> None:

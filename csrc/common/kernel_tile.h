@@ -9,7 +9,8 @@
 
 namespace bido {
 
-enum class KernelKind : int64_t { gaussian = 0, linear = 1, inverse_multiquadric = 2, labels = 3 };
+// `gram`: the variable is a Gram matrix up to centering already.
+enum class KernelKind : int64_t { gaussian = 0, linear = 1, inverse_multiquadric = 2, labels = 3, gram = 4 };
 
 // Gram entry up to centering: K - 1, or for the linear kernel the product itself.
 template <typename T>

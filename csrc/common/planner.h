@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one planner: from sizes and a budget of bytes to a regime, a tile and the bytes it will take. Pure
-// arithmetic, asked by Python before anything is allocated (bido_ext._C.plan_pair).
+// The one planner: from the sizes of a group and a budget of bytes to a regime, a tile and the bytes it will
+// take. Pure arithmetic, asked by Python before anything is allocated (bido_ext._C.plan_group).
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace bido {
 
-constexpr int64_t kPlannedChunk = 1024;  // columns of a centered chunk (gram_tile.h)
+constexpr int64_t kPlannedChunk = 1024 + 16;  // entries per row of a centered chunk (inner_products.h)
+constexpr int64_t kPlannedPanel = 256 + 8;    // rows of a panel of weights (panel_product.h)
+constexpr int64_t kWholeUpTo = 512;           // up to here a Gram matrix is one tile
+constexpr int64_t kDenseTile = 128;           // beyond: small enough that diagonal tiles cost little
 constexpr int64_t kSmallestTile = 32;
 constexpr int64_t kLargestTile = 1024;  // beyond, tiles only cost cache
 
-struct PairPlan {
+struct GroupPlan {
   std::string regime;  // "dense", "streaming" or "refused"
   int64_t tile;        // rows of a tile
   int64_t bytes;       // predicted beyond inputs and gradients
@@ -22,32 +26,50 @@ struct PairPlan {
   int64_t smallest_bytes;  // of the smallest streaming tile
 };
 
-// Two tiles, two chunks per variable, and about ten float64 vectors of length n.
-inline int64_t streaming_bytes(int64_t n, int64_t dx, int64_t dy, int64_t element, int64_t tile) {
-  const int64_t t = std::min(tile, n);
-  const int64_t chunks = 2 * t * (std::min(kPlannedChunk, dx) + std::min(kPlannedChunk, dy));
-  return element * (2 * t * t + chunks + dx + dy) + 10 * 8 * n;
+inline int64_t dense_tile(int64_t n) { return n <= kWholeUpTo ? n : kDenseTile; }
+
+// Columns of the widest variable, of all of them, and how many are features; width 0 stands for labels.
+struct Widths {
+  int64_t widest = 1, total = 0, features = 0, variables = 0;
+  explicit Widths(const std::vector<int64_t>& dims) {
+    for (int64_t d : dims) {
+      widest = std::max(widest, d);
+      total += d;
+      features += d > 0;
+      ++variables;
+    }
+  }
+};
+
+// Row sums, weights of the diagonal, shifts: float64 vectors of length n.
+inline int64_t vector_bytes(int64_t n, const Widths& w) { return 8 * n * (2 * w.variables + 4); }
+
+// One tile per variable, two of weights, two chunks, means and norms.
+inline int64_t streaming_bytes(int64_t n, const Widths& w, int64_t element, int64_t tile) {
+  const int64_t t = std::min(tile, n), width = std::min(kPlannedChunk, w.widest + 16);
+  return element * ((w.variables + 2) * t * t + 2 * (t + 8) * (width + t) + w.total + w.features * n) +
+         vector_bytes(n, w);
 }
 
-// The dense regime keeps the tiles on and above the diagonal: about n/16 rows each, so that the diagonal
-// tiles, which are kept whole, cost little.
-inline int64_t dense_tile(int64_t n) { return std::clamp<int64_t>((n / 16 + 31) / 32 * 32, 64, 512); }
-
-inline int64_t kept_bytes(int64_t n, int64_t dy, int64_t element, int64_t tile) {
-  const int64_t t = std::min(tile, n), blocks = (n + t - 1) / t;
-  return element * (dy > 0 ? 2 : 1) * (blocks * (blocks + 1) / 2) * t * t;
+// The tiles on or above the diagonal, and the larger of a centered chunk and a panel of weights.
+inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
+  const int64_t t = dense_tile(n), blocks = (n + t - 1) / t, width = std::min(kPlannedChunk, w.widest + 16);
+  const int64_t kept = w.features * (blocks * (blocks + 1) / 2) * t * t;
+  const int64_t chunk = (n <= 1024 ? n + 8 : 2 * (512 + 8)) * width;
+  const int64_t panel = std::min(kPlannedPanel, n + 8) * n;
+  return element * (kept + std::max(chunk, panel) + w.widest) + vector_bytes(n, w);
 }
 
-// Biased HSIC or CKA of one pair with its gradient. dy = 0: labels, whose tiles are made again.
-inline PairPlan plan_pair(int64_t n, int64_t dx, int64_t dy, int64_t element, int64_t budget) {
-  PairPlan plan{"dense", dense_tile(n), 0, 0, 0};
-  plan.bytes = streaming_bytes(n, dx, dy, element, plan.tile) + kept_bytes(n, dy, element, plan.tile);
+// HSIC or CKA of the pairs of a group with their gradients.
+inline GroupPlan plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
+  const Widths w(dims);
+  GroupPlan plan{"dense", dense_tile(n), dense_bytes(n, w, element), 0, 0};
   plan.dense_bytes = plan.bytes;
-  plan.smallest_bytes = streaming_bytes(n, dx, dy, element, kSmallestTile);
+  plan.smallest_bytes = streaming_bytes(n, w, element, kSmallestTile);
   if (plan.dense_bytes <= budget) return plan;
   plan.regime = "refused";
   for (int64_t tile = kLargestTile; tile >= kSmallestTile; tile /= 2) {
-    const int64_t bytes = streaming_bytes(n, dx, dy, element, tile);
+    const int64_t bytes = streaming_bytes(n, w, element, tile);
     if (bytes > budget) continue;
     plan.regime = "streaming";
     plan.tile = std::min(tile, n);
@@ -55,6 +77,15 @@ inline PairPlan plan_pair(int64_t n, int64_t dx, int64_t dy, int64_t element, in
     break;
   }
   return plan;
+}
+
+// nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable, for nhsic its inverse
+// as well, and factors or squares of two partners with four matrices of work, in the dtype of the algebra.
+inline int64_t algebra_bytes(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t algebra,
+                             bool inverses) {
+  const Widths w(dims);
+  const int64_t kept = w.features * (element + (inverses ? algebra : 0));
+  return n * n * (kept + 6 * algebra) + dense_bytes(n, Widths({w.widest}), element);
 }
 
 }  // namespace bido

@@ -1,159 +1,145 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// hsic:  tr(HKH HLH) / (n-1)^2 from one pass over K and L, with O(n) extra memory:
-//   <HKH, HLH> = sum K o L - (2/n) k'l + (1'k)(1'l) / n^2,     k = K 1, l = L 1,
-// or the unbiased estimator of Song et al. (2012), eq. 5, on the off-diagonal parts.
-// K and L must be symmetric. The one-pass formula is usable only because the Gram matrices come as
-// K - 1 = expm1(-gamma D) (docs/mathematics.md); the sums accumulate in float64, in a fixed order.
+// hsic:  HSIC of pairs of a group of variables, straight from their features (hsic_sums.h has the formulas).
 //
-// Backward: each gradient is one pass over the other matrix,
-//   d/dK = (L - (l_i + l_j)/n + (1'l)/n^2) / (n-1)^2   (biased).
-#include <array>
+// One pass over the tiles on or above the diagonal: every variable's Gram matrix is made once, whatever the
+// number of pairs. With keep_tiles the tiles stay for the backward (dense); without, they are made, summed
+// and dropped (streaming): no n x n matrix. hsic_backward_kernel.cpp has the gradient.
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
-#include "../common/stable.h"
-#include "centered_product.h"
-#include "vectorize.h"
+#include "hsic_group.h"
+#include "hsic_sums.h"
+#include "huge_pages.h"
 
 namespace bido {
 namespace {
 
-using RowSums = std::array<double, 3>;  // sum K o L, sum K, sum L over one row
+constexpr int64_t kStripes = 8;  // of a tile; fixed, so that sums do not depend on the number of threads
+
+// Sums of one stripe of one tile.
+struct Stripe {
+  std::vector<double> products, rows, columns;  // [pairs], [m * height], [m * width]
+};
 
 template <typename T>
-BIDO_VECTORIZE RowSums row_sums(const T* k, const T* l, int64_t n) {
-  double product[kLanes] = {}, sum_k[kLanes] = {}, sum_l[kLanes] = {};
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const double a = static_cast<double>(k[j + lane]), b = static_cast<double>(l[j + lane]);
-      product[lane] += a * b;
-      sum_k[lane] += a;
-      sum_l[lane] += b;
+class Accumulator {
+ public:
+  Accumulator(const std::vector<Variable<T>>& group, const Pairs& pairs, int64_t n, bool unbiased,
+              double* sums)
+      : group_(group), pairs_(pairs), n_(n), unbiased_(unbiased), sums_(sums), products_(pairs.count(), 0.0) {
+    std::fill(sums, sums + static_cast<int64_t>(group.size()) * n, 0.0);
+  }
+
+  // One tile of every variable; off the diagonal it stands for its mirror image too.
+  void add(const std::vector<Entries<T>>& tiles, Block I, Block J) {
+    std::vector<Stripe> stripes(kStripes);
+    torch::stable::parallel_for(0, kStripes, 1, [&](int64_t first, int64_t last) {
+      for (int64_t s = first; s < last; ++s)
+        sum_stripe(tiles, I, J, s * I.size() / kStripes, (s + 1) * I.size() / kStripes, stripes[s]);
+    });
+    const bool diagonal = I.begin == J.begin;
+    for (int64_t s = 0; s < kStripes; ++s) {
+      for (size_t p = 0; p < pairs_.count(); ++p) products_[p] += (diagonal ? 1 : 2) * stripes[s].products[p];
+      const int64_t begin = s * I.size() / kStripes, height = (s + 1) * I.size() / kStripes - begin;
+      for (size_t v = 0; v < group_.size(); ++v) {
+        double* sums = sums_ + static_cast<int64_t>(v) * n_;
+        for (int64_t i = 0; i < height; ++i) sums[I.begin + begin + i] += stripes[s].rows[v * height + i];
+        if (diagonal) continue;
+        for (int64_t j = 0; j < J.size(); ++j) sums[J.begin + j] += stripes[s].columns[v * J.size() + j];
+      }
     }
   }
-  RowSums sums{};
-  for (; j < n; ++j) {
-    const double a = static_cast<double>(k[j]), b = static_cast<double>(l[j]);
-    sums[0] += a * b;
-    sums[1] += a;
-    sums[2] += b;
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    sums[0] += product[lane];
-    sums[1] += sum_k[lane];
-    sums[2] += sum_l[lane];
-  }
-  return sums;
-}
 
-template <typename T>
-double one_pass(const Tensor& k_tensor, const Tensor& l_tensor, bool unbiased, double* k_sums,
-                double* l_sums) {
-  const int64_t n = k_tensor.size(0);
-  const T* k = static_cast<const T*>(k_tensor.const_data_ptr());
-  const T* l = static_cast<const T*>(l_tensor.const_data_ptr());
-  std::vector<double> products(n);
-  torch::stable::parallel_for(0, n, 32, [&](int64_t begin, int64_t end) {
+  void finish(double* values) const {
+    const Estimator estimator(n_, unbiased_);
+    for (size_t p = 0; p < pairs_.count(); ++p)
+      values[p] =
+          estimator.value(products_[p], sums_ + pairs_.first[p] * n_, sums_ + pairs_.second[p] * n_, n_);
+  }
+
+ private:
+  void sum_stripe(const std::vector<Entries<T>>& tiles, Block I, Block J, int64_t begin, int64_t end,
+                  Stripe& out) const {
+    const int64_t height = end - begin, width = J.size();
+    const bool diagonal = I.begin == J.begin;
+    out.products.assign(pairs_.count(), 0.0);
+    out.rows.assign(tiles.size() * height, 0.0);
+    out.columns.assign(diagonal ? 0 : tiles.size() * width, 0.0);
     for (int64_t i = begin; i < end; ++i) {
-      const auto [product, sum_k, sum_l] = row_sums<T>(k + i * n, l + i * n, n);
-      const double k_ii = unbiased ? static_cast<double>(k[i * n + i]) : 0.0;
-      const double l_ii = unbiased ? static_cast<double>(l[i * n + i]) : 0.0;
-      products[i] = product - k_ii * l_ii;
-      k_sums[i] = sum_k - k_ii;
-      l_sums[i] = sum_l - l_ii;
+      for (size_t v = 0; v < tiles.size(); ++v) {
+        const T* row = tiles[v].data + i * tiles[v].stride;
+        out.rows[v * height + i - begin] = row_sum<T>(row, width);
+        if (!diagonal) add_row_to_sums<T>(row, out.columns.data() + v * width, width);
+        if (diagonal && unbiased_) out.rows[v * height + i - begin] -= static_cast<double>(row[i]);
+      }
+      for (size_t p = 0; p < pairs_.count(); ++p) {
+        const auto &a = tiles[pairs_.first[p]], &b = tiles[pairs_.second[p]];
+        const T *row_a = a.data + i * a.stride, *row_b = b.data + i * b.stride;
+        out.products[p] += row_product<T>(row_a, row_b, width);
+        if (diagonal && unbiased_)
+          out.products[p] -= static_cast<double>(row_a[i]) * static_cast<double>(row_b[i]);
+      }
     }
-  });
-  double product = 0, cross = 0, total_k = 0, total_l = 0;
-  for (int64_t i = 0; i < n; ++i) product += products[i];
-  if (!unbiased) return centered_product(product, k_sums, l_sums, n);
-  for (int64_t i = 0; i < n; ++i) {
-    cross += k_sums[i] * l_sums[i];
-    total_k += k_sums[i];
-    total_l += l_sums[i];
   }
-  const auto m = static_cast<double>(n);
-  return (product + total_k * total_l / ((m - 1) * (m - 2)) - 2.0 * cross / (m - 2)) / (m * (m - 3));
-}
+
+  const std::vector<Variable<T>>& group_;
+  const Pairs& pairs_;
+  int64_t n_;
+  bool unbiased_;
+  double* sums_;
+  std::vector<double> products_;
+};
 
 template <typename T>
-BIDO_VECTORIZE void gradient_row(const T* l, T* out, const double* column_shift, double row_shift,
-                                 double scale, int64_t n) {
-  for (int64_t j = 0; j < n; ++j)
-    out[j] = static_cast<T>(scale * (static_cast<double>(l[j]) - column_shift[j] - row_shift));
-}
-
-template <typename T>
-Tensor gradient(double grad, const Tensor& other, const Tensor& other_sums, bool unbiased) {
-  const int64_t n = other.size(0);
-  const auto m = static_cast<double>(n);
-  const T* l = static_cast<const T*>(other.const_data_ptr());
-  const double* l_sums = static_cast<const double*>(other_sums.const_data_ptr());
-  Tensor out_tensor = empty_like_with(other, {n, n}, other.scalar_type());
-  T* out = static_cast<T*>(out_tensor.mutable_data_ptr());
-  double total = 0;
-  for (int64_t i = 0; i < n; ++i) total += l_sums[i];
-  const double per_sum = unbiased ? 1.0 / (m - 2) : 1.0 / m;
-  const double constant = unbiased ? total / ((m - 1) * (m - 2)) : total / (m * m);
-  const double scale = grad / (unbiased ? m * (m - 3) : (m - 1) * (m - 1));
-  std::vector<double> column_shift(n);
-  for (int64_t j = 0; j < n; ++j) column_shift[j] = l_sums[j] * per_sum;
-  torch::stable::parallel_for(0, n, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      gradient_row<T>(l + i * n, out + i * n, column_shift.data(), column_shift[i] - constant, scale, n);
-      if (unbiased) out[i * n + i] = T(0);
+void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unbiased, int64_t tile,
+             const Tensor& kept, double* values, double* sums) {
+  const int64_t n = group[0].data.size(0);
+  GramTiles<T> tiles(group, tile, kept);
+  if (tiles.keeps()) tiles.fill();
+  Accumulator<T> total(group, pairs, n, unbiased, sums);
+  std::vector<Entries<T>> current(group.size());
+  for (int64_t row = 0; row < tiles.blocks(); ++row) {
+    for (int64_t column = row; column < tiles.blocks(); ++column) {
+      for (size_t v = 0; v < group.size(); ++v) current[v] = tiles.get(v, row, column);
+      total.add(current, tiles.rows(row), tiles.rows(column));
     }
-  });
-  return out_tensor;
-}
-
-void check_pair(const Tensor& k, const Tensor& l) {
-  STD_TORCH_CHECK(k.dim() == 2 && k.size(0) == k.size(1) && l.dim() == 2 && l.size(0) == k.size(0) &&
-                      l.size(1) == k.size(0),
-                  "hsic: K and L must be square matrices of one size");
-  STD_TORCH_CHECK(k.scalar_type() == l.scalar_type() &&
-                      (k.scalar_type() == ScalarType::Double || k.scalar_type() == ScalarType::Float),
-                  "hsic: K and L must both be float32 or both float64");
+  }
+  total.finish(values);
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> hsic_cpu(Tensor k, Tensor l, bool unbiased) {
-  check_pair(k, l);
-  k = torch::stable::contiguous(k);
-  l = torch::stable::contiguous(l);
-  const int64_t n = k.size(0);
-  Tensor value = empty_like_with(k, {}, k.scalar_type());
-  Tensor k_sums = empty_like_with(k, {n}, ScalarType::Double);
-  Tensor l_sums = empty_like_with(k, {n}, ScalarType::Double);
-  double* ks = static_cast<double*>(k_sums.mutable_data_ptr());
-  double* ls = static_cast<double*>(l_sums.mutable_data_ptr());
-  if (k.scalar_type() == ScalarType::Double) {
-    *static_cast<double*>(value.mutable_data_ptr()) = one_pass<double>(k, l, unbiased, ks, ls);
+std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tensor parameters,
+                                            std::vector<int64_t> kinds, std::vector<int64_t> first,
+                                            std::vector<int64_t> second, bool unbiased, int64_t tile,
+                                            bool keep_tiles) {
+  STD_TORCH_CHECK(!variables.empty() && first.size() == second.size() && tile >= 1,
+                  "hsic: needs variables, pairs and a positive tile");
+  const auto m = static_cast<int64_t>(variables.size());
+  for (size_t p = 0; p < first.size(); ++p)
+    STD_TORCH_CHECK(first[p] >= 0 && first[p] < m && second[p] >= 0 && second[p] < m,
+                    "hsic: a pair names a variable that is not there");
+  const Pairs pairs{first, second};
+  const int64_t n = variables[0].size(0), size = std::min(tile, n), blocks = (n + size - 1) / size;
+  const ScalarType dtype = group_dtype(variables, kinds);
+  const Tensor& like = variables[0];
+  Tensor values = empty_like_with(like, {static_cast<int64_t>(first.size())}, ScalarType::Double);
+  Tensor sums = empty_like_with(like, {m, n}, ScalarType::Double);
+  int64_t features = 0;
+  for (int64_t kind : kinds) features += kind < static_cast<int64_t>(KernelKind::labels);
+  Tensor kept = empty_large(like, {keep_tiles ? features : 0, blocks * (blocks + 1) / 2, size, size}, dtype);
+  double* v = static_cast<double*>(values.mutable_data_ptr());
+  double* s = static_cast<double*>(sums.mutable_data_ptr());
+  if (dtype == ScalarType::Double) {
+    forward<double>(make_group<double>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v, s);
   } else {
-    *static_cast<float*>(value.mutable_data_ptr()) =
-        static_cast<float>(one_pass<float>(k, l, unbiased, ks, ls));
+    forward<float>(make_group<float>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v, s);
   }
-  return {value, k_sums, l_sums};
-}
-
-// The gradient with respect to the *other* matrix's partner: call it once per side that needs one.
-Tensor hsic_backward_cpu(Tensor grad, Tensor other, Tensor other_sums, bool unbiased) {
-  other = torch::stable::contiguous(other);
-  other_sums = torch::stable::contiguous(other_sums);
-  STD_TORCH_CHECK(grad.numel() == 1 && other_sums.scalar_type() == ScalarType::Double &&
-                      other_sums.numel() == other.size(0),
-                  "hsic_backward: grad must be one number and other_sums (n,) float64");
-  if (other.scalar_type() == ScalarType::Double) {
-    return gradient<double>(*static_cast<const double*>(grad.const_data_ptr()), other, other_sums, unbiased);
-  }
-  return gradient<float>(*static_cast<const float*>(grad.const_data_ptr()), other, other_sums, unbiased);
+  return {values, sums, kept};
 }
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) {
-  m.impl("hsic", TORCH_BOX(&bido::hsic_cpu));
-  m.impl("hsic_backward", TORCH_BOX(&bido::hsic_backward_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) { m.impl("hsic", TORCH_BOX(&bido::hsic_cpu)); }

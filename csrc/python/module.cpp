@@ -3,6 +3,7 @@
 // bido_ext._C: what this installation was built with, and the planner. Kernels are not here: they live in
 // the two libraries bido_cpu and bido_cuda, which PyTorch loads through its stable ABI.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "../common/planner.h"
 
@@ -19,8 +20,8 @@ pybind11::dict build_info() {
   return info;
 }
 
-pybind11::dict plan_pair(int64_t n, int64_t dx, int64_t dy, int64_t element, int64_t budget) {
-  const bido::PairPlan plan = bido::plan_pair(n, dx, dy, element, budget);
+pybind11::dict plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
+  const bido::GroupPlan plan = bido::plan_group(n, dims, element, budget);
   pybind11::dict result;
   result["regime"] = plan.regime;
   result["tile"] = plan.tile;
@@ -37,6 +38,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about the build of bido_ext, and its planner.";
   m.def("build_info", &build_info,
         "Compiler, PyTorch headers and CUDA architectures this installation was built with.");
-  m.def("plan_pair", &plan_pair, py::arg("n"), py::arg("dx"), py::arg("dy"), py::arg("element"),
-        py::arg("budget"), "Regime, tile and bytes of one HSIC or CKA pair; dy = 0 stands for labels.");
+  m.def("plan_group", &plan_group, py::arg("n"), py::arg("dims"), py::arg("element"), py::arg("budget"),
+        "Regime, tile and bytes of hsic or cka of a group of variables; width 0 stands for labels.");
+  m.def("algebra_bytes", &bido::algebra_bytes, py::arg("n"), py::arg("dims"), py::arg("element"),
+        py::arg("algebra"), py::arg("inverses"), "Bytes of nhsic (with inverses) or coco of a group.");
 }

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the n x n algebra of nhsic and coco shares: batches, partners, centering, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Up to this n the n x n algebra of all variables is batched; beyond, one after the other saves memory.
+BATCHED_UP_TO = 256
+
+
+def batches(n: int, count: int) -> list[slice]:
+    step = max(count, 1) if n <= BATCHED_UP_TO else 1
+    return [slice(i, min(count, i + step)) for i in range(0, count, step)]
+
+
+def partners_of(first: Sequence[int], second: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """The variables whose factor the gradient of a wanted one needs."""
+    pairs = [*zip(first, second, strict=True), *zip(second, first, strict=True)]
+    return sorted({b for a, b in pairs if a in wanted})
+
+
+def center_stack(stack: Tensor, dtype: torch.dtype) -> Tensor:
+    """H K H of symmetric matrices (..., n, n), a new tensor of ``dtype``."""
+    K = stack.to(dtype, copy=True)
+    means = K.mean(-1, keepdim=True)
+    K.sub_(means)
+    return K.sub_((means - means.mean(-2, keepdim=True)).mT)
+
+
+def inner_product(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of two matrices, summed in float64."""
+    if a.dtype == torch.float64:
+        return torch.dot(a.reshape(-1), b.reshape(-1))
+    return (a * b).sum(dtype=torch.float64)
+
+
+def partner_sum(
+    grad: Tensor, first: Sequence[int], second: Sequence[int], wanted: Sequence[int],
+    partners: Sequence[int], kept: Tensor,
+) -> Tensor:  # fmt: skip
+    """For each wanted variable the sum of grad_p * kept_b over its pairs p with partner b; (w, n, n)."""
+    rows, columns, index = [], [], []
+    for p, (a, b) in enumerate(zip(first, second, strict=True)):
+        for own, other in ((a, b), (b, a)):
+            if own in wanted:
+                rows.append(list(wanted).index(own))
+                columns.append(list(partners).index(other))
+                index.append(p)
+    coefficients = kept.new_zeros((len(wanted), len(partners)))
+    at = (torch.tensor(rows, device=grad.device), torch.tensor(columns, device=grad.device))
+    values = grad[torch.tensor(index, device=grad.device)].to(kept.dtype)
+    coefficients.index_put_(at, values, accumulate=True)
+    return (coefficients @ kept.flatten(1)).view(len(wanted), *kept.shape[1:])

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Gram matrices up to centering of a group of variables, in one call.
+
+variables: m times [n, d_v] or labels [n]  ->  stack: [m, n, n]
+grad_v = (A - diag(A 1)) x_v,  A = 4 gamma sym(grad) o K for the Gaussian kernel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bido_ext import reference
+from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
+from bido_ext.ops.group import Group
+from bido_ext.reference.gram_stack import GRAM, gram_up_to_centering, group_dtype
+
+
+def gram_stack(group: Group) -> Tensor:
+    """(m, n, n): the Gram matrix of each variable up to centering (K - 1 for the Gaussian kernel)."""
+    return torch.ops.bido_ext.gram_stack(group.variables, group.parameters, group.kinds)
+
+
+def _default(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> Tensor:
+    return torch.stack(reference.gram_stack(variables, parameters, kinds))
+
+
+def _default_backward(
+    grad: Tensor, stack: Tensor, variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]
+) -> list[Tensor]:
+    grads = []
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        for i, (v, kind) in enumerate(zip(variables, kinds, strict=True)):
+            leaf = v.detach().to(stack.dtype, copy=True).requires_grad_()
+            K = gram_up_to_centering(leaf, parameters[i], kind, stack.dtype)
+            (leaf_grad,) = torch.autograd.grad(K, leaf, grad[i])
+            grads.append(leaf_grad.to(v.dtype))
+    return grads
+
+
+def _fake(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> Tensor:
+    n = variables[0].shape[0]
+    return parameters.new_empty((len(kinds), n, n), dtype=group_dtype(variables, kinds))
+
+
+define_op(
+    "gram_stack",
+    "(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor",
+    default=_default,
+    fake=_fake,
+)
+define_op(
+    "gram_stack_backward",
+    "(Tensor grad, Tensor stack, Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor[]",
+    default=_default_backward,
+    fake=lambda grad, stack, variables, parameters, kinds: [v.new_empty(v.shape) for v in variables],
+)
+refuse_double_backward("gram_stack_backward")
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    variables, parameters, ctx.kinds = inputs
+    ctx.save_for_backward(output, parameters, *variables)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], None, None]:
+    stack, parameters, *variables = ctx.saved_tensors
+    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[0]) if needed]
+    result: list[Tensor | None] = [None] * len(variables)
+    if wanted:
+        at = torch.tensor(wanted, device=grad.device)
+        grads = gradients_of(grad[at], stack[at], variables, parameters, ctx.kinds, wanted)
+        for i, g in zip(wanted, grads, strict=True):
+            result[i] = g
+    return result, None, None
+
+
+define_derivative("gram_stack", _backward, _setup_context)
+
+
+def gram_stack_of(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], indices: Sequence[int]
+) -> Tensor:
+    """The Gram matrices of some variables of a group, (len(indices), n, n)."""
+    if not indices:
+        n = variables[0].shape[0]
+        return parameters.new_empty((0, n, n), dtype=group_dtype(variables, kinds))
+    return torch.ops.bido_ext.gram_stack(
+        [variables[i] for i in indices],
+        torch.stack([parameters[i] for i in indices]),
+        [kinds[i] for i in indices],
+    )
+
+
+def gradients_of(
+    grad: Tensor, stack: Tensor, variables: Sequence[Tensor], parameters: Tensor,
+    kinds: Sequence[int], indices: Sequence[int],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of some variables of a group from those of their Gram matrices, ``grad`` and ``stack``."""
+    features = [k for k, i in enumerate(indices) if kinds[i] != GRAM]
+    if len(features) < len(indices):  # the gradient of a Gram matrix is that of the stack
+        at = torch.tensor(features, device=grad.device)
+        rest = iter(
+            gradients_of(grad[at], stack[at], variables, parameters, kinds, [indices[k] for k in features])
+            if features
+            else []
+        )
+        return [next(rest) if k in features else grad[k].clone() for k in range(len(indices))]
+    return torch.ops.bido_ext.gram_stack_backward(
+        grad, stack, [variables[i] for i in indices],
+        torch.stack([parameters[i] for i in indices]), [kinds[i] for i in indices],
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group: variables over the same n samples, whose Gram matrices are made once, and pairs of them.
+
+One BiDO step is one group: the input X, the hidden layers Z_1 .. Z_M and the labels Y, with the pairs
+(Z_j, X) and (Z_j, Y). A measure of two variables is a group of two. The grouped ops (gram_stack, hsic,
+nhsic, coco) take a group as ``(Tensor[] variables, Tensor parameters, int[] kinds)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops._validate import is_labels
+from bido_ext.ops.bandwidth import gamma_of
+from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+from bido_ext.reference.gram_stack import (
+    GAUSSIAN,
+    GRAM,
+    INVERSE_MULTIQUADRIC,
+    LABELS,
+    LINEAR,
+    group_dtype,
+)
+
+KINDS: dict[type[Kernel], int] = {
+    Gaussian: GAUSSIAN,
+    Linear: LINEAR,
+    InverseMultiquadric: INVERSE_MULTIQUADRIC,
+}
+
+
+class Pairs(NamedTuple):
+    """Pairs of variables, by index: pair p is (first[p], second[p])."""
+
+    first: list[int]
+    second: list[int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variables of one accumulation dtype on one device.
+
+    Attributes:
+        variables: Features (n, d), integer labels (n,) as int64, or, for a kernel of the user's own,
+            its Gram matrix up to centering (n, n).
+        parameters: float64 [m]: gamma of a Gaussian, scale of labels, else 1.
+        kinds: What each variable is: GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS or GRAM.
+    """
+
+    variables: list[Tensor]
+    parameters: Tensor
+    kinds: list[int]
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.variables[0].shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its Gram matrices."""
+        return group_dtype(self.variables, self.kinds)
+
+    @property
+    def dims(self) -> list[int]:
+        """Width of each variable; 0 for labels."""
+        return [
+            0 if k == LABELS else v.shape[1]
+            for v, k in zip(self.variables, self.kinds, strict=True)
+        ]
+
+    def wanted(self) -> list[int]:
+        """The variables that need a gradient."""
+        if not torch.is_grad_enabled():
+            return []
+        return [i for i, v in enumerate(self.variables) if v.requires_grad]
+
+
+def make_group(
+    variables: Sequence[Tensor], kernels: Sequence[Kernel | None], num_classes: int | None = None
+) -> Group:
+    """The group of variables whose arguments were checked. Default kernels: Gaussian(), labels Linear()."""
+    labels = [is_labels(v) for v in variables]
+    wide = any(v.dtype == torch.float64 for v in variables)
+    tensors: list[Tensor] = []
+    parameters: list[float | Tensor] = []
+    kinds: list[int] = []
+    for v, kernel, label in zip(variables, kernels, labels, strict=True):
+        kernel = kernel or (Linear() if label else Gaussian())
+        if label:
+            kind, parameter, tensor = LABELS, kernel.label_scale(num_classes), v.long()
+        else:
+            tensor = v.double() if wide and v.dtype != torch.float64 else v
+            kind = KINDS.get(type(kernel), GRAM)
+            parameter = 1.0
+            if kind == GRAM:
+                with torch.autocast(v.device.type, enabled=False):
+                    tensor = kernel.gram_up_to_centering(tensor)
+            elif isinstance(kernel, Gaussian):
+                parameter = gamma_of(kernel.sigma, v.detach(), kernel.scale_by_dim)
+        tensors.append(tensor)
+        parameters.append(parameter)
+        kinds.append(kind)
+    return Group(tensors, _pack(parameters, tensors[0].device), kinds)
+
+
+def _pack(parameters: list[float | Tensor], device: torch.device) -> Tensor:
+    """float64 [m] on the device; constants are filled in there, so that no value travels."""
+    packed = [
+        p.double() if isinstance(p, Tensor) else torch.full((), p, dtype=torch.float64, device=device)
+        for p in parameters
+    ]
+    return torch.stack(packed)

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "feature_rows.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "huge_pages.h"
+#include "vectorize.h"
+
+namespace bido {
+namespace {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+template <typename In, typename T>
+BIDO_VECTORIZE void add_row(const In* row, T* sum, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) sum[j] += static_cast<T>(row[j]);
+}
+
+template <typename In, typename T>
+BIDO_VECTORIZE void subtract_row(const In* row, const T* mean, T* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<T>(row[j]) - mean[j];
+}
+
+template <typename In, typename Out>
+BIDO_VECTORIZE void copy_row(const In* row, Out* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(row[j]);
+}
+
+template <typename In, typename Out>
+BIDO_VECTORIZE void add_to_row(const In* row, Out* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(static_cast<In>(out[j]) + row[j]);
+}
+
+template <typename In, typename T>
+BIDO_VECTORIZE void subtract_scaled_row(const In* row, T weight, T* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] -= weight * static_cast<T>(row[j]);
+}
+
+template <typename In, typename T>
+BIDO_VECTORIZE double centered_norm(const In* row, const T* mean, int64_t width) {
+  double lanes[kLanes] = {};
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const double v = static_cast<double>(static_cast<T>(row[j + l]) - mean[j + l]);
+      lanes[l] += v * v;
+    }
+  }
+  double sum = 0;
+  for (; j < width; ++j) {
+    const double v = static_cast<double>(static_cast<T>(row[j]) - mean[j]);
+    sum += v * v;
+  }
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+// Calls function(In{}) with the element type of a dtype.
+template <typename T, typename Function>
+void dispatch(ScalarType dtype, const Function& function) {
+  if constexpr (std::is_same_v<T, double>) {
+    STD_TORCH_CHECK(dtype == ScalarType::Double, "bido_ext: float64 features expected");
+    function(double{});
+  } else {
+    switch (dtype) {
+      case ScalarType::Float:
+        return function(float{});
+      case ScalarType::BFloat16:
+        return function(BFloat16{});
+      case ScalarType::Half:
+        return function(Half{});
+      default:
+        STD_TORCH_CHECK(false, "bido_ext: features must be float64, float32, bfloat16 or float16");
+    }
+  }
+}
+
+template <typename In>
+const In* row_of(const Tensor& x, int64_t row, int64_t column) {
+  return static_cast<const In*>(x.const_data_ptr()) + row * x.stride(0) + column;
+}
+
+template <typename T>
+void zero_padding(T* out, int64_t rows, int64_t stride, int64_t width, int64_t padded) {
+  if (width < padded)
+    for (int64_t i = 0; i < rows; ++i) std::fill(out + i * stride + width, out + i * stride + padded, T(0));
+}
+
+}  // namespace
+
+Tensor with_dense_columns(const Tensor& x) {
+  return x.stride(1) == 1 || x.size(1) == 1 ? x : torch::stable::contiguous(x);
+}
+
+template <typename T>
+void center_columns(const Tensor& x, int64_t begin, int64_t end, T* out, int64_t stride, int64_t padded) {
+  const int64_t n = x.size(0), width = end - begin;
+  std::vector<T> mean(width, T(0));
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    for (int64_t i = 0; i < n; ++i) add_row<In, T>(row_of<In>(x, i, begin), mean.data(), width);
+    for (int64_t j = 0; j < width; ++j) mean[j] /= static_cast<T>(n);
+    for (int64_t i = 0; i < n; ++i)
+      subtract_row<In, T>(row_of<In>(x, i, begin), mean.data(), out + i * stride, width);
+  });
+  zero_padding(out, n, stride, width, padded);
+}
+
+template <typename T>
+void subtract_means(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
+                    const T* means, T* out, int64_t stride, int64_t padded) {
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    for (int64_t i = row_begin; i < row_end; ++i)
+      subtract_row<In, T>(row_of<In>(x, i, begin), means + begin, out + (i - row_begin) * stride,
+                          end - begin);
+  });
+  zero_padding(out, row_end - row_begin, stride, end - begin, padded);
+}
+
+constexpr int64_t kMeanColumns = 256;  // per task
+
+template <typename T>
+void means_and_norms(const Tensor& x, T* means, T* norms) {
+  const int64_t n = x.size(0), d = x.size(1);
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    const int64_t tasks = (d + kMeanColumns - 1) / kMeanColumns;
+    torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+      const int64_t begin = first * kMeanColumns, end = std::min(d, last * kMeanColumns);
+      std::fill(means + begin, means + end, T(0));
+      for (int64_t i = 0; i < n; ++i) add_row<In, T>(row_of<In>(x, i, begin), means + begin, end - begin);
+      for (int64_t j = begin; j < end; ++j) means[j] /= static_cast<T>(n);
+    });
+    if (norms == nullptr) return;
+    torch::stable::parallel_for(0, n, 8, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        norms[i] = static_cast<T>(centered_norm<In, T>(row_of<In>(x, i, 0), means, d));
+    });
+  });
+}
+
+template <typename T>
+void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
+                 int64_t strip, T* out) {
+  const int64_t rows = row_end - row_begin;
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    for (int64_t i = 0; i < rows; ++i) {
+      const In* row = row_of<In>(x, row_begin + i, begin);
+      int64_t s = 0;
+      for (int64_t j = begin; j < end; j += strip, ++s) {
+        const int64_t width = std::min(strip, end - j);
+        T* target = out + (s * rows + i) * strip;
+        copy_row<In, T>(row + (j - begin), target, width);
+        if (width < strip) std::fill(target + width, target + strip, T(0));
+      }
+    }
+  });
+}
+
+template <typename T>
+void store_rows(const T* source, int64_t stride, const Tensor& out, int64_t row_begin, int64_t count,
+                int64_t begin, int64_t end, bool accumulate) {
+  dispatch<T>(out.scalar_type(), [&](auto narrow) {
+    using Out = decltype(narrow);
+    Out* target = static_cast<Out*>(out.mutable_data_ptr()) + row_begin * out.stride(0) + begin;
+    for (int64_t i = 0; i < count; ++i)
+      (accumulate ? add_to_row<T, Out> : copy_row<T, Out>)(source + i * stride, target + i * out.stride(0),
+                                                           end - begin);
+  });
+}
+
+template <typename T>
+void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weights) {
+  T* target = static_cast<T*>(out.mutable_data_ptr());
+  const int64_t n = x.size(0), d = x.size(1);
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    torch::stable::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        subtract_scaled_row<In, T>(row_of<In>(x, i, 0), static_cast<T>(weights[i]), target + i * d, d);
+    });
+  });
+}
+
+Tensor convert_rows(const Tensor& source, ScalarType dtype) {
+  if (source.scalar_type() == dtype) return source;
+  const int64_t n = source.size(0), d = source.size(1);
+  Tensor out = empty_large(source, {n, d}, dtype);
+  const float* from = static_cast<const float*>(source.const_data_ptr());  // float64 is never narrowed
+  torch::stable::parallel_for(0, n, std::max<int64_t>(1, 16384 / d), [&](int64_t begin, int64_t end) {
+    store_rows<float>(from + begin * d, d, out, begin, end - begin, 0, d, false);
+  });
+  return out;
+}
+
+#define BIDO_INSTANTIATE(T)                                                                              \
+  template void center_columns<T>(const Tensor&, int64_t, int64_t, T*, int64_t, int64_t);                \
+  template void subtract_means<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, const T*, T*,       \
+                                  int64_t, int64_t);                                                     \
+  template void means_and_norms<T>(const Tensor&, T*, T*);                                               \
+  template void pack_strips<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, int64_t, T*);          \
+  template void store_rows<T>(const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t, bool); \
+  template void subtract_scaled_rows<T>(const Tensor&, const Tensor&, const double*);
+BIDO_INSTANTIATE(float)
+BIDO_INSTANTIATE(double)
+
+}  // namespace bido

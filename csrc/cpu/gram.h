@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From inner products of centered rows to Gram entries, in place.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../common/kernel_tile.h"
+#include "inner_products.h"
+#include "vectorize.h"
+
+namespace bido {
+
+template <typename T>
+BIDO_VECTORIZE void gram_row(KernelKind kind, bool minus_one, T* row, T norm_i, const T* norms, T gamma,
+                             int64_t count) {
+  if (kind == KernelKind::gaussian && minus_one) {
+    for (int64_t j = 0; j < count; ++j)
+      row[j] = gram_entry(KernelKind::gaussian, norm_i, norms[j], row[j], gamma);
+  } else if (kind == KernelKind::gaussian) {
+    for (int64_t j = 0; j < count; ++j)
+      row[j] = exp_nonpositive(-gamma * squared_distance(norm_i, norms[j], row[j]));
+  } else if (kind == KernelKind::inverse_multiquadric) {
+    for (int64_t j = 0; j < count; ++j)
+      row[j] = gram_entry(KernelKind::inverse_multiquadric, norm_i, norms[j], row[j], gamma);
+  }
+}
+
+// Entries of rows I and columns J; where they are the same rows only those on or above the diagonal are
+// read, and the others are mirrored. `minus_one`: K - 1 instead of K, for the Gaussian kernel.
+template <typename T>
+void finish_tile(KernelKind kind, T gamma, bool minus_one, const T* norms, Block I, Block J, int64_t row_begin,
+                 int64_t row_end, T* tile, int64_t stride) {
+  const bool diagonal = I.begin == J.begin;
+  for (int64_t i = row_begin; i < row_end; ++i) {
+    T* row = tile + i * stride;
+    const int64_t first = diagonal ? i + 1 : 0;
+    gram_row<T>(kind, minus_one, row + first, norms[I.begin + i], norms + J.begin + first, gamma,
+                J.size() - first);
+    if (diagonal && kind != KernelKind::linear)
+      row[i] = diagonal_minus_one(norms[I.begin + i]) + T(minus_one ? 0 : 1);
+  }
+}
+
+template <typename T>
+void mirror_tile(T* tile, int64_t size, int64_t stride) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t i0 = 0; i0 < size; i0 += kBlock)
+    for (int64_t j0 = i0; j0 < size; j0 += kBlock)
+      for (int64_t i = i0; i < std::min(size, i0 + kBlock); ++i)
+        for (int64_t j = std::max(j0, i + 1); j < std::min(size, j0 + kBlock); ++j)
+          tile[j * stride + i] = tile[i * stride + j];
+}
+
+// Kept tiles of one variable: those on or above the diagonal, row after row, [count][tile][tile].
+template <typename T>
+struct TileStore {
+  T* data;
+  int64_t n, tile;
+
+  int64_t blocks() const { return (n + tile - 1) / tile; }
+  int64_t count() const { return blocks() * (blocks() + 1) / 2; }
+  T* at(int64_t row, int64_t column) const {
+    return data + (row * blocks() - row * (row - 1) / 2 + column - row) * tile * tile;
+  }
+  Block rows(int64_t block) const { return {block * tile, std::min(n, (block + 1) * tile)}; }
+};
+
+// Fills the stores of all features of a group. One tile per variable is a whole Gram matrix.
+template <typename T>
+void fill_stores(const std::vector<Variable<T>>& features, const std::vector<TileStore<T>>& stores,
+                 bool minus_one) {
+  if (features.empty()) return;
+  const int64_t n = stores[0].n, tile = stores[0].tile, blocks = stores[0].blocks();
+  if (n <= kSmallRows && blocks == 1) {
+    std::vector<Tensor> data;
+    std::vector<T*> outs;
+    for (size_t v = 0; v < features.size(); ++v) {
+      data.push_back(features[v].data);
+      outs.push_back(stores[v].data);
+    }
+    inner_products_of_few_rows<T>(data, outs);
+  } else {
+    for (size_t v = 0; v < features.size(); ++v) {
+      // One tile is still made in smaller ones, for the threads and the caches.
+      const int64_t part = blocks > 1 ? tile : n <= 512 ? 40 : 80;
+      const auto& store = stores[v];
+      inner_products_of_tiles<T>(features[v].data, part, blocks > 1 ? tile : n,
+                                 [&](int64_t row, int64_t column) {
+                                   return blocks > 1 ? store.at(row, column)
+                                                     : store.data + row * part * n + column * part;
+                                 });
+    }
+  }
+  for (size_t v = 0; v < features.size(); ++v) {
+    const auto& store = stores[v];
+    const Scratch<T> norms = make_scratch<T>(n);
+    for (int64_t b = 0; b < blocks; ++b)  // squared norms are the diagonal: the same rounding
+      for (int64_t i = store.rows(b).begin; i < store.rows(b).end; ++i)
+        norms[i] = store.at(b, b)[(i - b * tile) * (tile + 1)];
+    if (blocks == 1) {
+      torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+        finish_tile<T>(features[v].kind, features[v].parameter, minus_one, norms.get(), {0, n}, {0, n}, first,
+                       last, store.data, n);
+      });
+      mirror_tile<T>(store.data, n, n);
+      continue;
+    }
+    torch::stable::parallel_for(0, store.count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        int64_t row = 0;
+        while ((row + 1) * blocks - (row + 1) * row / 2 <= t) ++row;
+        const int64_t column = t - (row * blocks - row * (row - 1) / 2) + row;
+        const Block I = store.rows(row), J = store.rows(column);
+        T* entries = store.data + t * tile * tile;
+        finish_tile<T>(features[v].kind, features[v].parameter, minus_one, norms.get(), I, J, 0, I.size(),
+                       entries, tile);
+        if (row == column) mirror_tile<T>(entries, I.size(), tile);
+      }
+    });
+  }
+}
+
+}  // namespace bido

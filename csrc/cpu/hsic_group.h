@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The tiles of a group's Gram matrices, kept or made again, as the forward and the backward of hsic walk
+// them.
+#pragma once
+
+#include <vector>
+
+#include "gram.h"
+
+namespace bido {
+
+template <typename T>
+struct Entries {
+  const T* data;
+  int64_t stride;
+};
+
+template <typename T>
+BIDO_VECTORIZE void same_class_row(const int64_t* labels, int64_t label, T scale, T* out, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) out[j] = labels[j] == label ? scale : T(0);
+}
+
+template <typename T>
+class GramTiles {
+ public:
+  // `kept`: [features, count, tile, tile], or [0] when tiles are made again.
+  GramTiles(const std::vector<Variable<T>>& group, int64_t tile, const Tensor& kept)
+      : group_(group), n_(group[0].data.size(0)), tile_(tile), keeps_(kept.size(0) > 0) {
+    T* data = static_cast<T*>(kept.mutable_data_ptr());
+    int64_t widest = 1;
+    for (const auto& v : group_) {
+      means_.emplace_back();
+      norms_.emplace_back();
+      buffers_.emplace_back();
+      stores_.push_back({data, n_, tile_});
+      if (!v.is_features()) {
+        if (v.is_labels()) buffers_.back() = make_scratch<T>(tile_ * tile_);
+        continue;
+      }
+      if (keeps_) {
+        data += stores_.back().count() * tile_ * tile_;
+        continue;
+      }
+      means_.back() = make_scratch<T>(v.data.size(1));
+      norms_.back() = make_scratch<T>(n_);
+      means_and_norms<T>(v.data, means_.back().get(), norms_.back().get());
+      buffers_.back() = make_scratch<T>(tile_ * tile_);
+      widest = std::max(widest, chunk_entries<T>(v.data, tile_));
+    }
+    if (!keeps_) {
+      left_ = make_scratch<T>(widest);
+      right_ = make_scratch<T>(widest);
+    }
+  }
+
+  int64_t blocks() const { return (n_ + tile_ - 1) / tile_; }
+  Block rows(int64_t block) const { return {block * tile_, std::min(n_, (block + 1) * tile_)}; }
+  int64_t tile() const { return tile_; }
+  size_t variables() const { return group_.size(); }
+  bool is_labels(size_t v) const { return group_[v].is_labels(); }
+  bool keeps() const { return keeps_; }
+
+  void fill() {
+    std::vector<Variable<T>> features;
+    std::vector<TileStore<T>> stores;
+    for (size_t v = 0; v < group_.size(); ++v) {
+      if (!group_[v].is_features()) continue;
+      features.push_back(group_[v]);
+      stores.push_back(stores_[v]);
+    }
+    fill_stores<T>(features, stores, true);
+  }
+
+  // Tile (row, column), row <= column, of variable v. A tile made again stays until the next one of that
+  // variable. Tasks that run side by side pass a buffer of their own for labels, [tile, tile], and the rows
+  // of the tile they read.
+  Entries<T> get(size_t v, int64_t row, int64_t column) const {
+    return get(v, row, column, buffers_[v].get(), {0, rows(row).size()});
+  }
+  Entries<T> get(size_t v, int64_t row, int64_t column, T* labels, Block needed) const {
+    const Variable<T>& variable = group_[v];
+    const Block I = rows(row), J = rows(column);
+    if (variable.is_gram()) {
+      const T* gram = static_cast<const T*>(variable.data.const_data_ptr());
+      const int64_t stride = variable.data.stride(0);
+      return {gram + I.begin * stride + J.begin, stride};
+    }
+    if (variable.is_features() && keeps_) return {stores_[v].at(row, column), tile_};
+    if (variable.is_labels()) {
+      const int64_t* y = static_cast<const int64_t*>(variable.data.const_data_ptr());
+      for (int64_t i = needed.begin; i < needed.end; ++i)
+        same_class_row<T>(y + J.begin, y[I.begin + i], variable.parameter, labels + i * tile_, J.size());
+      return {labels, tile_};
+    }
+    T* out = buffers_[v].get();
+    inner_products_of_tile<T>(variable.data, means_[v].get(), I, J, left_.get(), right_.get(), out, tile_);
+    torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
+      finish_tile<T>(variable.kind, variable.parameter, true, norms_[v].get(), I, J, first, last, out, tile_);
+    });
+    if (row == column) mirror_tile<T>(out, I.size(), tile_);
+    return {out, tile_};
+  }
+
+ private:
+  const std::vector<Variable<T>>& group_;
+  int64_t n_, tile_;
+  bool keeps_;
+  std::vector<TileStore<T>> stores_;
+  std::vector<Scratch<T>> means_, norms_, buffers_;
+  Scratch<T> left_, right_;
+};
+
+}  // namespace bido

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The weights of a feature gradient from the gradient G of a whole Gram matrix:
+//   grad_x = (A - diag(A 1)) x,  A from sym(G) and the entries (feature_weight in common/kernel_tile.h).
+#pragma once
+
+#include <algorithm>
+
+#include "../common/kernel_tile.h"
+#include "../common/stable.h"
+#include "huge_pages.h"
+#include "panel_product.h"
+#include "variable.h"
+#include "vectorize.h"
+
+namespace bido {
+
+// A stretch of one row of A, for one kernel; returns its sum in float64. kIsK: entries are K itself, whose
+// small values must not pass through K - 1.
+template <typename T, KernelKind kKind, bool kIsK>
+inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed, const T* gram,
+                                                        T* out, T gamma, int64_t n) {
+  const auto weight = [&](int64_t j) __attribute__((always_inline)) {
+    const T g = T(0.5) * (grad[j] + grad_transposed[j]);
+    return kIsK ? T(4) * gamma * g * gram[j] : feature_weight(kKind, gram[j], g, gamma);
+  };
+  double lanes[kLanes] = {};
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const T w = weight(j + l);
+      out[j + l] = w;
+      lanes[l] += static_cast<double>(w);
+    }
+  }
+  double sum = 0;
+  for (; j < n; ++j) {
+    out[j] = weight(j);
+    sum += static_cast<double>(out[j]);
+  }
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+template <typename T>
+BIDO_VECTORIZE double weight_row(KernelKind kind, bool is_k, const T* grad, const T* grad_transposed,
+                                 const T* gram, T* out, T gamma, int64_t n) {
+  switch (kind) {
+    case KernelKind::linear:
+      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, gamma, n);
+    case KernelKind::inverse_multiquadric:
+      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, gamma, n);
+    default:
+      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, gamma, n)
+                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, gamma, n);
+  }
+}
+
+// Rows row_begin..row_end of A - diag(A 1).
+template <typename T>
+void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel, int64_t n,
+                       int64_t row_begin, int64_t row_end) {
+  constexpr int64_t kRows = 32;
+  const int64_t blocks = (row_end - row_begin + kRows - 1) / kRows;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    const Scratch<T> transposed = make_scratch<T>(kRows * n);
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t i0 = row_begin + b * kRows, i1 = std::min(row_end, i0 + kRows);
+      for (int64_t j = 0; j < n; ++j)  // columns i0..i1 of grad, read along its rows
+        for (int64_t i = i0; i < i1; ++i) transposed[(i - i0) * n + j] = grad[j * n + i];
+      for (int64_t i = i0; i < i1; ++i) {
+        T* out = panel + (i - row_begin) * n;
+        const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
+        if (v.kind == KernelKind::linear) {
+          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, n);
+          continue;
+        }
+        // The diagonal cancels against itself: left out, or its round-off would drown small weights.
+        const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, i);
+        const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1, out + i + 1,
+                                           v.parameter, n - i - 1);
+        out[i] = static_cast<T>(-(before + after));
+      }
+    }
+  });
+}
+
+// The gradient of the features from that of their Gram matrix, both contiguous (n, n).
+template <typename T>
+Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, const T* gram) {
+  const int64_t n = v.data.size(0), rows = std::min(n, kPanelRows);
+  Tensor out = empty_large(v.data, {n, v.data.size(1)}, v.data.scalar_type());
+  const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * n);
+  for (int64_t begin = 0; begin < n; begin += rows) {
+    const int64_t end = std::min(n, begin + rows);
+    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), n, begin, end);
+    multiply_panel<T>(panel.get(), n, end - begin, v.data, 0, n, out, begin, false);
+  }
+  return out;
+}
+
+}  // namespace bido
