@@ -57,7 +57,7 @@ class CkaMeasure(Measure):
         regime = choose_regime(group, self.name, workspace_bytes)
         own = sorted({*pairs.first, *pairs.second})
         every = Pairs([*pairs.first, *own], [*pairs.second, *own])
-        products = hsic_of_pairs(group, every, False, regime.tile, regime.regime == "dense")
+        products = hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles)
         count = len(pairs.first)
         norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
         size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])

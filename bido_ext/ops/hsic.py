@@ -81,27 +81,27 @@ class HsicMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.regime == "dense")
+        return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.kept_tiles)
 
 
 def hsic_of_pairs(
-    group: Group, pairs: Pairs, unbiased: bool = False, tile: int | None = None, keep_tiles: bool = True
+    group: Group, pairs: Pairs, unbiased: bool = False, tile: int | None = None, kept_tiles: int = -1
 ) -> Tensor:
     """HSIC of each pair of a group, float64 [pairs]; every Gram matrix is made once.
 
     Args:
         tile: Rows of a tile, as :func:`bido_ext.plan` chooses; default: the dense regime's.
-        keep_tiles: Keep the Gram matrices for the backward, else make their tiles again there.
+        kept_tiles: Tiles kept per variable for the backward, which makes the others again; -1: all.
     """
     tile = dense_tile(group.n) if tile is None else tile
     return torch.ops.bido_ext.hsic(
-        group.variables, group.parameters, group.kinds, *pairs, unbiased, tile, keep_tiles
+        group.variables, group.parameters, group.kinds, *pairs, unbiased, tile, kept_tiles
     )[0]
 
 
 def _default(
     variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
-    second: Sequence[int], unbiased: bool, tile: int, keep_tiles: bool,
+    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The dense textbook: right on every device, but it does not save memory."""
     values, grams = _textbook(variables, parameters, kinds, first, second, unbiased)
@@ -140,7 +140,7 @@ def _default_backward(
 
 def _fake(
     variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
-    second: Sequence[int], unbiased: bool, tile: int, keep_tiles: bool,
+    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     n = variables[0].shape[0]
     values, sums = parameters.new_empty((len(first),)), parameters.new_empty((len(kinds), n))
@@ -148,15 +148,17 @@ def _fake(
         return values, sums, sums.new_empty((0, 0, 0, 0), dtype=group_dtype(variables, kinds))
     tile = tile if n > tile else n
     blocks = (n + tile - 1) // tile
-    kept = sum(kind < LABELS for kind in kinds) if keep_tiles else 0
-    shape = (kept, blocks * (blocks + 1) // 2, tile, tile)
+    count = blocks * (blocks + 1) // 2
+    if 0 <= kept_tiles < count:
+        count = kept_tiles
+    shape = (sum(kind < LABELS for kind in kinds), count, tile, tile)
     return values, sums, parameters.new_empty(shape, dtype=group_dtype(variables, kinds))
 
 
 define_op(
     "hsic",
     "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, bool unbiased,"
-    " int tile, bool keep_tiles) -> (Tensor, Tensor, Tensor)",
+    " int tile, int kept_tiles) -> (Tensor, Tensor, Tensor)",
     default=_default,
     fake=_fake,
 )

@@ -36,14 +36,17 @@ class Plan:
     """What a measure will do.
 
     Attributes:
-        regime: "dense" keeps the Gram matrices; "streaming" makes their tiles twice and keeps none.
+        regime: "dense" keeps the Gram matrices; "streaming" makes their tiles twice, except those that the
+            workspace can hold.
         tile: Rows of a tile; 0 where whole matrices are kept (nhsic, coco).
+        kept_tiles: Tiles kept per variable; -1 for all.
         workspace_bytes: Predicted peak beyond inputs and gradients.
         reason: Why, with the numbers.
     """
 
     regime: str
     tile: int
+    kept_tiles: int
     workspace_bytes: int
     reason: str
 
@@ -102,7 +105,7 @@ def plan(
         )
     fits = "fits into" if result["regime"] == "dense" else "does not fit into"
     reason = f"dense takes {result['dense_bytes']:,} bytes and {fits} {bound}"
-    return Plan(result["regime"], result["tile"], result["bytes"], reason)
+    return Plan(result["regime"], result["tile"], result["kept"], result["bytes"], reason)
 
 
 def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Plan:
@@ -111,7 +114,7 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     n, device = group.n, group.variables[0].device
     can_tile = has_kernel("hsic", device.type)
     if workspace_bytes is None and (n <= WHOLE_UP_TO or not can_tile or torch.compiler.is_compiling()):
-        return Plan("dense", dense_tile(n), 0, "small, or the only regime here")
+        return Plan("dense", dense_tile(n), -1, 0, "small, or the only regime here")
     if not can_tile:
         raise ValueError(
             f"workspace_bytes cannot be honoured on {device.type}: no streaming kernel serves there "
@@ -152,7 +155,7 @@ def _plan_algebra(
             f"{free:,} allowed: lower n, or use hsic or cka, which stream."
         )
     return Plan(
-        "dense", 0, needed, f"{measure} has no streaming form; {needed:,} of {free:,} bytes"
+        "dense", 0, -1, needed, f"{measure} has no streaming form; {needed:,} of {free:,} bytes"
     )
 
 

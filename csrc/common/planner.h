@@ -16,11 +16,12 @@ constexpr int64_t kPlannedPanel = 256 + 8;    // rows of a panel of weights (pan
 constexpr int64_t kWholeUpTo = 512;           // up to here a Gram matrix is one tile
 constexpr int64_t kDenseTile = 128;           // beyond: small enough that diagonal tiles cost little
 constexpr int64_t kSmallestTile = 32;
-constexpr int64_t kLargestTile = 1024;  // beyond, tiles only cost cache
+constexpr int64_t kLargestTile = 512;  // beyond, tiles only cost cache
 
 struct GroupPlan {
   std::string regime;  // "dense", "streaming" or "refused"
   int64_t tile;        // rows of a tile
+  int64_t kept;        // tiles kept per variable; -1: all
   int64_t bytes;       // predicted beyond inputs and gradients
   int64_t dense_bytes;
   int64_t smallest_bytes;  // of the smallest streaming tile
@@ -63,7 +64,7 @@ inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
 // HSIC or CKA of the pairs of a group with their gradients.
 inline GroupPlan plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
   const Widths w(dims);
-  GroupPlan plan{"dense", dense_tile(n), dense_bytes(n, w, element), 0, 0};
+  GroupPlan plan{"dense", dense_tile(n), -1, dense_bytes(n, w, element), 0, 0};
   plan.dense_bytes = plan.bytes;
   plan.smallest_bytes = streaming_bytes(n, w, element, kSmallestTile);
   if (plan.dense_bytes <= budget) return plan;
@@ -73,7 +74,10 @@ inline GroupPlan plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t
     if (bytes > budget) continue;
     plan.regime = "streaming";
     plan.tile = std::min(tile, n);
-    plan.bytes = bytes;
+    // What the workspace leaves holds tiles that need not be made twice.
+    const int64_t blocks = (n + plan.tile - 1) / plan.tile, one = element * w.features * plan.tile * plan.tile;
+    plan.kept = std::min((budget - bytes) / one, blocks * (blocks + 1) / 2 - 1);
+    plan.bytes = bytes + plan.kept * one;
     break;
   }
   return plan;

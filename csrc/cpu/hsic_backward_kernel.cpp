@@ -2,8 +2,8 @@
 //
 // hsic_backward:  grad_x = (A - diag(A 1)) x for every variable of the group that needs it.
 //
-// Dense (tiles kept): row panels of A are built from the tiles and multiplied by the features; nothing is
-// made twice. Streaming: tiles are made again, each off-diagonal tile of A serves twice,
+// Dense (all tiles kept): row panels of A are built from the tiles and multiplied by the features; nothing
+// is made twice. Streaming: tiles that were not kept are made again, each off-diagonal tile of A serves twice,
 //   grad_I += A_IJ x_J,   grad_J += A_IJ' x_I,
 // so that the products are those of one full n x n x d product, and diag(A 1) x comes off at the end.
 #include <algorithm>
@@ -18,91 +18,138 @@ namespace {
 
 constexpr int64_t kPanelChunk = 32;  // rows of a task where one tile is the whole matrix
 
-// Rows begin..end of A for columns of block `column`, into a panel of n columns; sums of each row.
+// A few rows of tiles of A, or of G for a Gram matrix. A tile whose mirror image is stored is kept as its
+// transpose, which the product reads as it is.
 template <typename T>
-void fill_part(const HsicGradient<T>& gradient, const GramTiles<T>& tiles, int64_t begin, int64_t end,
-               int64_t block, int64_t column, T* panel, int64_t n, double* row_sums) {
-  const Block I = tiles.rows(block), J = tiles.rows(column);
-  const bool stored = column >= block;  // else its mirror image is
-  const int64_t height = end - begin, width = J.size();
-  std::vector<const T*> pointers(tiles.variables(), nullptr);
-  std::vector<std::pair<size_t, Entries<T>>> entries;
-  std::vector<Scratch<T>> labels;
-  const auto take = [&](size_t v) {
-    T* buffer = nullptr;  // tasks run side by side: each writes its own label tile
-    if (tiles.is_labels(v)) {
-      labels.push_back(make_scratch<T>(tiles.tile() * tiles.tile()));
-      buffer = labels.back().get();
-    }
-    const Block needed = stored ? Block{begin - I.begin, end - I.begin} : Block{0, width};
-    entries.push_back({v, tiles.get(v, std::min(block, column), std::max(block, column), buffer, needed)});
-  };
-  take(gradient.own());
-  for (const auto& partner : gradient.partners())
-    if (partner.variable != gradient.own()) take(partner.variable);
-  const auto advance = [&](int64_t row, int64_t offset) {
-    for (const auto& [v, tile] : entries) pointers[v] = tile.data + row * tile.stride + offset;
-  };
-  const Scratch<double> g = make_scratch<double>(std::max(width, height));
-  if (stored) {
-    for (int64_t i = begin; i < end; ++i) {
-      advance(i - I.begin, 0);
-      row_sums[i - begin] = gradient.row(pointers, i, J.begin, width, panel + (i - begin) * n + J.begin, g.get());
-    }
-    return;
-  }
-  const Scratch<T> part = make_scratch<T>(width * height);
-  std::fill(row_sums, row_sums + height, 0.0);
-  for (int64_t j = 0; j < width; ++j) {
-    advance(j, begin - I.begin);
-    T* row = part.get() + j * height;
-    gradient.row(pointers, J.begin + j, begin, height, row, g.get());
-    add_row_to_sums<T>(row, row_sums, height);
-  }
-  for (int64_t i = 0; i < height; ++i)
-    for (int64_t j = 0; j < width; ++j) panel[i * n + J.begin + j] = part[j * height + i];
-}
+class WeightPanel {
+ public:
+  WeightPanel(const GramTiles<T>& tiles, int64_t n)
+      : tiles_(tiles), n_(n), tile_(tiles.tile()),
+        height_(tiles.blocks() == 1 ? std::min(n, kPanelRows) : tile_),
+        segments_(std::min(tiles.blocks(), std::max<int64_t>(1, kPanelRows / height_))),
+        size_((panel_buffer_rows<T>(height_) + 8) * tile_),
+        data_(make_scratch<T>(segments_ * tiles.blocks() * size_)) {}
 
-// Rows begin..end of A - diag(A 1), or of G for a Gram matrix.
-template <typename T>
-void fill_panel(const HsicGradient<T>& gradient, const GramTiles<T>& tiles, int64_t begin, int64_t end, T* panel,
-                int64_t n) {
-  const int64_t chunk = tiles.blocks() == 1 ? kPanelChunk : tiles.tile();
-  const int64_t chunks = (end - begin + chunk - 1) / chunk, rows = end - begin;
-  const Scratch<double> sums = make_scratch<double>(tiles.blocks() * rows);
-  torch::stable::parallel_for(0, chunks * tiles.blocks(), 1, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) {
-      const int64_t from = begin + t / tiles.blocks() * chunk, to = std::min(end, from + chunk);
-      const int64_t column = t % tiles.blocks();
-      fill_part<T>(gradient, tiles, from, to, from / tiles.tile(), column, panel + (from - begin) * n, n,
-                   sums.get() + column * rows + (from - begin));
-    }
-  });
-  if (!gradient.has_diagonal()) return;
-  for (int64_t i = 0; i < rows; ++i) {
-    double sum = 0;
-    for (int64_t b = 0; b < tiles.blocks(); ++b) sum += sums[b * rows + i];
-    panel[i * n + begin + i] = static_cast<T>(-sum);
+  int64_t rows() const { return segments_ * height_; }
+  int64_t segment() const { return height_; }
+
+  PanelPart<T> part(int64_t row, int64_t k) const {
+    const int64_t column = k / tile_, offset = k % tile_;
+    const T* data = data_.get() + (row / height_ * tiles_.blocks() + column) * size_;
+    const bool transposed = tiles_.blocks() > 1 && column < (begin_ + row) / tile_;
+    return {data + (transposed ? offset * tile_ : offset), tile_, transposed, tile_ - offset};
   }
-}
+
+  // Rows begin.. of the matrix.
+  void fill(const HsicGradient<T>& gradient, int64_t begin, int64_t end) {
+    begin_ = begin;
+    const int64_t chunk = tiles_.blocks() == 1 ? kPanelChunk : tile_, blocks = tiles_.blocks();
+    const int64_t chunks = (end - begin + chunk - 1) / chunk, rows = end - begin;
+    const Scratch<double> sums = make_scratch<double>(blocks * rows);
+    torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t from = t / blocks * chunk, to = std::min(rows, from + chunk), column = t % blocks;
+        fill_part(gradient, from, to, column, sums.get() + column * rows + from);
+      }
+    });
+    if (!gradient.has_diagonal()) return;
+    for (int64_t i = 0; i < rows; ++i) {
+      double sum = 0;
+      for (int64_t b = 0; b < blocks; ++b) sum += sums[b * rows + i];
+      const int64_t column = (begin + i) / tile_;
+      *at(i, column, (begin + i) % tile_) = static_cast<T>(-sum);
+    }
+  }
+
+  // Copies row i of the panel, all columns, to `out`.
+  void copy_row(int64_t i, T* out) const {
+    for (int64_t k = 0; k < n_; ++k) {
+      const PanelPart<T> p = part(i / height_ * height_, k);
+      const int64_t row = i % height_;
+      out[k] = p.transposed ? p.data[row] : p.data[row * p.stride];
+    }
+  }
+
+ private:
+  // Entry of panel row i in a tile that is not transposed.
+  T* at(int64_t i, int64_t column, int64_t offset) {
+    return data_.get() + (i / height_ * tiles_.blocks() + column) * size_ + i % height_ * tile_ + offset;
+  }
+
+  // Panel rows from..to (of one segment), columns of one block; their sums over it.
+  void fill_part(const HsicGradient<T>& gradient, int64_t from, int64_t to, int64_t column, double* row_sums) {
+    const int64_t block = (begin_ + from) / tile_, width = tiles_.rows(column).size();
+    const Block I = tiles_.rows(block), J = tiles_.rows(column);
+    const bool stored = column >= block;
+    const int64_t skip = begin_ + from - I.begin;  // rows of the tile before the first
+    std::vector<const T*> pointers(tiles_.variables(), nullptr);
+    std::vector<std::pair<size_t, Entries<T>>> entries;
+    std::vector<Scratch<T>> labels;
+    const auto take = [&](size_t v) {
+      T* buffer = nullptr;  // tasks run side by side: each writes its own label tile
+      if (tiles_.is_labels(v)) {
+        labels.push_back(make_scratch<T>(tile_ * tile_));
+        buffer = labels.back().get();
+      }
+      const Block needed = stored ? Block{skip, skip + to - from} : Block{0, width};
+      entries.push_back({v, tiles_.get(v, std::min(block, column), std::max(block, column), buffer, needed)});
+    };
+    take(gradient.own());
+    for (const auto& partner : gradient.partners())
+      if (partner.variable != gradient.own()) take(partner.variable);
+    const auto advance = [&](int64_t row) {
+      for (const auto& [v, tile] : entries) pointers[v] = tile.data + row * tile.stride;
+    };
+    if (stored) {
+      for (int64_t i = from; i < to; ++i) {
+        advance(skip + i - from);
+        row_sums[i - from] = gradient.row(pointers, begin_ + i, J.begin, width, at(i, column, 0));
+      }
+      return;
+    }
+    std::fill(row_sums, row_sums + (to - from), 0.0);
+    for (int64_t j = 0; j < width; ++j) {
+      advance(j);
+      T* row = data_.get() + (from / height_ * tiles_.blocks() + column) * size_ + j * tile_;
+      gradient.row(pointers, J.begin + j, I.begin, I.size(), row);
+      add_row_to_sums<T>(row, row_sums, I.size());
+    }
+  }
+
+  const GramTiles<T>& tiles_;
+  int64_t n_, tile_, height_, segments_, size_, begin_ = 0;
+  Scratch<T> data_;
+};
 
 template <typename T>
 Tensor dense_gradient(const HsicGradient<T>& gradient, const GramTiles<T>& tiles) {
   const Tensor& x = gradient.variable().data;
   const int64_t n = x.size(0);
   Tensor out = empty_large(x, {n, x.size(1)}, x.scalar_type());
-  if (gradient.variable().is_gram()) {
-    fill_panel<T>(gradient, tiles, 0, n, static_cast<T*>(out.mutable_data_ptr()), n);
-    return out;
-  }
-  const int64_t step = tiles.blocks() == 1 ? kPanelRows : std::max<int64_t>(1, kPanelRows / tiles.tile()) * tiles.tile();
-  const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(std::min(n, step)) * n);
-  for (int64_t begin = 0; begin < n; begin += step) {
-    const int64_t end = std::min(n, begin + step);
-    fill_panel<T>(gradient, tiles, begin, end, panel.get(), n);
-    multiply_panel<T>(panel.get(), n, end - begin, x, 0, n, out, begin, false);
+  WeightPanel<T> panel(tiles, n);
+  for (int64_t begin = 0; begin < n; begin += panel.rows()) {
+    const int64_t end = std::min(n, begin + panel.rows());
+    panel.fill(gradient, begin, end);
+    if (gradient.variable().is_gram()) {
+      T* target = static_cast<T*>(out.mutable_data_ptr());
+      for (int64_t i = begin; i < end; ++i) panel.copy_row(i - begin, target + i * n);
+      continue;
+    }
+    multiply_panel<T>(
+        end - begin, panel.segment(), n, [&](int64_t row, int64_t k) { return panel.part(row, k); }, x, 0, out,
+        begin, false);
   }
   return out;
+}
+
+// Adds the column sums of a tile to `sums`; each stretch of columns is one task, rows in order.
+template <typename T>
+void add_column_sums(const T* tile, int64_t stride, int64_t n_rows, int64_t n_columns, double* sums) {
+  constexpr int64_t kColumns = 128;
+  torch::stable::parallel_for(0, (n_columns + kColumns - 1) / kColumns, 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kColumns, end = std::min(n_columns, last * kColumns);
+    for (int64_t i = 0; i < n_rows; ++i) add_row_to_sums<T>(tile + i * stride + begin, sums + begin, end - begin);
+  });
 }
 
 // Gradients of all variables together, so that each tile is made once.
@@ -120,8 +167,7 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
     used[gradient.own()] = true;
     for (const auto& partner : gradient.partners()) used[partner.variable] = true;
   }
-  const Scratch<T> weights = make_scratch<T>(panel_buffer_rows<T>(tile) * tile);
-  const Scratch<T> transposed = make_scratch<T>(panel_buffer_rows<T>(tile) * tile);
+  const Scratch<T> weights = make_scratch<T>((panel_buffer_rows<T>(tile) + 8) * tile);
   std::vector<Entries<T>> current(variables);
   for (int64_t row = 0; row < tiles.blocks(); ++row) {
     for (int64_t column = row; column < tiles.blocks(); ++column) {
@@ -132,34 +178,38 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
         const auto& gradient = gradients[k];
         std::vector<double> row_sums(I.size());
         torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
-          const Scratch<double> g = make_scratch<double>(J.size());
           std::vector<const T*> pointers(variables, nullptr);
           for (int64_t i = first; i < last; ++i) {
             for (size_t v = 0; v < variables; ++v)
               if (used[v]) pointers[v] = current[v].data + i * current[v].stride;
-            row_sums[i] = gradient.row(pointers, I.begin + i, J.begin, J.size(), weights.get() + i * tile, g.get());
-            for (int64_t j = 0; j < J.size(); ++j) transposed[j * tile + i] = weights[i * tile + j];
+            row_sums[i] = gradient.row(pointers, I.begin + i, J.begin, J.size(), weights.get() + i * tile);
           }
         });
-        const bool features = !gradient.variable().is_gram();
-        const auto write = [&](const T* a, Block to, Block from, bool accumulate) {
-          if (features) {
-            multiply_panel<T>(a, tile, to.size(), gradient.variable().data, from.begin, from.end, outs[k], to.begin,
-                              accumulate);
-          } else {
-            store_rows<T>(a, tile, outs[k], to.begin, to.size(), from.begin, from.end, false);
-          }
-        };
+        const Tensor& x = gradient.variable().data;
         // Row block 0 meets every column block first: it writes, and the rest adds.
-        write(weights.get(), I, J, row > 0 || column > 0);
-        if (row != column) write(transposed.get(), J, I, row > 0);
+        const auto write = [&](bool transposed, Block to, Block from, bool accumulate) {
+          const auto part = [&](int64_t first, int64_t depth) {
+            const T* data = weights.get() + (transposed ? depth * tile + first : first * tile + depth);
+            return PanelPart<T>{data, tile, transposed, from.size() - depth};
+          };
+          multiply_panel<T>(to.size(), std::min(to.size(), kPanelRows), from.size(), part, x, from.begin,
+                            outs[k], to.begin, accumulate);
+        };
+        if (gradient.variable().is_gram()) {
+          T* target = static_cast<T*>(outs[k].mutable_data_ptr());
+          for (int64_t i = 0; i < I.size(); ++i)
+            for (int64_t j = 0; j < J.size(); ++j) {
+              target[(I.begin + i) * n + J.begin + j] = weights[i * tile + j];
+              target[(J.begin + j) * n + I.begin + i] = weights[i * tile + j];
+            }
+          continue;
+        }
+        write(false, I, J, row > 0 || column > 0);
+        if (row != column) write(true, J, I, row > 0);
         if (!gradient.has_diagonal()) continue;
         for (int64_t i = 0; i < I.size(); ++i) weight_sums[k][I.begin + i] += row_sums[i];
-        if (row == column) continue;
-        torch::stable::parallel_for(0, J.size(), 16, [&](int64_t first, int64_t last) {
-          for (int64_t j = first; j < last; ++j)
-            weight_sums[k][J.begin + j] += row_sum<T>(transposed.get() + j * tile, I.size());
-        });
+        if (row != column)
+          add_column_sums<T>(weights.get(), tile, I.size(), J.size(), weight_sums[k].data() + J.begin);
       }
     }
   }
@@ -175,15 +225,12 @@ template <typename T>
 std::vector<Tensor> backward(const std::vector<Variable<T>>& group, const Pairs& pairs, const double* grads,
                              const double* sums, const Tensor& kept, bool unbiased, int64_t tile,
                              const std::vector<int64_t>& wanted) {
-  const GramTiles<T> tiles(group, tile, kept);
+  GramTiles<T> tiles(group, tile, kept);
+  tiles.reuse();
   std::vector<HsicGradient<T>> gradients;
   for (int64_t own : wanted) gradients.emplace_back(group, pairs, own, grads, sums, unbiased);
-  bool made_again = !tiles.keeps();
-  if (made_again) {
-    made_again = false;  // without features there is nothing to make again
-    for (const auto& v : group) made_again = made_again || v.is_features();
-  }
-  if (made_again) return streamed_gradients<T>(gradients, tiles, group.size());
+  // Without features there is nothing to make again.
+  if (!tiles.keeps_all() && kept.size(0) > 0) return streamed_gradients<T>(gradients, tiles, group.size());
   std::vector<Tensor> outs;
   for (const auto& gradient : gradients) outs.push_back(dense_gradient<T>(gradient, tiles));
   return outs;

@@ -5,6 +5,7 @@
 // made row by row, and turned into weights of the features on the way.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "hsic_group.h"
@@ -12,49 +13,90 @@
 
 namespace bido {
 
+// What one stretch of a row needs: the partners' entries and coefficients, the shifts, the own entries.
 template <typename T>
-BIDO_VECTORIZE void start_row(const double* column_shift, double row_shift, double* g, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) g[j] = -column_shift[j] - row_shift;
-}
+struct RowTask {
+  const T* const* partners;
+  const double* coefficients;
+  int64_t count;  // of partners
+  const double* column_shift;
+  double row_shift;
+  const T* own;  // null for a Gram matrix, whose gradient is G itself
+  T gamma;
+};
 
-template <typename T>
-BIDO_VECTORIZE void add_partner(const T* entries, double coefficient, double* g, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) g[j] += coefficient * static_cast<double>(entries[j]);
-}
-
-template <typename T, KernelKind kKind>
-inline __attribute__((always_inline)) double weights_from(const double* g, const T* own, T* out, T gamma,
-                                                          int64_t n) {
+template <typename T, KernelKind kKind, int kPartners>
+inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& task, T* out, int64_t n) {
+  const double* shift = task.column_shift;
+  const double row_shift = task.row_shift;
+  const T* own = task.own;
+  const T gamma = task.gamma;
+  const T* partners[kPartners];
+  double coefficients[kPartners];
+  for (int b = 0; b < kPartners; ++b) {
+    partners[b] = task.partners[b];
+    coefficients[b] = task.coefficients[b];
+  }
+  const auto weight = [&](int64_t j) __attribute__((always_inline)) {
+    double g = -shift[j] - row_shift;
+    for (int b = 0; b < kPartners; ++b) g += coefficients[b] * static_cast<double>(partners[b][j]);
+    return kKind == KernelKind::gram ? static_cast<T>(g)
+                                     : feature_weight(kKind, own[j], static_cast<T>(g), gamma);
+  };
   double lanes[kLanes] = {}, sum = 0;
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      const T w = feature_weight(kKind, own[j + l], static_cast<T>(g[j + l]), gamma);
+      const T w = weight(j + l);
       out[j + l] = w;
       lanes[l] += static_cast<double>(w);
     }
   }
   for (; j < n; ++j) {
-    out[j] = feature_weight(kKind, own[j], static_cast<T>(g[j]), gamma);
+    out[j] = weight(j);
     sum += static_cast<double>(out[j]);
   }
   for (double lane : lanes) sum += lane;
   return sum;
 }
 
+template <typename T, KernelKind kKind>
+inline __attribute__((always_inline)) double weights_of_kind(const RowTask<T>& task, T* out, int64_t n) {
+  switch (task.count) {
+    case 0:
+      std::fill(out, out + n, T(0));
+      return 0;
+    case 1:
+      return weights_of_row<T, kKind, 1>(task, out, n);
+    case 2:
+      return weights_of_row<T, kKind, 2>(task, out, n);
+    default:  // of BiDO: X, the labels and, for CKA, the layer itself
+      return weights_of_row<T, kKind, 3>(task, out, n);
+  }
+}
+
 template <typename T>
-BIDO_VECTORIZE double finish_row(KernelKind kind, const double* g, const T* own, T* out, T gamma, int64_t n) {
+BIDO_VECTORIZE double weights_row(KernelKind kind, const RowTask<T>& task, T* out, int64_t n) {
   switch (kind) {
     case KernelKind::gaussian:
-      return weights_from<T, KernelKind::gaussian>(g, own, out, gamma, n);
+      return weights_of_kind<T, KernelKind::gaussian>(task, out, n);
     case KernelKind::linear:
-      return weights_from<T, KernelKind::linear>(g, own, out, gamma, n);
+      return weights_of_kind<T, KernelKind::linear>(task, out, n);
     case KernelKind::inverse_multiquadric:
-      return weights_from<T, KernelKind::inverse_multiquadric>(g, own, out, gamma, n);
-    default:  // a Gram matrix: its gradient is G itself
-      for (int64_t j = 0; j < n; ++j) out[j] = static_cast<T>(g[j]);
-      return 0;
+      return weights_of_kind<T, KernelKind::inverse_multiquadric>(task, out, n);
+    default:
+      return weights_of_kind<T, KernelKind::gram>(task, out, n);
   }
+}
+
+// row[j] = sum of coefficients[b] * partners[b][j]: more partners than three are added up first.
+template <typename T>
+BIDO_VECTORIZE void combine_partners(const T* const* partners, const double* coefficients, int64_t count,
+                                     T* row, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) row[j] = static_cast<T>(coefficients[0] * static_cast<double>(partners[0][j]));
+  for (int64_t b = 1; b < count; ++b)
+    for (int64_t j = 0; j < n; ++j)
+      row[j] += static_cast<T>(coefficients[b] * static_cast<double>(partners[b][j]));
 }
 
 template <typename T>
@@ -97,16 +139,34 @@ class HsicGradient {
   // Weights of one stretch of row i of the matrix, columns begin..begin + count; returns their sum. `tiles`
   // are those of all variables, already advanced to the stretch. An entry on the diagonal is set to what
   // belongs there and left out of the sum: it cancels against itself.
-  double row(const std::vector<const T*>& tiles, int64_t i, int64_t begin, int64_t count, T* out,
-             double* g) const {
-    start_row<T>(shift_.data() + begin, shift_[i] - constant_, g, count);
-    for (const Partner& partner : partners_)
-      add_partner<T>(tiles[partner.variable], partner.coefficient, g, count);
-    const bool diagonal = i >= begin && i < begin + count;
-    if (diagonal && unbiased_) g[i - begin] = 0;
-    const T* entries = variable_.is_features() ? tiles[own_] : nullptr;
-    double sum = finish_row<T>(variable_.kind, g, entries, out, variable_.parameter, count);
-    if (diagonal && has_diagonal()) {
+  double row(const std::vector<const T*>& tiles, int64_t i, int64_t begin, int64_t count, T* out) const {
+    constexpr size_t kMost = 3;
+    const T* entries[kMost] = {};
+    double coefficients[kMost] = {};
+    std::vector<T> combined;
+    auto used = static_cast<int64_t>(partners_.size());
+    if (partners_.size() <= kMost) {
+      for (size_t b = 0; b < partners_.size(); ++b) {
+        entries[b] = tiles[partners_[b].variable];
+        coefficients[b] = partners_[b].coefficient;
+      }
+    } else {
+      std::vector<const T*> all;
+      std::vector<double> weights;
+      for (const Partner& partner : partners_) {
+        all.push_back(tiles[partner.variable]);
+        weights.push_back(partner.coefficient);
+      }
+      combined.resize(count);
+      combine_partners<T>(all.data(), weights.data(), used, combined.data(), count);
+      entries[0] = combined.data();
+      coefficients[0] = 1;
+      used = 1;
+    }
+    const RowTask<T> task{entries, coefficients, used, shift_.data() + begin, shift_[i] - constant_,
+                          variable_.is_features() ? tiles[own_] : nullptr, variable_.parameter};
+    double sum = weights_row<T>(variable_.kind, task, out, count);
+    if (i >= begin && i < begin + count && (has_diagonal() || unbiased_)) {
       sum -= static_cast<double>(out[i - begin]);
       out[i - begin] = T(0);
     }

@@ -24,9 +24,10 @@ BIDO_VECTORIZE void same_class_row(const int64_t* labels, int64_t label, T scale
 template <typename T>
 class GramTiles {
  public:
-  // `kept`: [features, count, tile, tile], or [0] when tiles are made again.
+  // `kept`: the first tiles of every feature variable, [features, count, tile, tile], row after row; the
+  // others are made again.
   GramTiles(const std::vector<Variable<T>>& group, int64_t tile, const Tensor& kept)
-      : group_(group), n_(group[0].data.size(0)), tile_(tile), keeps_(kept.size(0) > 0) {
+      : group_(group), n_(group[0].data.size(0)), tile_(tile), kept_(kept.size(1)) {
     T* data = static_cast<T*>(kept.mutable_data_ptr());
     int64_t widest = 1;
     for (const auto& v : group_) {
@@ -38,17 +39,15 @@ class GramTiles {
         if (v.is_labels()) buffers_.back() = make_scratch<T>(tile_ * tile_);
         continue;
       }
-      if (keeps_) {
-        data += stores_.back().count() * tile_ * tile_;
-        continue;
-      }
+      data += kept_ * tile_ * tile_;
+      if (keeps_all()) continue;
       means_.back() = make_scratch<T>(v.data.size(1));
       norms_.back() = make_scratch<T>(n_);
       means_and_norms<T>(v.data, means_.back().get(), norms_.back().get());
       buffers_.back() = make_scratch<T>(tile_ * tile_);
       widest = std::max(widest, chunk_entries<T>(v.data, tile_));
     }
-    if (!keeps_) {
+    if (!keeps_all()) {
       left_ = make_scratch<T>(widest);
       right_ = make_scratch<T>(widest);
     }
@@ -56,12 +55,20 @@ class GramTiles {
 
   int64_t blocks() const { return (n_ + tile_ - 1) / tile_; }
   Block rows(int64_t block) const { return {block * tile_, std::min(n_, (block + 1) * tile_)}; }
+  // Says that the forward has made the kept tiles.
+  void reuse() { filled_ = true; }
+
   int64_t tile() const { return tile_; }
   size_t variables() const { return group_.size(); }
   bool is_labels(size_t v) const { return group_[v].is_labels(); }
-  bool keeps() const { return keeps_; }
+  bool keeps_all() const { return kept_ >= blocks() * (blocks() + 1) / 2; }
+  bool keeps(int64_t row, int64_t column) const {
+    return row * blocks() - row * (row - 1) / 2 + column - row < kept_;
+  }
 
+  // Makes all tiles, where all are kept.
   void fill() {
+    filled_ = true;
     std::vector<Variable<T>> features;
     std::vector<TileStore<T>> stores;
     for (size_t v = 0; v < group_.size(); ++v) {
@@ -86,14 +93,15 @@ class GramTiles {
       const int64_t stride = variable.data.stride(0);
       return {gram + I.begin * stride + J.begin, stride};
     }
-    if (variable.is_features() && keeps_) return {stores_[v].at(row, column), tile_};
+    const bool kept = variable.is_features() && keeps(row, column);
+    if (kept && filled_) return {stores_[v].at(row, column), tile_};
     if (variable.is_labels()) {
       const int64_t* y = static_cast<const int64_t*>(variable.data.const_data_ptr());
       for (int64_t i = needed.begin; i < needed.end; ++i)
         same_class_row<T>(y + J.begin, y[I.begin + i], variable.parameter, labels + i * tile_, J.size());
       return {labels, tile_};
     }
-    T* out = buffers_[v].get();
+    T* out = kept ? stores_[v].at(row, column) : buffers_[v].get();
     inner_products_of_tile<T>(variable.data, means_[v].get(), I, J, left_.get(), right_.get(), out, tile_);
     torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
       finish_tile<T>(variable.kind, variable.parameter, true, norms_[v].get(), I, J, first, last, out, tile_);
@@ -105,7 +113,8 @@ class GramTiles {
  private:
   const std::vector<Variable<T>>& group_;
   int64_t n_, tile_;
-  bool keeps_;
+  int64_t kept_;
+  bool filled_ = false;
   std::vector<TileStore<T>> stores_;
   std::vector<Scratch<T>> means_, norms_, buffers_;
   Scratch<T> left_, right_;

@@ -3,8 +3,9 @@
 // hsic:  HSIC of pairs of a group of variables, straight from their features (hsic_sums.h has the formulas).
 //
 // One pass over the tiles on or above the diagonal: every variable's Gram matrix is made once, whatever the
-// number of pairs. With keep_tiles the tiles stay for the backward (dense); without, they are made, summed
-// and dropped (streaming): no n x n matrix. hsic_backward_kernel.cpp has the gradient.
+// number of pairs. Kept tiles stay for the backward: all of them (kept_tiles = -1, dense), or as many as the
+// workspace holds; the others are made, summed and dropped (streaming): no n x n matrix.
+// hsic_backward_kernel.cpp has the gradient.
 #include <algorithm>
 #include <tuple>
 #include <vector>
@@ -16,11 +17,17 @@
 namespace bido {
 namespace {
 
-constexpr int64_t kStripes = 8;  // of a tile; fixed, so that sums do not depend on the number of threads
+constexpr int64_t kStripes = 8;  // of a single tile; fixed, so that sums do not depend on the threads
 
-// Sums of one stripe of one tile.
+// A stretch of rows of one tile of every variable, and its sums.
+template <typename T>
 struct Stripe {
-  std::vector<double> products, rows, columns;  // [pairs], [m * height], [m * width]
+  std::vector<Entries<T>> tiles;
+  Block I, J;
+  int64_t begin, end;                           // rows of the tile
+  std::vector<double> products, rows, columns;  // [pairs], [m * (end - begin)], [m * J.size()]
+
+  bool diagonal() const { return I.begin == J.begin; }
 };
 
 template <typename T>
@@ -32,22 +39,22 @@ class Accumulator {
     std::fill(sums, sums + static_cast<int64_t>(group.size()) * n, 0.0);
   }
 
-  // One tile of every variable; off the diagonal it stands for its mirror image too.
-  void add(const std::vector<Entries<T>>& tiles, Block I, Block J) {
-    std::vector<Stripe> stripes(kStripes);
-    torch::stable::parallel_for(0, kStripes, 1, [&](int64_t first, int64_t last) {
-      for (int64_t s = first; s < last; ++s)
-        sum_stripe(tiles, I, J, s * I.size() / kStripes, (s + 1) * I.size() / kStripes, stripes[s]);
+  // Sums the stripes side by side, then adds them up in order. Off the diagonal a tile stands for its mirror
+  // image too.
+  void add(std::vector<Stripe<T>>& stripes) {
+    torch::stable::parallel_for(0, static_cast<int64_t>(stripes.size()), 1, [&](int64_t first, int64_t last) {
+      for (int64_t s = first; s < last; ++s) sum(stripes[s]);
     });
-    const bool diagonal = I.begin == J.begin;
-    for (int64_t s = 0; s < kStripes; ++s) {
-      for (size_t p = 0; p < pairs_.count(); ++p) products_[p] += (diagonal ? 1 : 2) * stripes[s].products[p];
-      const int64_t begin = s * I.size() / kStripes, height = (s + 1) * I.size() / kStripes - begin;
+    for (const Stripe<T>& stripe : stripes) {
+      const int64_t height = stripe.end - stripe.begin, width = stripe.J.size();
+      for (size_t p = 0; p < pairs_.count(); ++p)
+        products_[p] += (stripe.diagonal() ? 1 : 2) * stripe.products[p];
       for (size_t v = 0; v < group_.size(); ++v) {
         double* sums = sums_ + static_cast<int64_t>(v) * n_;
-        for (int64_t i = 0; i < height; ++i) sums[I.begin + begin + i] += stripes[s].rows[v * height + i];
-        if (diagonal) continue;
-        for (int64_t j = 0; j < J.size(); ++j) sums[J.begin + j] += stripes[s].columns[v * J.size() + j];
+        for (int64_t i = 0; i < height; ++i)
+          sums[stripe.I.begin + stripe.begin + i] += stripe.rows[v * height + i];
+        if (stripe.diagonal()) continue;
+        for (int64_t j = 0; j < width; ++j) sums[stripe.J.begin + j] += stripe.columns[v * width + j];
       }
     }
   }
@@ -60,26 +67,25 @@ class Accumulator {
   }
 
  private:
-  void sum_stripe(const std::vector<Entries<T>>& tiles, Block I, Block J, int64_t begin, int64_t end,
-                  Stripe& out) const {
-    const int64_t height = end - begin, width = J.size();
-    const bool diagonal = I.begin == J.begin;
-    out.products.assign(pairs_.count(), 0.0);
-    out.rows.assign(tiles.size() * height, 0.0);
-    out.columns.assign(diagonal ? 0 : tiles.size() * width, 0.0);
-    for (int64_t i = begin; i < end; ++i) {
-      for (size_t v = 0; v < tiles.size(); ++v) {
-        const T* row = tiles[v].data + i * tiles[v].stride;
-        out.rows[v * height + i - begin] = row_sum<T>(row, width);
-        if (!diagonal) add_row_to_sums<T>(row, out.columns.data() + v * width, width);
-        if (diagonal && unbiased_) out.rows[v * height + i - begin] -= static_cast<double>(row[i]);
+  void sum(Stripe<T>& s) const {
+    const int64_t height = s.end - s.begin, width = s.J.size();
+    const bool diagonal = s.diagonal(), hollow = diagonal && unbiased_;  // hollow: without the diagonal
+    const size_t m = s.tiles.size();
+    s.products.assign(pairs_.count(), 0.0);
+    s.rows.assign(m * height, 0.0);
+    s.columns.assign(diagonal ? 0 : m * width, 0.0);
+    for (int64_t i = s.begin; i < s.end; ++i) {
+      for (size_t v = 0; v < m; ++v) {
+        const T* row = s.tiles[v].data + i * s.tiles[v].stride;
+        double& total = s.rows[v * height + i - s.begin];
+        total = diagonal ? row_sum<T>(row, width) : row_and_column_sums<T>(row, s.columns.data() + v * width, width);
+        if (hollow) total -= static_cast<double>(row[i]);
       }
       for (size_t p = 0; p < pairs_.count(); ++p) {
-        const auto &a = tiles[pairs_.first[p]], &b = tiles[pairs_.second[p]];
+        const auto &a = s.tiles[pairs_.first[p]], &b = s.tiles[pairs_.second[p]];
         const T *row_a = a.data + i * a.stride, *row_b = b.data + i * b.stride;
-        out.products[p] += row_product<T>(row_a, row_b, width);
-        if (diagonal && unbiased_)
-          out.products[p] -= static_cast<double>(row_a[i]) * static_cast<double>(row_b[i]);
+        s.products[p] += row_product<T>(row_a, row_b, width);
+        if (hollow) s.products[p] -= static_cast<double>(row_a[i]) * static_cast<double>(row_b[i]);
       }
     }
   }
@@ -97,13 +103,39 @@ void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unb
              const Tensor& kept, double* values, double* sums) {
   const int64_t n = group[0].data.size(0);
   GramTiles<T> tiles(group, tile, kept);
-  if (tiles.keeps()) tiles.fill();
+  if (tiles.keeps_all()) tiles.fill();
   Accumulator<T> total(group, pairs, n, unbiased, sums);
-  std::vector<Entries<T>> current(group.size());
+  const auto take = [&](int64_t row, int64_t column, std::vector<T*> labels) {
+    std::vector<Entries<T>> entries;
+    for (size_t v = 0; v < group.size(); ++v)
+      entries.push_back(labels.empty() ? tiles.get(v, row, column)
+                                       : tiles.get(v, row, column, labels[v], {0, tiles.rows(row).size()}));
+    return entries;
+  };
   for (int64_t row = 0; row < tiles.blocks(); ++row) {
+    const Block I = tiles.rows(row);
+    std::vector<Stripe<T>> stripes;
+    if (tiles.keeps_all() && tiles.blocks() > 1) {  // all tiles of the row side by side
+      std::vector<Scratch<T>> buffers;
+      for (int64_t column = row; column < tiles.blocks(); ++column) {
+        std::vector<T*> labels(group.size(), nullptr);
+        for (size_t v = 0; v < group.size(); ++v) {
+          if (!group[v].is_labels()) continue;
+          buffers.push_back(make_scratch<T>(tile * tile));
+          labels[v] = buffers.back().get();
+        }
+        stripes.push_back({take(row, column, labels), I, tiles.rows(column), 0, I.size(), {}, {}, {}});
+      }
+      total.add(stripes);
+      continue;
+    }
     for (int64_t column = row; column < tiles.blocks(); ++column) {
-      for (size_t v = 0; v < group.size(); ++v) current[v] = tiles.get(v, row, column);
-      total.add(current, tiles.rows(row), tiles.rows(column));
+      const auto entries = take(row, column, {});
+      stripes.clear();
+      for (int64_t s = 0; s < kStripes; ++s)
+        stripes.push_back({entries, I, tiles.rows(column), s * I.size() / kStripes,
+                           (s + 1) * I.size() / kStripes, {}, {}, {}});
+      total.add(stripes);
     }
   }
   total.finish(values);
@@ -114,7 +146,7 @@ void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unb
 std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tensor parameters,
                                             std::vector<int64_t> kinds, std::vector<int64_t> first,
                                             std::vector<int64_t> second, bool unbiased, int64_t tile,
-                                            bool keep_tiles) {
+                                            int64_t kept_tiles) {
   STD_TORCH_CHECK(!variables.empty() && first.size() == second.size() && tile >= 1,
                   "hsic: needs variables, pairs and a positive tile");
   const auto m = static_cast<int64_t>(variables.size());
@@ -129,7 +161,8 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tenso
   Tensor sums = empty_like_with(like, {m, n}, ScalarType::Double);
   int64_t features = 0;
   for (int64_t kind : kinds) features += kind < static_cast<int64_t>(KernelKind::labels);
-  Tensor kept = empty_large(like, {keep_tiles ? features : 0, blocks * (blocks + 1) / 2, size, size}, dtype);
+  const int64_t all = blocks * (blocks + 1) / 2, count = kept_tiles < 0 ? all : std::min(kept_tiles, all);
+  Tensor kept = empty_large(like, {features, count, size, size}, dtype);
   double* v = static_cast<double*>(values.mutable_data_ptr());
   double* s = static_cast<double*>(sums.mutable_data_ptr());
   if (dtype == ScalarType::Double) {

@@ -46,6 +46,26 @@ BIDO_VECTORIZE void add_row_to_sums(const T* row, double* sums, int64_t n) {
   for (int64_t j = 0; j < n; ++j) sums[j] += static_cast<double>(row[j]);
 }
 
+// The sum of a row, which is added to the column sums as well.
+template <typename T>
+BIDO_VECTORIZE double row_and_column_sums(const T* row, double* columns, int64_t n) {
+  double lanes[kLanes] = {}, sum = 0;
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const double v = static_cast<double>(row[j + l]);
+      lanes[l] += v;
+      columns[j + l] += v;
+    }
+  }
+  for (; j < n; ++j) {
+    sum += static_cast<double>(row[j]);
+    columns[j] += static_cast<double>(row[j]);
+  }
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
 // Factors of the three terms of an estimator.
 struct Estimator {
   double pair, total, scale;  // (product - pair * cross + total * totals) * scale

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "products.h"
@@ -16,7 +17,8 @@
 namespace bido {
 
 constexpr int64_t kSmallRows = 192;  // up to here columns are shared among tasks
-constexpr int64_t kChunk = 1024;     // columns of a centered chunk
+template <typename T>
+constexpr int64_t kChunk = 4096 / sizeof(T);  // columns of a centered chunk
 constexpr int64_t kSkew = 16;        // extra entries per row, so that rows do not meet in one cache set
 constexpr int64_t kComputeAll = -(int64_t{1} << 60);
 
@@ -35,8 +37,8 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
   std::vector<Task> tasks;
   int64_t widest = 1;
   for (size_t v = 0; v < features.size(); ++v) {
-    const int64_t d = features[v].size(1), chunks = (d + kChunk - 1) / kChunk;
-    widest = std::max(widest, std::min(d, kChunk));
+    const int64_t d = features[v].size(1), chunks = (d + kChunk<T> - 1) / kChunk<T>;
+    widest = std::max(widest, std::min(d, kChunk<T>));
     const int64_t groups = std::min(kGroups, chunks);
     for (int64_t g = 0; g < groups; ++g)
       tasks.push_back({v, g * chunks / groups, (g + 1) * chunks / groups});
@@ -50,7 +52,7 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
     for (int64_t t = first; t < last; ++t) {
       const Tensor& x = features[tasks[t].variable];
       for (int64_t c = tasks[t].chunk_begin; c < tasks[t].chunk_end; ++c) {
-        const int64_t begin = c * kChunk, end = std::min(x.size(1), begin + kChunk);
+        const int64_t begin = c * kChunk<T>, end = std::min(x.size(1), begin + kChunk<T>);
         const int64_t depth = round_up(end - begin, kernels.dot_depth);
         center_columns<T>(x, begin, end, chunk.get(), stride, depth);
         kernels.dot_block(chunk.get(), n, chunk.get(), n, stride, depth, partial.get() + t * n * n, n, 0,
@@ -80,7 +82,7 @@ void inner_products_of_tiles(const Tensor& x, int64_t tile, int64_t tile_stride,
   const auto& kernels = product_kernels<T>();
   const int64_t n = x.size(0), d = x.size(1);
   const int64_t super = n <= kWholeChunkRows ? round_up(n, tile) : std::max(tile, kSuperRows / tile * tile);
-  const int64_t width = std::min(d, kChunk), stride = round_up(width, kernels.dot_depth) + kSkew;
+  const int64_t width = std::min(d, kChunk<T>), stride = round_up(width, kernels.dot_depth) + kSkew;
   const int64_t rows = super + kernels.dot_rows;  // tiles read whole steps of rows
   const Scratch<T> left = make_scratch<T>(rows * stride);
   const Scratch<T> right = make_scratch<T>(n <= super ? 1 : rows * stride);
@@ -120,17 +122,19 @@ void inner_products_of_tiles(const Tensor& x, int64_t tile, int64_t tile_stride,
   }
 }
 
-constexpr int64_t kSubRows = 160;  // rows of a task within one tile
+constexpr int64_t kSubRows = 80;  // rows of a task within one tile
 
 // Rows I times rows J over all columns, into `out` with row stride `out_stride`; all of it.
 template <typename T>
 void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T* left, T* right, T* out,
                             int64_t out_stride) {
   const auto& kernels = product_kernels<T>();
-  const int64_t d = x.size(1), width = std::min(d, kChunk);
+  const int64_t d = x.size(1), width = std::min(d, kChunk<T>);
   const int64_t stride = round_up(width, kernels.dot_depth) + kSkew;
   const bool diagonal = I.begin == J.begin;
-  const int64_t tasks_i = (I.size() + kSubRows - 1) / kSubRows, tasks_j = (J.size() + kSubRows - 1) / kSubRows;
+  std::vector<std::pair<int64_t, int64_t>> tasks;
+  for (int64_t a = 0; a < I.size(); a += kSubRows)
+    for (int64_t b = diagonal ? a : 0; b < J.size(); b += kSubRows) tasks.push_back({a, b});
   for (int64_t begin = 0; begin < d; begin += width) {
     const int64_t end = std::min(d, begin + width), depth = round_up(end - begin, kernels.dot_depth);
     const auto center = [&](Block rows, T* target) {
@@ -142,10 +146,9 @@ void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T
     center(I, left);
     if (!diagonal) center(J, right);
     const T* other = diagonal ? left : right;
-    torch::stable::parallel_for(0, tasks_i * tasks_j, 1, [&](int64_t first, int64_t last) {
+    torch::stable::parallel_for(0, static_cast<int64_t>(tasks.size()), 1, [&](int64_t first, int64_t last) {
       for (int64_t t = first; t < last; ++t) {
-        const int64_t a = t / tasks_j * kSubRows, b = t % tasks_j * kSubRows;
-        if (diagonal && b < a) continue;
+        const auto [a, b] = tasks[t];
         kernels.dot_block(left + a * stride, std::min(I.size(), a + kSubRows) - a, other + b * stride,
                           std::min(J.size(), b + kSubRows) - b, stride, depth, out + a * out_stride + b,
                           out_stride, diagonal ? a - b : kComputeAll, begin > 0);
@@ -158,7 +161,7 @@ void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T
 template <typename T>
 int64_t chunk_entries(const Tensor& x, int64_t rows) {
   const auto& kernels = product_kernels<T>();
-  return (rows + kernels.dot_rows) * (round_up(std::min(x.size(1), kChunk), kernels.dot_depth) + kSkew);
+  return (rows + kernels.dot_rows) * (round_up(std::min(x.size(1), kChunk<T>), kernels.dot_depth) + kSkew);
 }
 
 }  // namespace bido

@@ -21,31 +21,58 @@ int64_t panel_buffer_rows(int64_t rows) {
   return round_up(rows, product_kernels<T>().panel_rows);
 }
 
-// Rows out_row.. of `out` (+)= panel [rows, x_end - x_begin] times rows x_begin..x_end of x. The panel's
-// buffer has panel_buffer_rows(rows) rows; `out` has contiguous rows in any floating dtype.
+// Where a stretch of a panel lies: from a given row and depth on, `depth` entries deep. Transposed: the
+// buffer holds it column by column.
 template <typename T>
-void multiply_panel(const T* panel, int64_t panel_stride, int64_t rows, const Tensor& x, int64_t x_begin,
-                    int64_t x_end, const Tensor& out, int64_t out_row, bool accumulate) {
+struct PanelPart {
+  const T* data;
+  int64_t stride;
+  bool transposed;
+  int64_t depth;
+};
+
+// Rows out_row.. of `out` (+)= panel [rows, depth] times rows x_begin.. of x. The panel is given in segments
+// of `segment` rows: part(row, k) is the stretch of the segment that begins at `row`, from depth k on. Its
+// buffers are readable up to whole steps of rows. `out` has contiguous rows in any floating dtype.
+template <typename T, typename Part>
+void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& part, const Tensor& x,
+                    int64_t x_begin, const Tensor& out, int64_t out_row, bool accumulate) {
   const auto& kernels = product_kernels<T>();
   const int64_t d = x.size(1), width = kStrips * kernels.strip;
-  const int64_t chunks = (d + width - 1) / width, blocks = (rows + kPanelRows - 1) / kPanelRows;
+  const int64_t padded = panel_buffer_rows<T>(segment), group = std::max<int64_t>(1, kPanelRows / segment);
+  const int64_t chunks = (d + width - 1) / width, step = group * segment, blocks = (rows + step - 1) / step;
   torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
     const Scratch<T> strips = make_scratch<T>(kProductDepth * width);
-    const Scratch<T> sums = make_scratch<T>(panel_buffer_rows<T>(std::min(rows, kPanelRows)) * width);
+    const Scratch<T> sums = make_scratch<T>(group * padded * width);
     for (int64_t t = first; t < last; ++t) {
       const int64_t begin = t / blocks * width, end = std::min(d, begin + width);
-      const int64_t row = t % blocks * kPanelRows, count = std::min(rows - row, kPanelRows);
+      const int64_t row = t % blocks * step, row_end = std::min(rows, row + step);
       const int64_t n_strips = (end - begin + kernels.strip - 1) / kernels.strip;
-      for (int64_t k = x_begin; k < x_end; k += kProductDepth) {
-        const int64_t k_end = std::min(x_end, k + kProductDepth);
-        pack_strips<T>(x, k, k_end, begin, end, kernels.strip, strips.get());
-        kernels.panel_block(panel + row * panel_stride + (k - x_begin), panel_stride, strips.get(),
-                            round_up(count, kernels.panel_rows), k_end - k, n_strips, sums.get(), width,
-                            k > x_begin);
+      for (int64_t k = 0, taken = 0; k < depth; k += taken) {
+        taken = std::min({kProductDepth, depth - k, part(row, k).depth});
+        pack_strips<T>(x, x_begin + k, x_begin + k + taken, begin, end, kernels.strip, strips.get());
+        for (int64_t i = row, s = 0; i < row_end; i += segment, ++s) {
+          const PanelPart<T> a = part(i, k);
+          kernels.panel_block(a.data, a.stride, a.transposed, strips.get(),
+                              panel_buffer_rows<T>(std::min(segment, row_end - i)), taken, n_strips,
+                              sums.get() + s * padded * width, width, k > 0);
+        }
       }
-      store_rows<T>(sums.get(), width, out, out_row + row, count, begin, end, accumulate);
+      for (int64_t i = row, s = 0; i < row_end; i += segment, ++s)
+        store_rows<T>(sums.get() + s * padded * width, width, out, out_row + i, std::min(segment, row_end - i),
+                      begin, end, accumulate);
     }
   });
+}
+
+// The same for a panel in one row-major buffer of panel_buffer_rows(rows) rows.
+template <typename T>
+void multiply_panel(const T* panel, int64_t stride, int64_t rows, int64_t depth, const Tensor& x,
+                    const Tensor& out, int64_t out_row) {
+  const auto part = [&](int64_t row, int64_t k) {
+    return PanelPart<T>{panel + row * stride + k, stride, false, depth - k};
+  };
+  multiply_panel<T>(rows, std::min(rows, kPanelRows), depth, part, x, 0, out, out_row, false);
 }
 
 }  // namespace bido

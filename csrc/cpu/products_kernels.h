@@ -21,6 +21,28 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
 };
 
+// The sum of the lanes of a vector, by halves: log2 additions, which are vectors themselves.
+template <typename T, int Bytes>
+inline T add_lanes(typename VectorOf<T, Bytes>::type v) {
+  constexpr int kWidth = Bytes / sizeof(T);
+  if constexpr (kWidth == 2) {
+    return v[0] + v[1];
+  } else {
+    typename VectorOf<T, Bytes / 2>::type low, high;
+    if constexpr (kWidth == 16) {
+      low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+      high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    } else if constexpr (kWidth == 8) {
+      low = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+      high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    } else {
+      low = __builtin_shufflevector(v, v, 0, 1);
+      high = __builtin_shufflevector(v, v, 2, 3);
+    }
+    return add_lanes<T, Bytes / 2>(low + high);
+  }
+}
+
 constexpr int64_t kRightRows = 80;  // rows of b that stay in the second-level cache
 
 template <typename T, int Bytes, int R>
@@ -41,9 +63,7 @@ void dot_tile(const T* a, const T* b, int64_t stride, int64_t depth, T* sums) {
   }
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < R; ++j) {
-      T sum = 0;
-      for (int l = 0; l < kWidth; ++l) sum += total[i][j][l];
-      sums[i * R + j] = sum;
+      sums[i * R + j] = add_lanes<T, Bytes>(total[i][j]);
     }
   }
 }
@@ -69,7 +89,7 @@ void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t s
   }
 }
 
-template <typename T, int Bytes, int R, int S>
+template <typename T, int Bytes, int R, int S, bool kTransposed>
 void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, int64_t c_stride,
                 bool accumulate) {
   using V = typename VectorOf<T, Bytes>::type;
@@ -81,7 +101,7 @@ void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, i
     for (int s = 0; s < S; ++s) right[s] = *reinterpret_cast<const V*>(b + (k * S + s) * kWidth);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      const T left = a[i * a_stride + k];
+      const T left = kTransposed ? a[k * a_stride + i] : a[i * a_stride + k];
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s) total[i][s] += left * right[s];
     }
@@ -95,13 +115,20 @@ void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, i
 }
 
 template <typename T, int Bytes, int R, int S>
-void panel_block(const T* a, int64_t a_stride, const T* b, int64_t rows, int64_t depth, int64_t strips, T* c,
-                 int64_t c_stride, bool accumulate) {
+void panel_block(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows, int64_t depth,
+                 int64_t strips, T* c, int64_t c_stride, bool accumulate) {
   constexpr int64_t kStrip = S * Bytes / sizeof(T);
-  for (int64_t strip = 0; strip < strips; ++strip)
-    for (int64_t i = 0; i < rows; i += R)
-      panel_tile<T, Bytes, R, S>(a + i * a_stride, a_stride, b + strip * depth * kStrip, depth,
-                                 c + i * c_stride + strip * kStrip, c_stride, accumulate);
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    const T* right = b + strip * depth * kStrip;
+    for (int64_t i = 0; i < rows; i += R) {
+      T* target = c + i * c_stride + strip * kStrip;
+      if (a_transposed) {
+        panel_tile<T, Bytes, R, S, true>(a + i, a_stride, right, depth, target, c_stride, accumulate);
+      } else {
+        panel_tile<T, Bytes, R, S, false>(a + i * a_stride, a_stride, right, depth, target, c_stride, accumulate);
+      }
+    }
+  }
 }
 
 template <typename T, int Bytes, int Dot, int Rows, int Strip>

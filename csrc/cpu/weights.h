@@ -94,7 +94,7 @@ Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, cons
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
     fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), n, begin, end);
-    multiply_panel<T>(panel.get(), n, end - begin, v.data, 0, n, out, begin, false);
+    multiply_panel<T>(panel.get(), n, end - begin, n, v.data, out, begin);
   }
   return out;
 }

@@ -25,6 +25,7 @@ pybind11::dict plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t e
   pybind11::dict result;
   result["regime"] = plan.regime;
   result["tile"] = plan.tile;
+  result["kept"] = plan.kept;
   result["bytes"] = plan.bytes;
   result["dense_bytes"] = plan.dense_bytes;
   result["smallest_bytes"] = plan.smallest_bytes;
