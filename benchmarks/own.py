@@ -8,6 +8,8 @@ from torch import Tensor
 
 import bido_ext as bx
 from benchmarks.problem import Problem
+from bido_ext.ops.gram_stack import gram_stack as stack_of_group
+from bido_ext.ops.group import make_group
 
 
 def pair(measure: str, problem: Problem) -> Tensor:
@@ -57,6 +59,12 @@ def step(measure: str, problem: Problem) -> Tensor:
 def gram(problem: Problem) -> Tensor:
     """The Gaussian Gram matrix of the one layer."""
     return bx.gaussian_gram(problem.layers[0], problem.sigma)
+
+
+def gram_stack(problem: Problem) -> Tensor:
+    """K - 1 of every layer, (m, n, n), as the measures call it: no user does."""
+    kernel = bx.Gaussian(problem.sigma)
+    return stack_of_group(make_group(problem.layers, [kernel] * len(problem.layers)))
 
 
 def center(problem: Problem) -> Tensor:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws time and memory against n: ``python -m benchmarks.plot results/<device>/hsic.json --d 512``.
 
+Both axes are logarithmic; the legend gives the fitted exponents of n.
+
 Needs matplotlib (extra "lab").
 """
 
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.registry import is_own
-from benchmarks.results import Record, load
+from benchmarks.results import Record, growth, load
 from benchmarks.table import TITLES, names_in
 
 if TYPE_CHECKING:
@@ -29,20 +31,27 @@ def draw(records: Sequence[Record]) -> Figure:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     times, memory = figure.subplots(1, 2)
+    fits = {fit["name"]: fit for fit in growth(records)}
     for name in (names := names_in(records)):
         style = _style(name, names.index(name))
         rows = [(r["spec"]["n"], row) for r in records for row in r["rows"] if row["name"] == name]
+        style["label"] = _label(name, fits.get(name), "time")
         _draw_times(times, style, [(n, row) for n, row in rows if "median_ms" in row])
         sized = [
             (n, row["memory"]) for n, row in rows if "growth_bytes" in (row.get("memory") or {})
         ]
         # A log axis has no place for growth that vanished in memory the allocator already had.
+        style["label"] = _label(name, fits.get(name), "memory")
         _draw_memory(memory, style, [(n, m) for n, m in sized if m["growth_bytes"] > 0])
     n = [record["spec"]["n"] for record in records]
-    floor = [record["floor"]["ms"] / 1e3 for record in records]
-    times.plot(n, floor, color="black", linestyle="--", label=records[0]["floor"]["what"])
+    timed = [r for r in records if r["floor"]["ms"] is not None]  # memory-only records have none
+    if timed:
+        floor = [r["floor"]["ms"] / 1e3 for r in timed]
+        label = _label(timed[0]["floor"]["what"], fits.get("floor"), "time")
+        rows_of = [r["spec"]["n"] for r in timed]
+        times.plot(rows_of, floor, color="black", linestyle="--", label=label)
     square = [4 * rows**2 / MIB for rows in n]
-    memory.plot(n, square, color="black", linestyle="--", label="one n×n float32")
+    memory.plot(n, square, color="black", linestyle="--", label="one n×n float32, n^2")
     spec, machine = records[0]["spec"], records[0]["machine"]
     dims = ", ".join(map(str, spec["dims"])) or "n"
     times.set_title(f"{spec['name']}, d = {dims}: time of value + gradient", fontsize=9)
@@ -63,12 +72,18 @@ def draw(records: Sequence[Record]) -> Figure:
 
 def _style(name: str, index: int) -> dict[str, Any]:
     return {
-        "label": TITLES.get(name, name),
         "color": f"C{index}",
         "linewidth": 2.5 if is_own(name) else 1.2,
         "marker": "o",
         "markersize": 4,
     }
+
+
+def _label(name: str, fit: dict[str, Any] | None, of: str) -> str:
+    """The name and, where two n are there, the exponent, such as "bido_ext, n^2.01"."""
+    title = TITLES.get(name, name)
+    slope = None if fit is None else fit[of]
+    return title if slope is None else f"{title}, n^{slope:.2f}"
 
 
 def _draw_times(axes: Axes, style: dict[str, Any], rows: list[tuple[int, dict[str, Any]]]) -> None:

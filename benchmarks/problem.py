@@ -25,7 +25,8 @@ class Problem:
         lambda_x, lambda_y: value = sum_j lambda_x d(X, Z_j) - lambda_y d(Z_j, Y).
         sigma: Bandwidth of the Gaussian kernels, scaled by sqrt(d).
         eps: Ridge of nhsic, relative to n.
-        cotangent: Gradient that flows into a matrix-valued op, (n, n); None for 0-d values.
+        cotangent: Gradient that flows into a matrix-valued op, (n, n), of a stack (m, n, n); None
+            for 0-d values.
     """
 
     x: Tensor
@@ -96,6 +97,14 @@ def make_gram(n: int, d: int) -> Problem:
     generator = torch.Generator().manual_seed(n + d)
     x = images(n, d, generator)
     return Problem(x, (x,), cotangent=_symmetric(n, generator))
+
+
+def make_stack(n: int, dims: Sequence[int]) -> Problem:
+    """Variables (n, d_v) of a stack of Gram matrices and the gradient (m, n, n) that flows into it."""
+    generator = torch.Generator().manual_seed(n + sum(dims))
+    x = images(n, dims[0], generator)
+    layers = (x, *(activations(x, d, generator) for d in dims[1:]))
+    return Problem(x, layers, cotangent=torch.stack([_symmetric(n, generator) for _ in dims]))
 
 
 def make_matrix(n: int) -> Problem:

@@ -16,9 +16,13 @@ from torch import Tensor
 from benchmarks.problem import Problem
 from benchmarks.rivals.gemm_floor import FloorPart
 
-OPS = ("gaussian_gram", "double_center", "hsic", "hsic_streaming", "nhsic", "coco", "cka")
+OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 STEP_MEASURES = ("nhsic", "coco", "hsic")
 OWN = "bido_ext"
+#: bido_ext without a mode: the regime is its own choice.
+PLAIN_MODE = "plain"
+#: What ``--modes`` can name.
+MODES = (PLAIN_MODE, "streaming")
 
 Implementation = Callable[[Problem], Tensor]
 
@@ -28,6 +32,11 @@ def is_own(name: str) -> bool:
     return name.split()[0] == OWN
 
 
+def mode_of(name: str) -> str:
+    """The mode of an implementation of bido_ext: "streaming" of "bido_ext streaming"."""
+    return name.removeprefix(OWN).strip() or PLAIN_MODE
+
+
 @dataclass(frozen=True)
 class CaseSpec:
     """Names a case; JSON can carry it to another process.
@@ -35,8 +44,8 @@ class CaseSpec:
     Attributes:
         name: An op of :data:`OPS`, or "bido_step_<measure>".
         n: Number of samples.
-        dims: Numbers of columns: (d,) of a pair or a Gram matrix, () of double_center,
-            (d of X, d of Z_1, ...) of a step.
+        dims: Numbers of columns: (d,) of a pair or a Gram matrix, (d_1, ..., d_m) of a stack, ()
+            of double_center, (d of X, d of Z_1, ...) of a step.
         num_classes: Of the integer labels of a step, else None.
     """
 

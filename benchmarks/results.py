@@ -3,8 +3,9 @@
 
     {"format": "bido_ext.benchmark", "version": 1, "name": "hsic", "records": [...], "growth": [...]}
 
-A record holds one case: spec, dtype, threads, machine line, floor, and a row per implementation (see
-benchmarks/runner.py). ``growth`` holds fitted exponents of time and memory in n. History is git's.
+A record holds one case: spec, dtype, threads, machine line, floor, whether the gate ran, and a row per
+implementation (see benchmarks/runner.py). ``growth`` holds fitted exponents of time and memory in n, one
+set for every dims, dtype and number of threads of the file. History is git's.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def key(record: Record) -> tuple[Any, ...]:
 
 def growth(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Exponents p of time ~ n^p and memory ~ n^p, per implementation, over records that differ in n
-    only; the floor's exponent stands beside them. At least two n are needed.
+    only; the floor's exponent stands beside them. At least two n are needed. An implementation that
+    occurs in some of the records only (streaming, refused rivals) is fitted over those: ``n`` holds the
+    n of the times, ``memory_n`` those of the memory.
     """
     groups: dict[Any, list[Record]] = {}
     for record in records:
@@ -81,23 +84,40 @@ def growth(records: Sequence[Record]) -> list[dict[str, Any]]:
         if len(group) < 2:
             continue
         n = [record["spec"]["n"] for record in group]
-        first = group[0]
-        common = {"dims": first["spec"]["dims"], "dtype": first["dtype"], "n": n}
+        common = {key: group[0][key] for key in ("dtype", "threads")}
+        common["dims"] = group[0]["spec"]["dims"]
         floor = [record["floor"]["ms"] for record in group]
-        fits.append({"name": "floor", **common, "time": exponent(n, floor), "memory": None})
-        for name in [row["name"] for row in first["rows"]]:
+        fits.append({"name": "floor", **common, **_fit(n, floor, [None] * len(n))})
+        for name in dict.fromkeys(row["name"] for record in group for row in record["rows"]):
             rows = [_row(record, name) for record in group]
             times = [row.get("median_ms") for row in rows]
             sizes = [(row.get("memory") or {}).get("growth_bytes") for row in rows]
-            fits.append(
-                {
-                    "name": name,
-                    **common,
-                    "time": exponent(n, times),
-                    "memory": exponent(n, sizes),
-                }
-            )
+            fits.append({"name": name, **common, **_fit(n, times, sizes)})
     return fits
+
+
+def growth_text(records: Sequence[Record]) -> str:
+    """The fitted exponents as lines to print; empty where no two records differ in n only."""
+    return "\n".join(
+        f"{fit['name']}, d = {', '.join(map(str, fit['dims'])) or 'n'}, {fit['dtype']}, "
+        f"{fit['threads']} threads: time {_power(fit['time'])}, memory {_power(fit['memory'])}"
+        for fit in growth(records)
+    )
+
+
+def _power(exponent: float | None) -> str:
+    return "not fitted" if exponent is None else f"~ n^{exponent:.2f}"
+
+
+def _fit(
+    n: Sequence[int], times: Sequence[float | None], sizes: Sequence[float | None]
+) -> dict[str, Any]:
+    return {
+        "n": [a for a, b in zip(n, times, strict=True) if b],
+        "time": exponent(n, times),
+        "memory_n": [a for a, b in zip(n, sizes, strict=True) if b],
+        "memory": exponent(n, sizes),
+    }
 
 
 def exponent(n: Sequence[int], values: Sequence[float | None]) -> float | None:

@@ -17,9 +17,9 @@ import torch
 from benchmarks import bido_step, rivals
 from benchmarks.gate import GateError
 from benchmarks.measure import MIN_ROUNDS
-from benchmarks.registry import OPS, STEP_MEASURES, CaseSpec, build, default_specs
-from benchmarks.results import Record, default_path, save
-from benchmarks.runner import Settings, run_case
+from benchmarks.registry import MODES, OPS, STEP_MEASURES, CaseSpec, build, default_specs
+from benchmarks.results import Record, default_path, growth_text, save
+from benchmarks.runner import NothingToRunError, Settings, run_case
 
 SMOKE_ROUNDS = 3
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -27,6 +27,8 @@ EXAMPLES = """examples:
   python -m benchmarks.run --op hsic --n 4096 --d 512 --threads 2 --rounds 7
   python -m benchmarks.run --step nhsic --n 64 256 1024
   python -m benchmarks.run --op gaussian_gram --device cuda --dtype bfloat16
+  python -m benchmarks.run --op hsic --n 2048 4096 8192 --d 512 --rivals
+  python -m benchmarks.run --op hsic --n 32768 --d 512 --modes streaming --no-gate-above 16384 --no-times
   python -m benchmarks.run --smoke"""
 
 
@@ -44,7 +46,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--step", nargs="+", choices=STEP_MEASURES, metavar="M", help=", ".join(STEP_MEASURES)
     )
     parser.add_argument("--n", nargs="+", type=int, help="samples (default: the case's own list)")
-    parser.add_argument("--d", nargs="+", type=int, help="columns (ops only)")
+    parser.add_argument(
+        "--d", nargs="+", type=int, help="columns (ops only); of gram_stack one stack of them"
+    )
     parser.add_argument(
         "--dtype", default="float32", help="float32 (default), float64, bfloat16 ..."
     )
@@ -55,6 +59,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rivals", nargs="*", choices=rivals.NAMES, metavar="R", help=", ".join(rivals.NAMES)
     )
     parser.add_argument("--no-memory", action="store_true", help="skip the peak memory runs")
+    parser.add_argument("--no-times", action="store_true", help="skip the times and the floor")
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, metavar="M", help=f"of bido_ext: {', '.join(MODES)}"
+    )
+    parser.add_argument(
+        "--no-gate-above",
+        type=int,
+        metavar="N",
+        help="above N samples compare nothing with float64 and run no rival; the record says so",
+    )
     parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
     parser.add_argument(
         "--smoke", action="store_true", help="tiny shapes, few rounds, no file unless --json"
@@ -71,6 +85,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--threads, --n and --d must be positive.")
     if options.d and not options.op:
         parser.error("--d goes with --op; the layers of a step are those of VGG16.")
+    if options.no_times and options.no_memory:
+        parser.error("--no-times and --no-memory together leave nothing to measure.")
+    if options.no_gate_above is not None and options.no_gate_above < 1:
+        parser.error(f"--no-gate-above must be positive, got {options.no_gate_above}.")
     if options.dtype not in DTYPES:
         parser.error(f"--dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}.")
     if reason := device_problem(options.device):
@@ -101,9 +119,18 @@ def chosen_specs(options: argparse.Namespace) -> list[CaseSpec]:
             specs += [bido_step.spec(name[len("bido_step_") :], n) for n in rows]
             continue
         own_dims = list(dict.fromkeys(spec.dims for spec in defaults))
-        dims = [(d,) for d in options.d] if options.d and own_dims != [()] else own_dims
+        dims = _dims(name, options.d, own_dims)
         specs += [CaseSpec(name, n, d) for d in dims for n in rows]
     return specs
+
+
+def _dims(
+    name: str, given: Sequence[int] | None, own_dims: list[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Columns of the cases of an op; double_center has none."""
+    if not given or own_dims == [()]:
+        return own_dims
+    return [tuple(given)] if name == "gram_stack" else [(d,) for d in given]
 
 
 def text_table(record: Record) -> str:
@@ -112,13 +139,10 @@ def text_table(record: Record) -> str:
     head = f"{spec['name']}  n = {spec['n']}  d = {', '.join(map(str, spec['dims'])) or spec['n']}"
     lines = [
         f"{head}  {record['dtype']}  {record['threads']} threads  {record['rounds']} rounds",
-        f"{floor['what']} {floor['ms']:.4g} ms"
-        + (
-            f" (with n^3 work {floor['with_cubic_ms']:.4g} ms), {floor['gflop']:.3g} GFLOP"
-            if "gflop" in floor
-            else ""
-        ),
+        _floor_line(floor),
     ]
+    if record.get("gate", "run") != "run":
+        lines.append(f"gate {record['gate']}")
     titles = [
         "",
         "ms",
@@ -138,6 +162,15 @@ def text_table(record: Record) -> str:
         padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *padded, *row[len(titles) :]]).rstrip())
     return "\n".join(lines)
+
+
+def _floor_line(floor: dict[str, Any]) -> str:
+    if floor["ms"] is None:
+        return f"no times; {floor['gflop']:.3g} GFLOP of products"
+    line = f"{floor['what']} {floor['ms']:.4g} ms"
+    if "gflop" not in floor:
+        return line
+    return f"{line} (with n^3 work {floor['with_cubic_ms']:.4g} ms), {floor['gflop']:.3g} GFLOP"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -168,22 +201,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minimum_rounds=SMOKE_ROUNDS if options.smoke else MIN_ROUNDS,
         rivals=options.rivals,
         memory=not options.no_memory,
+        times=not options.no_times,
+        modes=options.modes,
+        no_gate_above=options.no_gate_above,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    failures = 0
+    failures, done = 0, []
     for spec in chosen_specs(options):
         settings.say(f"{spec.name} n = {spec.n} dims {spec.dims}")
         try:
             record = run_case(build(spec), settings)
-        except GateError as error:
+        except (GateError, NothingToRunError) as error:
             print(f"refused: {error}", file=sys.stderr)
             failures += 1
             continue
+        done.append(record)
         print(text_table(record) + "\n", flush=True)
         # Written case by case: an interrupted run keeps what it measured.
         path = options.json or (None if options.smoke else default_path(spec.name, options.device))
         if path is not None:
             save(path, spec.name if options.json is None else path.stem, [record])
+    if not options.smoke and (exponents := growth_text(done)):
+        print(exponents)
     return 1 if failures else 0
 
 

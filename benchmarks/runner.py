@@ -15,7 +15,7 @@ from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_o
 from benchmarks.machine import machine_line
 from benchmarks.measure import MIN_ROUNDS, Timing, interleaved
 from benchmarks.problem import Problem
-from benchmarks.registry import OWN, OpCase, is_own
+from benchmarks.registry import OWN, OpCase, is_own, mode_of
 from benchmarks.results import Record
 from benchmarks.rivals import FOREIGN
 from benchmarks.rivals.gemm_floor import combine, floor_calls
@@ -32,6 +32,11 @@ class Settings:
         rounds, minimum_rounds: See :func:`benchmarks.measure.interleaved`.
         rivals: Names to run beside bido_ext, or None for all.
         memory: Whether to measure peak memory, in a fresh process per implementation.
+        times: Whether to measure times, and with them the floor.
+        modes: Of bido_ext, such as "streaming"; :data:`benchmarks.registry.PLAIN_MODE` is bido_ext as
+            it chooses itself. None for all.
+        no_gate_above: Above this n the gate, and every rival, is left out: the float64 truth and the
+            rivals need more memory than the machine may have. Recorded in the record.
         say: Told what happens, one line at a time.
     """
 
@@ -42,7 +47,14 @@ class Settings:
     minimum_rounds: int = MIN_ROUNDS
     rivals: Collection[str] | None = None
     memory: bool = True
+    times: bool = True
+    modes: Collection[str] | None = None
+    no_gate_above: int | None = None
     say: Callable[[str], None] = lambda line: None
+
+
+class NothingToRunError(ValueError):
+    """No implementation is left; an empty record would replace a full one."""
 
 
 def run_case(case: OpCase, settings: Settings) -> Record:
@@ -50,23 +62,30 @@ def run_case(case: OpCase, settings: Settings) -> Record:
 
     Raises:
         GateError: bido_ext missed the float64 truth.
+        NothingToRunError: The case has none of the modes asked for, and no rivals were.
     """
     torch.set_num_threads(settings.threads)
-    names = [
-        name
-        for name in case.implementations
-        if is_own(name) or settings.rivals is None or name in settings.rivals
-    ]
-    problem = case.make().to(getattr(torch, settings.dtype), settings.device)
-    verdicts = _gate(case, problem, [name for name in names if name not in FOREIGN], settings)
-    timings = _time(case, problem, verdicts, settings)
+    not_gated = _why_no_gate(case, settings)
+    names = _names(case, settings, gated=not_gated is None)
+    if not names:
+        raise NothingToRunError(f"{case.spec.name}, n = {case.spec.n}: no such mode at this size.")
+    timings: dict[str, Timing] = {}
+    if not_gated is None or settings.times:
+        problem = case.make().to(getattr(torch, settings.dtype), settings.device)
+    if not_gated is None:
+        verdicts = _gate(case, problem, [name for name in names if name not in FOREIGN], settings)
+    else:
+        settings.say(f"  gate {not_gated}")
+        verdicts = dict.fromkeys(names, UNJUDGED)
+    if settings.times:
+        timings = _time(case, problem, verdicts, settings)
     answers = {name: _foreign(case, name, settings) for name in names if name in FOREIGN}
     for name, answer in answers.items():
         verdicts[name] = Verdict(**answer["verdict"])
         if "timing" in answer:
             timings[name] = Timing(**answer["timing"])
     medians = {name: timing.median for name, timing in timings.items()}
-    floor_s = combine(case.floor, medians)
+    floor_s = combine(case.floor, medians) if settings.times else None
     rows = [
         _row(case, name, verdicts[name], timings.get(name), medians.get(OWN), floor_s)
         for name in names
@@ -81,10 +100,13 @@ def run_case(case: OpCase, settings: Settings) -> Record:
         "dtype": settings.dtype,
         "threads": settings.threads,
         "rounds": settings.rounds,
+        "gate": not_gated or "run",
         "floor": {
             "what": "floor",
-            "ms": 1e3 * floor_s,
-            "with_cubic_ms": 1e3 * combine(case.floor, medians, cubic=True),
+            "ms": None if floor_s is None else 1e3 * floor_s,
+            "with_cubic_ms": (
+                None if floor_s is None else 1e3 * combine(case.floor, medians, cubic=True)
+            ),
             "gflop": case.flops / 1e9,
             "compulsory_bytes": case.bytes_moved,
             "parts_ms": {k: 1e3 * v for k, v in medians.items() if k.startswith("floor ")},
@@ -93,6 +115,28 @@ def run_case(case: OpCase, settings: Settings) -> Record:
         "serves": own.where(settings.device),
         "machine": machine_line(settings.device),
     }
+
+
+#: Of an implementation that no gate judged: no errors, and no refusal.
+UNJUDGED = Verdict(float("nan"), float("nan"), float("nan"))
+
+
+def _why_no_gate(case: OpCase, settings: Settings) -> str | None:
+    """Why bido_ext is not compared with the truth, as the record says it; None: it is."""
+    limit = settings.no_gate_above
+    if limit is None or case.spec.n <= limit:
+        return None
+    return f"not run: n = {case.spec.n} is above --no-gate-above {limit}; no rivals, no errors"
+
+
+def _names(case: OpCase, settings: Settings, gated: bool) -> list[str]:
+    """The implementations to run. A rival that nobody compared with the truth proves nothing."""
+    return [
+        name
+        for name in case.implementations
+        if (is_own(name) and (settings.modes is None or mode_of(name) in settings.modes))
+        or (not is_own(name) and gated and (settings.rivals is None or name in settings.rivals))
+    ]
 
 
 def _gate(
@@ -150,11 +194,11 @@ def _row(
     verdict: Verdict,
     timing: Timing | None,
     own_s: float | None,
-    floor_s: float,
+    floor_s: float | None,
 ) -> dict[str, Any]:
     """Milliseconds, ratios and errors of one implementation; a refused one has no times."""
     row: dict[str, Any] = {"name": name, **_errors(verdict)}
-    if timing is None:
+    if timing is None or floor_s is None:
         return row
     row |= {
         "median_ms": 1e3 * timing.median,

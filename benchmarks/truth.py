@@ -38,6 +38,11 @@ def gram_truth(problem: Problem) -> Tensor:
     return reference.gaussian_gram(x, problem.gamma(x))
 
 
+def stack_truth(problem: Problem) -> Tensor:
+    """K - 1 of every layer, (m, n, n)."""
+    return torch.stack([_gram(problem, z) for z in problem.layers])
+
+
 def center_truth(problem: Problem) -> Tensor:
     """H K H, (n, n)."""
     return reference.double_center(problem.layers[0])

@@ -35,3 +35,20 @@ def test_gaussian_gram(n: int, minus_one: bool) -> None:
     value = torch.ops.bido_ext.gaussian_gram(x.cuda(), gamma.cuda(), minus_one)
     truth = torch.ops.bido_ext.gaussian_gram(x.double(), gamma, minus_one)
     assert relative_error(value.cpu(), truth) < 4 * FLOORS[torch.float32]
+
+
+def test_gram_stack() -> None:
+    x, z, y = (
+        features(130, 77, torch.float32),
+        features(130, 9, torch.float32),
+        torch.arange(130) % 5,
+    )
+    parameters, kinds = torch.tensor([0.02, 1.0, 1.0], dtype=torch.float64), [0, 1, 3]
+    leaves = [t.cuda().requires_grad_() for t in (x, z)]
+    value = torch.ops.bido_ext.gram_stack([*leaves, y.cuda()], parameters.cuda(), kinds)
+    wide = [t.double().requires_grad_() for t in (x, z)]
+    truth = torch.ops.bido_ext.gram_stack([*wide, y], parameters, kinds)
+    assert relative_error(value.detach().cpu(), truth.detach()) < 4 * FLOORS[torch.float32]
+    grads = torch.autograd.grad(value.square().sum(), leaves)
+    for grad, want in zip(grads, torch.autograd.grad(truth.square().sum(), wide), strict=True):
+        assert relative_error(grad.cpu(), want) < 10 * FLOORS[torch.float32]

@@ -40,20 +40,13 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     rows = bx.backends()
     assert {(r.op, r.device) for r in rows} == {
         (op, device)
-        for op in (
-            "gaussian_gram",
-            "double_center",
-            "hsic",
-            "hsic_streaming",
-            "nhsic",
-            "coco",
-            "cka",
-        )
+        for op in ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
         for device in ("cpu", "cuda")
     }
     assert all(r.reason for r in rows)
     chosen = {(r.op, r.device): r.implementation for r in rows}
-    assert chosen["hsic", "cpu"] == "cpu"
+    assert chosen["hsic", "cpu"] == chosen["gram_stack", "cpu"] == "cpu"
+    assert chosen["nhsic", "cpu"] == chosen["cka", "cuda"] == "composite"
     assert chosen["gaussian_gram", "cuda"] == "reference"  # until a run on hardware is recorded
 
 
@@ -61,7 +54,8 @@ def test_module_prints_the_table() -> None:
     result = run("import runpy; runpy.run_module('bido_ext', run_name='__main__')")
     assert result.returncode == 0, result.stderr
     assert "gaussian_gram" in result.stdout
-    assert "composition of gaussian_gram and hsic" in result.stdout
+    assert "composition of gram_stack and torch.linalg" in result.stdout
+    assert "composition of hsic" in result.stdout
 
 
 def test_forced_reference_computes_the_same() -> None:
@@ -158,6 +152,7 @@ def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
     assert "never run on hardware" in table
     assert "('hsic', 'cuda', 'refused'" in table
     refused = ["double_center", "hsic", "hsic_backward", "gaussian_gram_backward"]
+    refused += ["gram_stack", "gram_stack_backward"]
     code = (
         "import torch, bido_ext\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"

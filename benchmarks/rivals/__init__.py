@@ -47,6 +47,15 @@ def gram_rivals() -> dict[str, Implementation]:
     }
 
 
+def stack_rivals() -> dict[str, Implementation]:
+    """Rivals for K - 1 of several variables."""
+    return {
+        "shared_eager": shared_eager.gram_stack,
+        "compiled": compiled.gram_stack,
+        "hand_backward": hand_backward.gram_stack,
+    }
+
+
 def center_rivals() -> dict[str, Implementation]:
     """Rivals for double centering."""
     return {

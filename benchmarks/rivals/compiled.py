@@ -50,6 +50,12 @@ def gram(problem: Problem) -> Tensor:
     return compiled(problem.layers[0], problem.sigma)
 
 
+def gram_stack(problem: Problem) -> Tensor:
+    """K - 1 of every layer."""
+    compiled = _compile(shared_eager.stack, _shapes(problem), BACKEND)
+    return compiled(problem.layers, problem.sigma)
+
+
 def double_center(problem: Problem) -> Tensor:
     """H K H of the one matrix."""
     return _compile(shared_eager.center, _shapes(problem), BACKEND)(problem.layers[0])

@@ -58,7 +58,16 @@ def step_floor(
 
 def gram_floor(n: int, d: int) -> tuple[FloorPart, ...]:
     """One Gram matrix of (n, d), value and gradient."""
-    return (FloorPart("forward", n, d, 0.5), FloorPart("backward", n, d, 1.0))
+    return stack_floor(n, (d,))
+
+
+def stack_floor(n: int, dims: Sequence[int]) -> tuple[FloorPart, ...]:
+    """The Gram matrices of several (n, d), value and gradient: their floors one after the other."""
+    return tuple(
+        part
+        for d in dims
+        for part in (FloorPart("forward", n, d, 0.5), FloorPart("backward", n, d, 1.0))
+    )
 
 
 def copy_floor(n: int) -> tuple[FloorPart, ...]:

@@ -136,24 +136,33 @@ _VALUE_AND_GRADIENT = {"hsic": _hsic, "nhsic": _nhsic, "coco": _coco, "cka": _ck
 
 
 class _Gram(torch.autograd.Function):
-    """K of features x (n, d), with a backward of one product."""
+    """K of features x (n, d), or K - 1, with a backward of one product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: float) -> Tensor:
-        K = gram_minus_one(x, gamma).add_(1)
-        ctx.save_for_backward(K, x)
+    def forward(ctx: Any, x: Tensor, gamma: float, minus_one: bool = False) -> Tensor:
+        E = gram_minus_one(x, gamma)
+        ctx.minus_one = minus_one
         ctx.gamma = gamma
-        return K
+        out = E if minus_one else E.add_(1)
+        ctx.save_for_backward(out, x)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        K, x = ctx.saved_tensors
-        W = (grad + grad.T).mul_(K).mul_(2 * ctx.gamma)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out, x = ctx.saved_tensors
+        sym = grad + grad.T
+        W = torch.addcmul(sym, sym, out) if ctx.minus_one else sym.mul_(out)
+        W.mul_(2 * ctx.gamma)
         W.diagonal().sub_(W.sum(1))
-        return W @ x, None
+        return W @ x, None, None
 
 
 def gram(problem: Problem) -> Tensor:
     """The Gram matrix of the one layer."""
     (x,) = problem.layers
     return _Gram.apply(x, problem.gamma(x))
+
+
+def gram_stack(problem: Problem) -> Tensor:
+    """K - 1 of every layer."""
+    return torch.stack([_Gram.apply(z, problem.gamma(z), True) for z in problem.layers])

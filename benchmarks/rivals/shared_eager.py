@@ -92,6 +92,16 @@ def gram(problem: Problem) -> Tensor:
     return gaussian(problem.layers[0], problem.sigma)
 
 
+def gram_stack(problem: Problem) -> Tensor:
+    """K - 1 of every layer."""
+    return stack(problem.layers, problem.sigma)
+
+
+def stack(layers: tuple[Tensor, ...], sigma: float) -> Tensor:
+    """The same on plain arguments, (m, n, n)."""
+    return torch.stack([gaussian(z, sigma) - 1 for z in layers])
+
+
 def double_center(problem: Problem) -> Tensor:
     """H K H of the one matrix."""
     return center(problem.layers[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import typer
 
 from bido_ext.cli.attack import attack
+from bido_ext.cli.bench import bench
 from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
@@ -29,11 +30,12 @@ def bido() -> None:
     Start with:  bido demo --preset smoke    seconds, nothing to fetch
                  bido demo                   minutes, MNIST
     By hand:     bido train, then bido attack, then bido evaluate
+    How fast:    bido bench
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
     """
 
 
-for _command in (train, attack, evaluate, demo, doctor):
+for _command in (train, attack, evaluate, demo, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)

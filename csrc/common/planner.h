@@ -75,7 +75,8 @@ inline GroupPlan plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t
     plan.regime = "streaming";
     plan.tile = std::min(tile, n);
     // What the workspace leaves holds tiles that need not be made twice.
-    const int64_t blocks = (n + plan.tile - 1) / plan.tile, one = element * w.features * plan.tile * plan.tile;
+    const int64_t blocks = (n + plan.tile - 1) / plan.tile,
+                  one = element * w.features * plan.tile * plan.tile;
     plan.kept = std::min((budget - bytes) / one, blocks * (blocks + 1) / 2 - 1);
     plan.bytes = bytes + plan.kept * one;
     break;

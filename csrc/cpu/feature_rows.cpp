@@ -201,13 +201,13 @@ Tensor convert_rows(const Tensor& source, ScalarType dtype) {
   return out;
 }
 
-#define BIDO_INSTANTIATE(T)                                                                              \
-  template void center_columns<T>(const Tensor&, int64_t, int64_t, T*, int64_t, int64_t);                \
-  template void subtract_means<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, const T*, T*,       \
-                                  int64_t, int64_t);                                                     \
-  template void means_and_norms<T>(const Tensor&, T*, T*);                                               \
-  template void pack_strips<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, int64_t, T*);          \
-  template void store_rows<T>(const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t, bool); \
+#define BIDO_INSTANTIATE(T)                                                                                 \
+  template void center_columns<T>(const Tensor&, int64_t, int64_t, T*, int64_t, int64_t);                   \
+  template void subtract_means<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, const T*, T*, int64_t, \
+                                  int64_t);                                                                 \
+  template void means_and_norms<T>(const Tensor&, T*, T*);                                                  \
+  template void pack_strips<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, int64_t, T*);             \
+  template void store_rows<T>(const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t, bool);  \
   template void subtract_scaled_rows<T>(const Tensor&, const Tensor&, const double*);
 BIDO_INSTANTIATE(float)
 BIDO_INSTANTIATE(double)

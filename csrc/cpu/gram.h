@@ -30,8 +30,8 @@ BIDO_VECTORIZE void gram_row(KernelKind kind, bool minus_one, T* row, T norm_i, 
 // Entries of rows I and columns J; where they are the same rows only those on or above the diagonal are
 // read, and the others are mirrored. `minus_one`: K - 1 instead of K, for the Gaussian kernel.
 template <typename T>
-void finish_tile(KernelKind kind, T gamma, bool minus_one, const T* norms, Block I, Block J, int64_t row_begin,
-                 int64_t row_end, T* tile, int64_t stride) {
+void finish_tile(KernelKind kind, T gamma, bool minus_one, const T* norms, Block I, Block J,
+                 int64_t row_begin, int64_t row_end, T* tile, int64_t stride) {
   const bool diagonal = I.begin == J.begin;
   for (int64_t i = row_begin; i < row_end; ++i) {
     T* row = tile + i * stride;
@@ -86,11 +86,10 @@ void fill_stores(const std::vector<Variable<T>>& features, const std::vector<Til
       // One tile is still made in smaller ones, for the threads and the caches.
       const int64_t part = blocks > 1 ? tile : n <= 512 ? 40 : 80;
       const auto& store = stores[v];
-      inner_products_of_tiles<T>(features[v].data, part, blocks > 1 ? tile : n,
-                                 [&](int64_t row, int64_t column) {
-                                   return blocks > 1 ? store.at(row, column)
-                                                     : store.data + row * part * n + column * part;
-                                 });
+      inner_products_of_tiles<T>(
+          features[v].data, part, blocks > 1 ? tile : n, [&](int64_t row, int64_t column) {
+            return blocks > 1 ? store.at(row, column) : store.data + row * part * n + column * part;
+          });
     }
   }
   for (size_t v = 0; v < features.size(); ++v) {

@@ -58,8 +58,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& stack, const std:
   std::vector<Tensor> grads;
   for (size_t v = 0; v < group.size(); ++v) {
     STD_TORCH_CHECK(group[v].is_features(), "gram_stack_backward: only features have a gradient");
-    grads.push_back(
-        gradient_of_features<T>(group[v], false, g + v * n * n, gram + v * n * n));
+    grads.push_back(gradient_of_features<T>(group[v], false, g + v * n * n, gram + v * n * n));
   }
   return grads;
 }
@@ -75,9 +74,8 @@ Tensor gram_stack_cpu(std::vector<Tensor> variables, Tensor parameters, std::vec
 std::vector<Tensor> gram_stack_backward_cpu(Tensor grad, Tensor stack, std::vector<Tensor> variables,
                                             Tensor parameters, std::vector<int64_t> kinds) {
   const ScalarType dtype = group_dtype(variables, kinds);
-  STD_TORCH_CHECK(grad.scalar_type() == dtype && stack.scalar_type() == dtype &&
-                      grad.dim() == 3 && stack.dim() == 3 &&
-                      grad.size(0) == static_cast<int64_t>(variables.size()) &&
+  STD_TORCH_CHECK(grad.scalar_type() == dtype && stack.scalar_type() == dtype && grad.dim() == 3 &&
+                      stack.dim() == 3 && grad.size(0) == static_cast<int64_t>(variables.size()) &&
                       stack.size(0) == grad.size(0) && grad.size(1) == variables[0].size(0) &&
                       grad.size(2) == grad.size(1) && stack.size(1) == grad.size(1) &&
                       stack.size(2) == grad.size(1),

@@ -3,7 +3,8 @@
 // hsic_backward:  grad_x = (A - diag(A 1)) x for every variable of the group that needs it.
 //
 // Dense (all tiles kept): row panels of A are built from the tiles and multiplied by the features; nothing
-// is made twice. Streaming: tiles that were not kept are made again, each off-diagonal tile of A serves twice,
+// is made twice. Streaming: tiles that were not kept are made again, each off-diagonal tile of A serves
+// twice,
 //   grad_I += A_IJ x_J,   grad_J += A_IJ' x_I,
 // so that the products are those of one full n x n x d product, and diag(A 1) x comes off at the end.
 #include <algorithm>
@@ -24,7 +25,9 @@ template <typename T>
 class WeightPanel {
  public:
   WeightPanel(const GramTiles<T>& tiles, int64_t n)
-      : tiles_(tiles), n_(n), tile_(tiles.tile()),
+      : tiles_(tiles),
+        n_(n),
+        tile_(tiles.tile()),
         height_(tiles.blocks() == 1 ? std::min(n, kPanelRows) : tile_),
         segments_(std::min(tiles.blocks(), std::max<int64_t>(1, kPanelRows / height_))),
         size_((panel_buffer_rows<T>(height_) + 8) * tile_),
@@ -77,7 +80,8 @@ class WeightPanel {
   }
 
   // Panel rows from..to (of one segment), columns of one block; their sums over it.
-  void fill_part(const HsicGradient<T>& gradient, int64_t from, int64_t to, int64_t column, double* row_sums) {
+  void fill_part(const HsicGradient<T>& gradient, int64_t from, int64_t to, int64_t column,
+                 double* row_sums) {
     const int64_t block = (begin_ + from) / tile_, width = tiles_.rows(column).size();
     const Block I = tiles_.rows(block), J = tiles_.rows(column);
     const bool stored = column >= block;
@@ -136,8 +140,8 @@ Tensor dense_gradient(const HsicGradient<T>& gradient, const GramTiles<T>& tiles
       continue;
     }
     multiply_panel<T>(
-        end - begin, panel.segment(), n, [&](int64_t row, int64_t k) { return panel.part(row, k); }, x, 0, out,
-        begin, false);
+        end - begin, panel.segment(), n, [&](int64_t row, int64_t k) { return panel.part(row, k); }, x, 0,
+        out, begin, false);
   }
   return out;
 }
@@ -148,14 +152,15 @@ void add_column_sums(const T* tile, int64_t stride, int64_t n_rows, int64_t n_co
   constexpr int64_t kColumns = 128;
   torch::stable::parallel_for(0, (n_columns + kColumns - 1) / kColumns, 1, [&](int64_t first, int64_t last) {
     const int64_t begin = first * kColumns, end = std::min(n_columns, last * kColumns);
-    for (int64_t i = 0; i < n_rows; ++i) add_row_to_sums<T>(tile + i * stride + begin, sums + begin, end - begin);
+    for (int64_t i = 0; i < n_rows; ++i)
+      add_row_to_sums<T>(tile + i * stride + begin, sums + begin, end - begin);
   });
 }
 
 // Gradients of all variables together, so that each tile is made once.
 template <typename T>
-std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradients, const GramTiles<T>& tiles,
-                                       size_t variables) {
+std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradients,
+                                       const GramTiles<T>& tiles, size_t variables) {
   const int64_t n = gradients[0].variable().data.size(0), tile = tiles.tile();
   std::vector<bool> used(variables, false);
   std::vector<Tensor> outs;
@@ -239,27 +244,36 @@ std::vector<Tensor> backward(const std::vector<Variable<T>>& group, const Pairs&
 }  // namespace
 
 // One gradient for each variable listed in `wanted`.
-std::vector<Tensor> hsic_backward_cpu(Tensor grad, std::vector<Tensor> variables, Tensor parameters, Tensor sums,
-                                      Tensor kept, std::vector<int64_t> kinds, std::vector<int64_t> first,
-                                      std::vector<int64_t> second, bool unbiased, int64_t tile,
-                                      std::vector<int64_t> wanted) {
+std::vector<Tensor> hsic_backward_cpu(Tensor grad, std::vector<Tensor> variables, Tensor parameters,
+                                      Tensor sums, Tensor kept, std::vector<int64_t> kinds,
+                                      std::vector<int64_t> first, std::vector<int64_t> second, bool unbiased,
+                                      int64_t tile, std::vector<int64_t> wanted) {
   const Pairs pairs{first, second};
-  STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()),
-                  "hsic_backward: grad must be float64, one entry per pair");
+  STD_TORCH_CHECK(
+      grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()),
+      "hsic_backward: grad must be float64, one entry per pair");
   STD_TORCH_CHECK(!wanted.empty(), "hsic_backward: no gradient is wanted");
   for (int64_t v : wanted)
     STD_TORCH_CHECK(v >= 0 && v < static_cast<int64_t>(variables.size()) &&
                         kinds[v] != static_cast<int64_t>(KernelKind::labels),
                     "hsic_backward: labels have no gradient");
+  const int64_t n = variables[0].size(0), size = std::min(tile, n);
+  int64_t features = 0;
+  for (int64_t kind : kinds) features += kind < static_cast<int64_t>(KernelKind::labels);
+  STD_TORCH_CHECK(tile >= 1 && sums.scalar_type() == ScalarType::Double && sums.dim() == 2 &&
+                      sums.size(0) == static_cast<int64_t>(variables.size()) && sums.size(1) == n,
+                  "hsic_backward: sums must be float64 [m, n]");
+  STD_TORCH_CHECK(kept.dim() == 4 && kept.size(0) == features && kept.size(2) == size &&
+                      kept.size(3) == size && kept.scalar_type() == group_dtype(variables, kinds),
+                  "hsic_backward: tiles must be those of the forward");
   grad = torch::stable::contiguous(grad);
   sums = torch::stable::contiguous(sums);
   kept = torch::stable::contiguous(kept);
   const double* g = static_cast<const double*>(grad.const_data_ptr());
   const double* s = static_cast<const double*>(sums.const_data_ptr());
-  const int64_t size = std::min(tile, variables[0].size(0));
   if (group_dtype(variables, kinds) == ScalarType::Double)
-    return backward<double>(make_group<double>("hsic_backward", variables, parameters, kinds), pairs, g, s, kept,
-                            unbiased, size, wanted);
+    return backward<double>(make_group<double>("hsic_backward", variables, parameters, kinds), pairs, g, s,
+                            kept, unbiased, size, wanted);
   return backward<float>(make_group<float>("hsic_backward", variables, parameters, kinds), pairs, g, s, kept,
                          unbiased, size, wanted);
 }

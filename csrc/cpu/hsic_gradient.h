@@ -93,7 +93,8 @@ BIDO_VECTORIZE double weights_row(KernelKind kind, const RowTask<T>& task, T* ou
 template <typename T>
 BIDO_VECTORIZE void combine_partners(const T* const* partners, const double* coefficients, int64_t count,
                                      T* row, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) row[j] = static_cast<T>(coefficients[0] * static_cast<double>(partners[0][j]));
+  for (int64_t j = 0; j < n; ++j)
+    row[j] = static_cast<T>(coefficients[0] * static_cast<double>(partners[0][j]));
   for (int64_t b = 1; b < count; ++b)
     for (int64_t j = 0; j < n; ++j)
       row[j] += static_cast<T>(coefficients[b] * static_cast<double>(partners[b][j]));
@@ -163,8 +164,13 @@ class HsicGradient {
       coefficients[0] = 1;
       used = 1;
     }
-    const RowTask<T> task{entries, coefficients, used, shift_.data() + begin, shift_[i] - constant_,
-                          variable_.is_features() ? tiles[own_] : nullptr, variable_.parameter};
+    const RowTask<T> task{entries,
+                          coefficients,
+                          used,
+                          shift_.data() + begin,
+                          shift_[i] - constant_,
+                          variable_.is_features() ? tiles[own_] : nullptr,
+                          variable_.parameter};
     double sum = weights_row<T>(variable_.kind, task, out, count);
     if (i >= begin && i < begin + count && (has_diagonal() || unbiased_)) {
       sum -= static_cast<double>(out[i - begin]);

@@ -78,7 +78,8 @@ class Accumulator {
       for (size_t v = 0; v < m; ++v) {
         const T* row = s.tiles[v].data + i * s.tiles[v].stride;
         double& total = s.rows[v * height + i - s.begin];
-        total = diagonal ? row_sum<T>(row, width) : row_and_column_sums<T>(row, s.columns.data() + v * width, width);
+        total = diagonal ? row_sum<T>(row, width)
+                         : row_and_column_sums<T>(row, s.columns.data() + v * width, width);
         if (hollow) total -= static_cast<double>(row[i]);
       }
       for (size_t p = 0; p < pairs_.count(); ++p) {
@@ -133,8 +134,14 @@ void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unb
       const auto entries = take(row, column, {});
       stripes.clear();
       for (int64_t s = 0; s < kStripes; ++s)
-        stripes.push_back({entries, I, tiles.rows(column), s * I.size() / kStripes,
-                           (s + 1) * I.size() / kStripes, {}, {}, {}});
+        stripes.push_back({entries,
+                           I,
+                           tiles.rows(column),
+                           s * I.size() / kStripes,
+                           (s + 1) * I.size() / kStripes,
+                           {},
+                           {},
+                           {}});
       total.add(stripes);
     }
   }
@@ -166,9 +173,11 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tenso
   double* v = static_cast<double*>(values.mutable_data_ptr());
   double* s = static_cast<double*>(sums.mutable_data_ptr());
   if (dtype == ScalarType::Double) {
-    forward<double>(make_group<double>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v, s);
+    forward<double>(make_group<double>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v,
+                    s);
   } else {
-    forward<float>(make_group<float>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v, s);
+    forward<float>(make_group<float>("hsic", variables, parameters, kinds), pairs, unbiased, size, kept, v,
+                   s);
   }
   return {values, sums, kept};
 }

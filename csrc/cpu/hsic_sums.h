@@ -35,7 +35,8 @@ BIDO_VECTORIZE double row_product(const T* a, const T* b, int64_t n) {
   double lanes[kLanes] = {}, sum = 0;
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(a[j + l]) * static_cast<double>(b[j + l]);
+    for (int l = 0; l < kLanes; ++l)
+      lanes[l] += static_cast<double>(a[j + l]) * static_cast<double>(b[j + l]);
   for (; j < n; ++j) sum += static_cast<double>(a[j]) * static_cast<double>(b[j]);
   for (double lane : lanes) sum += lane;
   return sum;

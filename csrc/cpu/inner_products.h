@@ -19,7 +19,7 @@ namespace bido {
 constexpr int64_t kSmallRows = 192;  // up to here columns are shared among tasks
 template <typename T>
 constexpr int64_t kChunk = 4096 / sizeof(T);  // columns of a centered chunk
-constexpr int64_t kSkew = 16;        // extra entries per row, so that rows do not meet in one cache set
+constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
 constexpr int64_t kComputeAll = -(int64_t{1} << 60);
 
 // The number of tasks per variable does not depend on the number of threads: neither do the sums.
@@ -40,8 +40,7 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
     const int64_t d = features[v].size(1), chunks = (d + kChunk<T> - 1) / kChunk<T>;
     widest = std::max(widest, std::min(d, kChunk<T>));
     const int64_t groups = std::min(kGroups, chunks);
-    for (int64_t g = 0; g < groups; ++g)
-      tasks.push_back({v, g * chunks / groups, (g + 1) * chunks / groups});
+    for (int64_t g = 0; g < groups; ++g) tasks.push_back({v, g * chunks / groups, (g + 1) * chunks / groups});
   }
   const auto count = static_cast<int64_t>(tasks.size());
   const Scratch<T> partial = make_scratch<T>(count * n * n);

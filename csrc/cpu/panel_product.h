@@ -11,7 +11,7 @@
 
 namespace bido {
 
-constexpr int64_t kPanelRows = 256;    // rows of a panel of weights in one task
+constexpr int64_t kPanelRows = 256;     // rows of a panel of weights in one task
 constexpr int64_t kProductDepth = 128;  // rows of features in a strip: it stays in the first-level cache
 constexpr int64_t kStrips = 8;          // per task
 
@@ -59,8 +59,8 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
         }
       }
       for (int64_t i = row, s = 0; i < row_end; i += segment, ++s)
-        store_rows<T>(sums.get() + s * padded * width, width, out, out_row + i, std::min(segment, row_end - i),
-                      begin, end, accumulate);
+        store_rows<T>(sums.get() + s * padded * width, width, out, out_row + i,
+                      std::min(segment, row_end - i), begin, end, accumulate);
     }
   });
 }

@@ -2,6 +2,8 @@
 // Which products this machine runs.
 #include "products.h"
 
+#include <torch/headeronly/util/Exception.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -17,7 +19,11 @@ extern const ProductKernels<double> kDoubleProducts_v3, kDoubleProducts_v4;
 
 namespace {
 
-// 2, 3 or 4: the level of x86-64 to use; a forced level the machine lacks is ignored.
+#ifdef BIDO_X86_64_LEVELS
+constexpr const char* kLevels[] = {"baseline", "x86-64-v3", "x86-64-v4"};
+#endif
+
+// 2, 3 or 4: the level of x86-64 to use.
 int machine_level() {
   int level = 2;
 #ifdef BIDO_X86_64_LEVELS
@@ -27,8 +33,12 @@ int machine_level() {
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
     level = 4;
   if (const char* forced = std::getenv("BIDO_EXT_CPU_ISA")) {
-    if (std::strcmp(forced, "baseline") == 0) level = 2;
-    if (std::strcmp(forced, "x86-64-v3") == 0 && level > 3) level = 3;
+    int wanted = 0;
+    for (int l = 2; l <= 4; ++l)
+      if (std::strcmp(forced, kLevels[l - 2]) == 0) wanted = l;
+    STD_TORCH_CHECK(wanted > 0, "BIDO_EXT_CPU_ISA=", forced, " is not one of baseline, x86-64-v3, x86-64-v4");
+    STD_TORCH_CHECK(wanted <= level, "BIDO_EXT_CPU_ISA=", forced, ": this machine has ", kLevels[level - 2]);
+    level = wanted;
   }
 #endif
   return level;

@@ -26,8 +26,8 @@ struct ProductKernels {
 
   // c (+)= a b: a [rows, depth] with row stride `a_stride`, or `a_transposed`, the transpose of a [depth,
   // rows] with that row stride; b in strips, [strips][depth][strip].
-  void (*panel_block)(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows, int64_t depth,
-                      int64_t strips, T* c, int64_t c_stride, bool accumulate);
+  void (*panel_block)(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows,
+                      int64_t depth, int64_t strips, T* c, int64_t c_stride, bool accumulate);
 };
 
 template <typename T>

@@ -82,7 +82,8 @@ void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t s
         const int64_t width = rows_b - j < R ? rows_b - j : R;
         for (int64_t s = 0; s < height; ++s) {
           T* row = c + (i + s) * c_stride + j;
-          for (int64_t t = 0; t < width; ++t) row[t] = accumulate ? row[t] + sums[s * R + t] : sums[s * R + t];
+          for (int64_t t = 0; t < width; ++t)
+            row[t] = accumulate ? row[t] + sums[s * R + t] : sums[s * R + t];
         }
       }
     }
@@ -125,7 +126,8 @@ void panel_block(const T* a, int64_t a_stride, bool a_transposed, const T* b, in
       if (a_transposed) {
         panel_tile<T, Bytes, R, S, true>(a + i, a_stride, right, depth, target, c_stride, accumulate);
       } else {
-        panel_tile<T, Bytes, R, S, false>(a + i * a_stride, a_stride, right, depth, target, c_stride, accumulate);
+        panel_tile<T, Bytes, R, S, false>(a + i * a_stride, a_stride, right, depth, target, c_stride,
+                                          accumulate);
       }
     }
   }

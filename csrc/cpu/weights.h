@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "../common/kernel_tile.h"
 #include "../common/stable.h"
@@ -18,8 +19,8 @@ namespace bido {
 // A stretch of one row of A, for one kernel; returns its sum in float64. kIsK: entries are K itself, whose
 // small values must not pass through K - 1.
 template <typename T, KernelKind kKind, bool kIsK>
-inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed, const T* gram,
-                                                        T* out, T gamma, int64_t n) {
+inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed,
+                                                        const T* gram, T* out, T gamma, int64_t n) {
   const auto weight = [&](int64_t j) __attribute__((always_inline)) {
     const T g = T(0.5) * (grad[j] + grad_transposed[j]);
     return kIsK ? T(4) * gamma * g * gram[j] : feature_weight(kKind, gram[j], g, gamma);
@@ -49,17 +50,35 @@ BIDO_VECTORIZE double weight_row(KernelKind kind, bool is_k, const T* grad, cons
     case KernelKind::linear:
       return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, gamma, n);
     case KernelKind::inverse_multiquadric:
-      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, gamma, n);
+      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, gamma,
+                                                                    n);
     default:
       return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, gamma, n)
                   : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, gamma, n);
   }
 }
 
-// Rows row_begin..row_end of A - diag(A 1).
+// Means of the rows of sym(grad).
+template <typename T>
+std::vector<double> symmetric_means(const T* grad, int64_t n) {
+  std::vector<double> means(n, 0.0);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      means[i] += 0.5 * static_cast<double>(grad[i * n + j]);
+      means[j] += 0.5 * static_cast<double>(grad[i * n + j]);
+    }
+  }
+  for (double& mean : means) mean /= static_cast<double>(n);
+  return means;
+}
+
+// Rows row_begin..row_end of A - diag(A 1); for the linear kernel, whose features are centered in the
+// forward, of H A H, with the means of sym(grad).
 template <typename T>
 void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel, int64_t n,
-                       int64_t row_begin, int64_t row_end) {
+                       int64_t row_begin, int64_t row_end, const std::vector<double>& means) {
+  double total = 0;
+  for (double mean : means) total += mean / static_cast<double>(n);
   constexpr int64_t kRows = 32;
   const int64_t blocks = (row_end - row_begin + kRows - 1) / kRows;
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
@@ -73,6 +92,7 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
         const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
         if (v.kind == KernelKind::linear) {
           weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, n);
+          for (int64_t j = 0; j < n; ++j) out[j] -= static_cast<T>(2 * (means[i] + means[j] - total));
           continue;
         }
         // The diagonal cancels against itself: left out, or its round-off would drown small weights.
@@ -91,9 +111,10 @@ Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, cons
   const int64_t n = v.data.size(0), rows = std::min(n, kPanelRows);
   Tensor out = empty_large(v.data, {n, v.data.size(1)}, v.data.scalar_type());
   const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * n);
+  const auto means = v.kind == KernelKind::linear ? symmetric_means<T>(grad, n) : std::vector<double>();
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
-    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), n, begin, end);
+    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), n, begin, end, means);
     multiply_panel<T>(panel.get(), n, end - begin, n, v.data, out, begin);
   }
   return out;

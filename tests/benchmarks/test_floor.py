@@ -12,6 +12,7 @@ from benchmarks.rivals.gemm_floor import (
     floor_calls,
     gram_floor,
     pair_floor,
+    stack_floor,
     step_floor,
 )
 
@@ -39,6 +40,10 @@ def test_step_floor_counts_x_once_and_every_layer() -> None:
     }
     assert combine(parts, seconds) == 5 + 2 * (2 + 6) + (1 + 3)
     assert set(floor_calls(parts, torch.float32, "cpu")) == set(seconds)
+
+
+def test_stack_floor_is_the_sum_of_gram_floors() -> None:
+    assert stack_floor(8, (5, 3)) == gram_floor(8, 5) + gram_floor(8, 3)
 
 
 def test_cubic_work_is_apart() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import plot, table
 from benchmarks.machine import ROOT, device_slug
-from benchmarks.results import exponent, growth, load, save
+from benchmarks.results import exponent, growth, growth_text, load, save
 
 
 def record(n: int, own_ms: float = 2.0, d: int = 8, refusal: str | None = None) -> dict[str, Any]:
@@ -68,6 +68,45 @@ def test_growth_fits_exponents() -> None:
     assert exponent([1, 2], [None, 3.0]) is None
 
 
+def with_streaming(n: int, d: int) -> dict[str, Any]:
+    """A record whose streaming row has time ~ n^2 d and memory ~ n; only from n = 1024 on."""
+    one = record(n, own_ms=1e-6 * n**2 * d, d=d)
+    if n >= 1024:
+        memory = {"growth_bytes": 100 * n, "beyond_nn": 0.1}
+        time = {"median_ms": 2e-6 * n**2 * d, "q20_ms": 1.0, "q80_ms": 9e9, "times_floor": 2.0}
+        row = {"name": "bido_ext streaming", "refusal": None, "memory": memory, **time}
+        one["rows"].append(row)
+    return one
+
+
+def test_growth_is_per_columns_and_knows_modes_of_larger_n() -> None:
+    records = [with_streaming(n, d) for d in (8, 64) for n in (256, 1024, 4096)]
+    fits = {(fit["name"], *fit["dims"]): fit for fit in growth(records)}
+    for d in (8, 64):
+        own, streaming = fits["bido_ext", d], fits["bido_ext streaming", d]
+        assert own["n"] == [256, 1024, 4096]
+        assert streaming["n"] == streaming["memory_n"] == [1024, 4096]
+        assert own["time"] == pytest.approx(2)
+        assert streaming["time"] == pytest.approx(2)
+        assert streaming["memory"] == pytest.approx(1)
+    text = growth_text(records)
+    assert "bido_ext streaming, d = 64, float32, 2 threads: time ~ n^2.00, memory ~ n^1.00" in text
+    assert growth_text(records[:1]) == ""
+
+
+def test_growth_of_a_record_without_times() -> None:
+    """Memory of one large case stands beside the times of the smaller ones."""
+    large = with_streaming(8192, 8)
+    large["floor"]["ms"] = None
+    for row in large["rows"]:
+        row.pop("median_ms", None)
+    fits = {
+        fit["name"]: fit for fit in growth([with_streaming(n, 8) for n in (1024, 2048)] + [large])
+    }
+    assert fits["bido_ext streaming"]["n"] == fits["floor"]["n"] == [1024, 2048]
+    assert fits["bido_ext streaming"]["memory_n"] == [1024, 2048, 8192]
+
+
 def test_table_is_filled_and_found_stale(tmp_path: Path) -> None:
     results = tmp_path / "results"
     save(results / "dev" / "hsic.json", "hsic", [record(64, 1.25), record(128, refusal="off")])
@@ -108,6 +147,20 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose with --d" in capsys.readouterr().err
     assert plot.main([str(path), "--d", "8"]) == 0
     assert path.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_plot_has_log_axes_and_exponents() -> None:
+    pytest.importorskip("matplotlib")
+    untimed = with_streaming(8192, 8)
+    untimed["floor"]["ms"] = None
+    for row in untimed["rows"]:
+        row.pop("median_ms", None)
+    times, memory = plot.draw([with_streaming(1024, 8), with_streaming(4096, 8), untimed]).axes
+    for axes, label in ((times, "n^2.00"), (memory, "n^1.00")):
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        legend = axes.get_legend()
+        assert legend is not None
+        assert f"bido_ext streaming, {label}" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_device_slug_is_a_folder_name() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bido_step, run
+from benchmarks import bido_step, run, runner
 from benchmarks.isolated import memory
 from benchmarks.ops import double_center
 from benchmarks.registry import OPS, STEP_MEASURES, CaseSpec
@@ -50,6 +50,48 @@ def test_memory_is_measured_in_a_fresh_process(
     assert 1.5 <= found["growth_nn"] <= 6
 
 
+def test_one_large_streaming_case_without_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above --no-gate-above neither the truth nor a rival nor a product of the floor may run."""
+
+    def forbidden(*_: object) -> None:
+        pytest.fail("it ran")
+
+    for name in ("truth_of", "judge", "floor_calls", "interleaved"):
+        monkeypatch.setattr(runner, name, forbidden)
+    path = tmp_path / "hsic.json"
+    options = ["--op", "hsic", "--n", "1100", "--d", "4", "--threads", THREADS, "--json", str(path)]
+    options += ["--modes", "streaming", "--no-times", "--no-gate-above", "1024"]
+    assert run.main(options) == 0
+    (record,) = load(path)
+    (row,) = record["rows"]
+    assert row["name"] == "bido_ext streaming"
+    assert row["memory"].get("error") is None
+    assert row["memory"]["gradient_bytes"] == 4 * 1100 * 4
+    assert row["value_error"] is None
+    assert "median_ms" not in row
+    assert record["gate"].startswith("not run: n = 1100 is above --no-gate-above 1024")
+    assert record["floor"]["ms"] is None
+    assert "gate not run" in capsys.readouterr().out
+
+
+def test_the_gate_runs_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "hsic.json"
+    options = ["--smoke", "--op", "hsic", "--threads", THREADS, "--no-memory", "--json", str(path)]
+    assert run.main([*options, "--rivals", "--no-gate-above", "32"]) == 0  # n = 32 is not above
+    (record,) = load(path)
+    assert record["gate"] == "run"
+    assert record["rows"][0]["gradient_error"] is not None
+
+
+def test_without_an_implementation_nothing_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "hsic.json"
+    options = ["--smoke", "--op", "hsic", "--threads", THREADS, "--json", str(path)]
+    assert run.main([*options, "--rivals", "--modes", "streaming"]) == 1
+    assert not path.exists()
+
+
 def test_child_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "false")
     found = memory(CaseSpec("double_center", 4), "shared_eager", "float32", "cpu", 1)
@@ -73,6 +115,8 @@ def test_specs_of_a_command_line() -> None:
     specs = run.chosen_specs(run.parse(["--op", "hsic", "--n", "4096", "--d", "512", "2048"]))
     assert [(s.n, s.dims) for s in specs] == [(4096, (512,)), (4096, (2048,))]
     assert {s.dims for s in run.chosen_specs(run.parse(["--op", "double_center"]))} == {()}
+    specs = run.chosen_specs(run.parse(["--op", "gram_stack", "--n", "8", "--d", "5", "3"]))
+    assert [(s.n, s.dims) for s in specs] == [(8, (5, 3))]
     smoke = {s.name for s in run.chosen_specs(run.parse(["--smoke"]))}
     assert smoke == {*OPS, *(f"bido_step_{m}" for m in STEP_MEASURES)}
 
@@ -86,6 +130,9 @@ def test_specs_of_a_command_line() -> None:
         (["--step", "nhsic", "--d", "5"], "--d goes with --op"),
         (["--op", "hsic", "--n", "0"], "must be positive"),
         (["--op", "hsic", "--dtype", "int7"], "--dtype"),
+        (["--op", "hsic", "--no-times", "--no-memory"], "leave nothing to measure"),
+        (["--op", "hsic", "--no-gate-above", "0"], "--no-gate-above must be positive, got 0"),
+        (["--op", "hsic", "--modes", "flying"], "invalid choice"),
         (["--op", "hsic", "--n", "8", "--device", "cuda:99"], "--device"),
     ],
 )

@@ -105,8 +105,26 @@ def test_words_and_numbers() -> None:
 def test_kernels_guard_memory_below_python() -> None:
     with pytest.raises(RuntimeError, match="must be square"):
         torch.ops.bido_ext.double_center(torch.ones(2, 3))
-    with pytest.raises(RuntimeError, match="one size"):
-        torch.ops.bido_ext.hsic(torch.ones(2, 2), torch.ones(3, 3), False)
+    ones, gram_kinds = torch.ones(2, dtype=torch.float64), [4, 4]
+    hsic, pair = torch.ops.bido_ext.hsic, ([0], [1], False, 8, -1)
+    with pytest.raises(RuntimeError, match="variables must have the same rows"):
+        hsic([torch.ones(2, 2), torch.ones(3, 3)], ones, gram_kinds, *pair)
+    with pytest.raises(RuntimeError, match=r"a Gram matrix must be \(n, n\)"):
+        hsic([torch.ones(3, 2), torch.ones(3, 3)], ones, gram_kinds, *pair)
+    with pytest.raises(RuntimeError, match="a pair names a variable that is not there"):
+        hsic([X, X], ones, [0, 0], [0], [2], False, 8, -1)
+    with pytest.raises(RuntimeError, match="positive tile"):
+        hsic([X, X], ones, [0, 0], [0], [1], False, 0, -1)
+    with pytest.raises(RuntimeError, match="must have one length"):
+        torch.ops.bido_ext.gram_stack([X, X], ones[:1], [0, 0])
+    with pytest.raises(RuntimeError, match="labels must be int64"):
+        torch.ops.bido_ext.gram_stack([X, Y.int()], ones, [0, 3])
+    with pytest.raises(RuntimeError, match="accumulate in the same dtype"):
+        torch.ops.bido_ext.gram_stack([X, X.double()], ones, [0, 0])
+    with pytest.raises(RuntimeError, match=r"grad and stack must be \(m, n, n\)"):
+        torch.ops.bido_ext.gram_stack_backward(
+            torch.ones(1, 2, 2), torch.ones(1, 2, 2), [X], ones[:1], [0]
+        )
     with pytest.raises(RuntimeError, match=r"grad and gram must be \(n, n\)"):
         torch.ops.bido_ext.gaussian_gram_backward(
             torch.ones(2, 2), torch.ones(2, 2), torch.ones(5, 3), torch.tensor(1.0), True

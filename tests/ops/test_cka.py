@@ -7,6 +7,8 @@ from oracle import each_wide_dtype, features, relative_error
 
 import bido_ext as bx
 from bido_ext import reference
+from bido_ext.ops.cka import CkaMeasure
+from bido_ext.ops.group import Pairs, make_group
 
 
 @each_wide_dtype
@@ -41,6 +43,31 @@ def test_constant_features_give_zero_with_zero_gradient() -> None:
     value.backward()
     assert float(value.detach()) == 0
     assert torch.equal(leaf.grad, torch.zeros(6, 3))
+
+
+@pytest.mark.parametrize("workspace", [None, 300_000], ids=["dense", "streaming"])
+def test_pairs_of_a_group_equal_single_pairs(workspace: int | None) -> None:
+    n = 300
+    y = torch.arange(n) % 4
+    variables = [features(n, d, seed=d).requires_grad_() for d in (40, 9, 5, 3)]
+    kernels = [bx.Gaussian(0.5), bx.Gaussian(0.7), bx.InverseMultiquadric(), bx.Linear(), None]
+    pairs = Pairs([1, 2, 3, 0, 2, 1, 1], [0, 0, 0, 4, 4, 4, 1])
+    weight = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0, 0.7, 0.2], dtype=torch.float64)
+    group = make_group([*variables, y], kernels)
+    if workspace:
+        plan = bx.plan(n, [40, 9, 5, 3, 0], torch.float64, "cka", workspace)
+        assert plan.regime == "streaming"
+    values = CkaMeasure().values(group, pairs, workspace)
+    grads = torch.autograd.grad(values @ weight, variables)
+    every = [*variables, y]
+    single = torch.stack(
+        [bx.cka(every[a], every[b], kernels[a], kernels[b]) for a, b in zip(*pairs, strict=True)]
+    )
+    assert float(single[-1].detach()) == pytest.approx(1)
+    assert relative_error(values.detach(), single.detach()) < 1e-10
+    expected = torch.autograd.grad(single @ weight, variables)
+    for value, want in zip(grads, expected, strict=True):
+        assert relative_error(value, want) < 1e-9
 
 
 def test_gradcheck() -> None:

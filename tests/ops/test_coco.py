@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import each_wide_dtype, features, relative_error
+from oracle import each_wide_dtype, features, gram, relative_error
 
 import bido_ext as bx
 from bido_ext import reference
+from bido_ext.ops.coco import CocoMeasure
+from bido_ext.ops.group import Pairs, make_group
+from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
 
 each_norm = pytest.mark.parametrize("norm", ["spectral", "fro"])
 
@@ -32,6 +35,52 @@ def test_backward(norm: str) -> None:
     (truth,) = torch.autograd.grad(reference.coco(K, L, norm), x)
     (value,) = torch.autograd.grad(bx.coco(x, z, norm=norm), x)
     assert relative_error(value, truth) < 1e-7
+
+
+@each_norm
+@pytest.mark.parametrize("n", [30, 300])  # batched and one after the other
+@pytest.mark.parametrize("with_gradient", [[0, 1, 2, 3], [1, 2], [0]])
+def test_pairs_of_a_group_equal_single_pairs(norm: str, n: int, with_gradient: list[int]) -> None:
+    y = torch.arange(n) % 4
+    variables = [features(n, d, seed=d) for d in (40, 9, 5, 3)]
+    for i in with_gradient:
+        variables[i].requires_grad_()
+    kernels = [bx.Gaussian(0.5), bx.Gaussian(0.7), bx.InverseMultiquadric(), bx.Linear(), None]
+    pairs = Pairs([1, 2, 3, 0, 2, 1, 1], [0, 0, 0, 4, 4, 4, 1])
+    weight = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0, 0.7, 0.2], dtype=torch.float64)
+    values = CocoMeasure(norm).values(make_group([*variables, y], kernels), pairs)
+    grads = torch.autograd.grad(values @ weight, [variables[i] for i in with_gradient])
+    every = [*variables, y]
+    single = torch.stack([
+        bx.coco(every[a], every[b], kernels[a], kernels[b], norm=norm)
+        for a, b in zip(*pairs, strict=True)
+    ])  # fmt: skip
+    assert relative_error(values.detach(), single.detach()) < 1e-10
+    expected = torch.autograd.grad(single @ weight, [variables[i] for i in with_gradient])
+    for value, want in zip(grads, expected, strict=True):
+        assert relative_error(value, want) < 1e-8
+
+
+@each_norm
+@each_wide_dtype
+@pytest.mark.parametrize("wide", [True, False])
+def test_opcheck(norm: str, dtype: torch.dtype, wide: bool) -> None:
+    x, y = features(6, 3, dtype).requires_grad_(), features(6, 2, dtype, seed=1)
+    parameters = torch.tensor([0.5, 0.8, 1.0, 1.0], dtype=torch.float64)
+    kinds = [GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, GRAM]
+    variables, pairs = [x, y, torch.arange(6) % 2, gram(6, dtype)], ([0, 1, 3], [2, 0, 1])
+    for wanted in ([0], []):
+        first = x if wanted else x.detach()
+        head = ([first, *variables[1:]], parameters, kinds, *pairs, norm, wide, wanted)
+        torch.library.opcheck(torch.ops.bido_ext.coco, head)
+    detached = [v.detach() for v in variables]
+    for wanted in ([0], [0, 1, 3], [1]):
+        values, *kept = torch.ops.bido_ext.coco(
+            detached, parameters, kinds, *pairs, norm, wide, wanted
+        )
+        grad = torch.rand(3, dtype=torch.float64)
+        arguments = (grad, values, detached, parameters, *kept, kinds, *pairs, norm, wanted)
+        torch.library.opcheck(torch.ops.bido_ext.coco_backward, arguments)
 
 
 @each_norm

@@ -8,7 +8,9 @@ from torch import Tensor
 
 import bido_ext as bx
 from bido_ext import reference
+from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.nhsic import NhsicMeasure, label_factor
+from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
 from bido_ext.reference.nhsic import nhsic_factor
 
 
@@ -38,20 +40,48 @@ def test_forward(dtype: torch.dtype, n: int) -> None:
     assert -1e-6 <= float(value) <= n - 1 + 1e-6
 
 
+def of_grams(K: Tensor, L: Tensor, eps: float = 1e-5, wide: bool = True) -> Tensor:
+    wanted = [i for i, A in enumerate((K, L)) if A.requires_grad]
+    arguments = ([K, L], torch.ones(2, dtype=torch.float64), [GRAM, GRAM], [0], [1])
+    return torch.ops.bido_ext.nhsic(*arguments, eps, wide, wanted)[0][0]
+
+
 def test_symmetric_form_equals_the_published_one_sided_form() -> None:
     K, L = gram(20) + 1, gram(20, seed=5) + 1
-    measure = NhsicMeasure()
-    value = measure.value(measure.prepare(K), measure.prepare(L))
-    assert float(value) == pytest.approx(float(one_sided(K, L)), rel=1e-8)
+    assert float(of_grams(K, L)) == pytest.approx(float(one_sided(K, L)), rel=1e-8)
 
 
 def test_backward() -> None:
-    K = gram(33).requires_grad_()
-    M = gram(33, seed=5)
-    symmetrised = (K + K.T) / 2
-    (truth,) = torch.autograd.grad((nhsic_factor(symmetrised)[0] * M).sum(), K)
-    (value,) = torch.autograd.grad((torch.ops.bido_ext.nhsic_factor(K, 1e-5)[0] * M).sum(), K)
-    assert relative_error(value, truth) < 1e-7
+    K, L = gram(33).requires_grad_(), gram(33, seed=5).requires_grad_()
+    symmetrised = [(A + A.T) / 2 for A in (K, L)]
+    truth = torch.autograd.grad(reference.nhsic(*symmetrised), (K, L))
+    values = torch.autograd.grad(of_grams(K, L), (K, L))
+    for value, want in zip(values, truth, strict=True):
+        assert relative_error(value, want) < 1e-7
+
+
+@pytest.mark.parametrize("n", [30, 300])  # batched and one after the other
+@pytest.mark.parametrize("with_gradient", [[0, 1, 2, 3], [1, 2], [0]])
+def test_pairs_of_a_group_equal_single_pairs(n: int, with_gradient: list[int]) -> None:
+    y = torch.arange(n) % 4
+    variables = [features(n, d, seed=d) for d in (40, 9, 5, 3)]
+    for i in with_gradient:
+        variables[i].requires_grad_()
+    kernels = [bx.Gaussian(0.5), bx.Gaussian(0.7), bx.InverseMultiquadric(), bx.Linear(), None]
+    pairs = Pairs([1, 2, 3, 0, 2, 1, 1], [0, 0, 0, 4, 4, 4, 1])
+    weight = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0, 0.7, 0.2], dtype=torch.float64)
+    group = make_group([*variables, y], kernels)
+    values = NhsicMeasure(1e-3).values(group, pairs)
+    grads = torch.autograd.grad(values @ weight, [variables[i] for i in with_gradient])
+    every = [*variables, y]
+    single = torch.stack([
+        bx.nhsic(every[a], every[b], kernels[a], kernels[b], eps=1e-3)
+        for a, b in zip(*pairs, strict=True)
+    ])  # fmt: skip
+    assert relative_error(values.detach(), single.detach()) < 1e-10
+    expected = torch.autograd.grad(single @ weight, [variables[i] for i in with_gradient])
+    for value, want in zip(grads, expected, strict=True):
+        assert relative_error(value, want) < 1e-9
 
 
 @pytest.mark.parametrize("linalg_dtype", [None, torch.float32, torch.float64])
@@ -76,7 +106,12 @@ def test_label_factor_needs_no_factorisation(labels: Tensor, scale: float) -> No
     n = labels.shape[0]
     L = (labels[:, None] == labels[None]).double() * scale
     expected = nhsic_factor(L, 1e-5)[0]
-    value = label_factor(labels, 1e-5 * n / scale, torch.float64)
+    value = label_factor(labels, scale, 1e-5 * n, torch.float64)
+    parameter = torch.tensor(scale, dtype=torch.float64)  # as the group carries it
+    torch.testing.assert_close(label_factor(labels, parameter, 1e-5 * n, torch.float64), value)
+    narrow = label_factor(labels, scale, 1e-5 * n, torch.float32)
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow.double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(value, expected, rtol=0, atol=1e-9)
 
 
@@ -104,12 +139,23 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a: bx.nhsic(a, labels, kernel, eps=1e-2), (x,))
 
 
-def test_opcheck() -> None:
-    for dtype in (torch.float64, torch.float32):
-        K = gram(6, dtype).requires_grad_()
-        torch.library.opcheck(torch.ops.bido_ext.nhsic_factor, (K, 1e-3))
-        P = nhsic_factor(gram(6, dtype), 1e-3)[1]
-        torch.library.opcheck(torch.ops.bido_ext.nhsic_factor_backward, (gram(6, dtype), P, 1e-3))
+@each_wide_dtype
+@pytest.mark.parametrize("wide", [True, False])
+def test_opcheck(dtype: torch.dtype, wide: bool) -> None:
+    x, y = features(6, 3, dtype).requires_grad_(), features(6, 2, dtype, seed=1)
+    parameters = torch.tensor([0.5, 0.8, 1.0, 1.0], dtype=torch.float64)
+    kinds = [GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, GRAM]
+    variables, pairs = [x, y, torch.arange(6) % 2, gram(6, dtype)], ([0, 1, 3], [2, 0, 1])
+    for wanted in ([0], []):
+        first = x if wanted else x.detach()
+        head = ([first, *variables[1:]], parameters, kinds, *pairs, 1e-2, wide, wanted)
+        torch.library.opcheck(torch.ops.bido_ext.nhsic, head)
+    detached = [v.detach() for v in variables]
+    for wanted in ([0], [0, 1, 3], [1]):
+        kept = torch.ops.bido_ext.nhsic(detached, parameters, kinds, *pairs, 1e-2, wide, wanted)[1:]
+        grad = torch.rand(3, dtype=torch.float64)
+        arguments = (grad, detached, parameters, *kept, kinds, *pairs, 1e-2, wanted)
+        torch.library.opcheck(torch.ops.bido_ext.nhsic_backward, arguments)
 
 
 def test_compile() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bido_ext.lab.grid import grid
 from bido_ext.lab.judge import AttackMetrics
 from bido_ext.lab.report.results import Results
 
@@ -29,7 +30,7 @@ def attack_text(attack: AttackMetrics, plus_minus: str = "+-") -> str:
 
 def text_table(results: Results) -> str:
     """The table of a run, one line for each attacked model."""
-    lines = [HEADER] + [
+    lines = [
         (
             row.label,
             row.weights_text,
@@ -41,9 +42,4 @@ def text_table(results: Results) -> str:
         )
         for row in results.rows
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    texts = [
-        " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([texts[0], "-+-".join("-" * width for width in widths), *texts[1:]])
+    return grid(HEADER, lines)

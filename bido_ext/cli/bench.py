@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido bench``: how fast this installation is on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Device, Json, print_json
+
+
+@plain_errors
+def bench(
+    measure: Annotated[
+        str, typer.Option("--measure", help="hsic, nhsic, coco (Frobenius norm) or cka.")
+    ] = "nhsic",
+    n: Annotated[int, typer.Option("--n", help="Samples.")] = 256,
+    dims: Annotated[
+        str, typer.Option("--dims", help="Columns of X and of every layer, with commas.")
+    ] = "3072,2048,512",
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes",
+            help="Classes of the labels; 0: none. Default: 10, or none with two dims, a plain d(X, Z).",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")
+    ] = "float32",
+    device: Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of PyTorch; default: as it is.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure value and gradient on this machine.
+
+    Compares bido_ext with plain eager PyTorch, and both with the floor: the matrix products nobody
+    can do without. Errors are against float64; without a right value and gradient there is no time.
+    The full harness, with more rivals and peak memory, is "python -m benchmarks.run" in a checkout
+    of the repository.
+
+    \b
+    Example:
+      bido bench --measure nhsic --n 256 --dims 3072,2048,512 --classes 10
+      bido bench --measure hsic --n 2048 --dims 512,512 --threads 2 --json
+    """
+    from bido_ext.lab.bench import BenchSettings, bench_table, run_bench
+    from bido_ext.lab.pipeline import pick_device
+
+    widths = _widths(dims)
+    if classes is None:
+        classes = 0 if len(widths) == 2 else 10
+    settings = BenchSettings(measure, n, widths, classes, dtype, threads)
+    result = run_bench(settings, pick_device(device))
+    if json:
+        print_json(result)
+        return
+    typer.echo(bench_table(result))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--dims must be numbers such as 3072,512, got {text!r}") from None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same bits for any number of threads, where the arithmetic is the package's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from oracle import each_wide_dtype, features, relative_error
+from torch import Tensor
+
+import bido_ext as bx
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], inputs: list[Tensor], threads: int
+) -> list[Tensor]:
+    torch.set_num_threads(threads)
+    assert torch.get_num_threads() == threads
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    value = function(*leaves)
+    weight = torch.randn(value.shape, generator=torch.Generator().manual_seed(6), dtype=value.dtype)
+    (value * weight).sum().backward()
+    return [value.detach(), *(t.grad for t in leaves)]
+
+
+def assert_same_bits(function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+    one = value_and_gradients(function, inputs, 1)
+    for threads in (2, 3, 7):  # more than the machine may have: the work is cut differently
+        for value, want in zip(value_and_gradients(function, inputs, threads), one, strict=True):
+            assert torch.isfinite(want).all()
+            assert torch.equal(value, want), (
+                f"{threads} threads, relative {relative_error(value, want):.1e}"
+            )
+
+
+@each_wide_dtype
+@pytest.mark.parametrize(
+    ("n", "workspace"), [(64, None), (300, None), (700, None), (700, 1_000_000)],
+    ids=["64", "300", "700 dense", "700 streaming"],
+)  # fmt: skip
+@pytest.mark.parametrize("kernel", [bx.Gaussian(1.0), bx.Linear(), bx.InverseMultiquadric()], ids=lambda k: type(k).__name__)  # fmt: skip
+def test_hsic(dtype: torch.dtype, n: int, workspace: int | None, kernel: bx.Kernel) -> None:
+    inputs = [features(n, 1100, dtype), features(n, 53, dtype, seed=1)]
+    if workspace:
+        assert bx.plan(n, [1100, 53], dtype, "hsic", workspace).regime == "streaming"
+    assert_same_bits(lambda a, b: bx.hsic(a, b, kernel, kernel, workspace_bytes=workspace), inputs)
+
+
+@each_wide_dtype
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_hsic_with_labels(dtype: torch.dtype, estimator: str) -> None:
+    for n in (64, 700):
+        y = torch.arange(n) % 7
+        assert_same_bits(
+            lambda a, y=y: bx.hsic(a, y, estimator=estimator), [features(n, 300, dtype)]
+        )
+
+
+@each_wide_dtype
+@pytest.mark.parametrize(
+    ("n", "workspace"), [(64, None), (300, None), (700, None), (700, 1_500_000)]
+)
+@pytest.mark.parametrize("measure", ["hsic", "cka"])
+def test_bido_step(dtype: torch.dtype, n: int, workspace: int | None, measure: str) -> None:
+    inputs = [features(n, d, dtype, seed=d) for d in (1200, 257, 64, 10)]
+    y = torch.arange(n) % 5
+    if workspace:
+        assert bx.plan(n, [1200, 257, 64, 10, 0], dtype, measure, workspace).regime == "streaming"
+    criterion = bx.BiDOLoss(measure, 1.0, 3.0, workspace_bytes=workspace)
+    assert_same_bits(lambda x, *z: criterion(x, list(z), y), inputs)
+
+
+@each_wide_dtype
+@pytest.mark.parametrize("shape", [(64, 12288), (300, 700), (1, 5), (700, 33)])
+def test_gaussian_gram(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    assert_same_bits(lambda x: bx.gaussian_gram(x, 1.0), [features(*shape, dtype)])
+
+
+@pytest.mark.parametrize("measure", [bx.nhsic, bx.coco], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("n", [64, 300])
+def test_measures_with_products_of_the_blas_stay_close(
+    measure: Callable[..., Tensor], n: int
+) -> None:
+    inputs = [features(n, 300, torch.float32), features(n, 53, torch.float32, seed=1)]
+    one, two = (value_and_gradients(measure, inputs, threads) for threads in (1, 2))
+    for value, want in zip(two, one, strict=True):
+        assert relative_error(value, want) < 1e-6
