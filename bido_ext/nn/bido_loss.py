@@ -133,9 +133,7 @@ class BiDOLoss(nn.Module):
         if not self.lambda_x and not self.lambda_y:
             inputs = [v.detach() for v in inputs]
         label_kernel = self.kernel_y if is_labels(y) else self.kernel_y or self.kernel
-        group = make_group(
-            inputs, [self.kernel] * (1 + count) + [label_kernel], self.num_classes
-        )
+        group = make_group(inputs, [self.kernel] * (1 + count) + [label_kernel], self.num_classes)
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
         values = self._measure.values(group, pairs, self.workspace_bytes)

@@ -22,10 +22,10 @@ from bido_ext.ops._validate import check_choice
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
-from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.kernels import Kernel, same_class
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
 from bido_ext.ops.plan import check_algebra_fits
-from bido_ext.reference.gram_stack import group_dtype
+from bido_ext.reference.gram_stack import LABELS, group_dtype
 
 NORMS = ("spectral", "fro")
 
@@ -113,7 +113,11 @@ def _default(
         centered = dict(zip(wanted, [stack[k] for k in range(len(wanted))], strict=True))
         centered = {i: center_stack(centered[i], dtype) for i in wanted if i in shared}
         for i in others:
-            centered[i] = center_stack(gram_stack_of(variables, parameters, kinds, [i]), dtype)[0]
+            if kinds[i] == LABELS:  # exact in any dtype
+                gram = same_class(variables[i], dtype) * parameters[i].to(dtype)
+            else:
+                gram = gram_stack_of(variables, parameters, kinds, [i])[0]
+            centered[i] = center_stack(gram, dtype)
         squares = {i: centered[i] @ centered[i] for i in shared} if norm == "fro" else {}
         values = parameters.new_zeros((len(first),))
         vectors = parameters.new_zeros((len(first), 4, n), dtype=dtype)

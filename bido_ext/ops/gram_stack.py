@@ -29,7 +29,11 @@ def _default(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[in
 
 
 def _default_backward(
-    grad: Tensor, stack: Tensor, variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]
+    grad: Tensor,
+    stack: Tensor,
+    variables: Sequence[Tensor],
+    parameters: Tensor,
+    kinds: Sequence[int],
 ) -> list[Tensor]:
     grads = []
     with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
@@ -56,7 +60,9 @@ define_op(
     "gram_stack_backward",
     "(Tensor grad, Tensor stack, Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor[]",
     default=_default_backward,
-    fake=lambda grad, stack, variables, parameters, kinds: [v.new_empty(v.shape) for v in variables],
+    fake=lambda grad, stack, variables, parameters, kinds: [
+        v.new_empty(v.shape) for v in variables
+    ],
 )
 refuse_double_backward("gram_stack_backward")
 
@@ -104,7 +110,9 @@ def gradients_of(
     if len(features) < len(indices):  # the gradient of a Gram matrix is that of the stack
         at = torch.tensor(features, device=grad.device)
         rest = iter(
-            gradients_of(grad[at], stack[at], variables, parameters, kinds, [indices[k] for k in features])
+            gradients_of(
+                grad[at], stack[at], variables, parameters, kinds, [indices[k] for k in features]
+            )
             if features
             else []
         )

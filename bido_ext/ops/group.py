@@ -112,7 +112,9 @@ def make_group(
 def _pack(parameters: list[float | Tensor], device: torch.device) -> Tensor:
     """float64 [m] on the device; constants are filled in there, so that no value travels."""
     packed = [
-        p.double() if isinstance(p, Tensor) else torch.full((), p, dtype=torch.float64, device=device)
+        p.double()
+        if isinstance(p, Tensor)
+        else torch.full((), p, dtype=torch.float64, device=device)
         for p in parameters
     ]
     return torch.stack(packed)

@@ -85,7 +85,11 @@ class HsicMeasure(Measure):
 
 
 def hsic_of_pairs(
-    group: Group, pairs: Pairs, unbiased: bool = False, tile: int | None = None, kept_tiles: int = -1
+    group: Group,
+    pairs: Pairs,
+    unbiased: bool = False,
+    tile: int | None = None,
+    kept_tiles: int = -1,
 ) -> Tensor:
     """HSIC of each pair of a group, float64 [pairs]; every Gram matrix is made once.
 

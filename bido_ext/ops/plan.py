@@ -113,7 +113,9 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     check_workspace(workspace_bytes)
     n, device = group.n, group.variables[0].device
     can_tile = has_kernel("hsic", device.type)
-    if workspace_bytes is None and (n <= WHOLE_UP_TO or not can_tile or torch.compiler.is_compiling()):
+    if workspace_bytes is None and (
+        n <= WHOLE_UP_TO or not can_tile or torch.compiler.is_compiling()
+    ):
         return Plan("dense", dense_tile(n), -1, 0, "small, or the only regime here")
     if not can_tile:
         raise ValueError(

@@ -42,7 +42,9 @@ def gram_up_to_centering(x: Tensor, parameter: Tensor, kind: int, dtype: torch.d
     return torch.expm1(-0.5 * torch.log1p(squared_distances(x)))
 
 
-def gram_stack(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> list[Tensor]:
+def gram_stack(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]
+) -> list[Tensor]:
     """One matrix (n, n) per variable: K - 1, x x', [y_i = y_j] times a scale, or the matrix given."""
     dtype = group_dtype(variables, kinds)
     with torch.autocast(variables[0].device.type, enabled=False):
