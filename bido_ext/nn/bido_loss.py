@@ -21,9 +21,9 @@ from bido_ext.ops._validate import (
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.cka import CkaMeasure
 from bido_ext.ops.coco import NORMS, CocoMeasure
+from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.hsic import HsicMeasure
 from bido_ext.ops.kernels import Gaussian, Kernel
-from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.measure import Measure, check_kernel
 from bido_ext.ops.nhsic import NhsicMeasure
 from bido_ext.ops.plan import check_workspace
