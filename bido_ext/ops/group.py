@@ -90,6 +90,7 @@ def make_group(
     tensors: list[Tensor] = []
     parameters: list[float | Tensor] = []
     kinds: list[int] = []
+    parameter: float | Tensor
     for v, kernel, label in zip(variables, kernels, labels, strict=True):
         kernel = kernel or (Linear() if label else Gaussian())
         if label:

@@ -88,12 +88,12 @@ def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.d
     S = H ([y_i = y_j] / (n_{y_i} + c')) H + (g - mean g)(g - mean g)' / (n mean g).
     """
     n = labels.shape[0]
-    c = c / scale
+    ridge = c / scale
     same = same_class(labels, torch.float64)
     class_sizes = same.sum(1)  # of each sample's own class
-    weight = 1 / (class_sizes + c)
+    weight = 1 / (class_sizes + ridge)
     # Rows of [y_i = y_j] / (n_{y_i} + c) sum to n_{y_i} / (n_{y_i} + c) = 1 - g_i.
-    g = c * weight
+    g = ridge * weight
     offset = g - g.mean()
     S = same.mul_(weight[:, None])
     S.add_(offset[:, None] / n).add_(offset[None, :] / n).sub_((1 - g.mean()) / n)
