@@ -18,6 +18,7 @@ namespace bido {
 namespace {
 
 constexpr int64_t kPanelChunk = 32;  // rows of a task where one tile is the whole matrix
+constexpr int64_t kManyBlocks = 32;  // from here on the panel is one row of tiles: memory before speed
 
 // A few rows of tiles of A, or of G for a Gram matrix. A tile whose mirror image is stored is kept as its
 // transpose, which the product reads as it is.
@@ -29,7 +30,9 @@ class WeightPanel {
         n_(n),
         tile_(tiles.tile()),
         height_(tiles.blocks() == 1 ? std::min(n, kPanelRows) : tile_),
-        segments_(std::min(tiles.blocks(), std::max<int64_t>(1, kPanelRows / height_))),
+        segments_(tiles.blocks() >= kManyBlocks
+                      ? 1
+                      : std::min(tiles.blocks(), std::max<int64_t>(1, kPanelRows / height_))),
         size_((panel_buffer_rows<T>(height_) + 8) * tile_),
         data_(make_scratch<T>(segments_ * tiles.blocks() * size_)) {}
 

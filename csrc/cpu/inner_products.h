@@ -70,7 +70,7 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
 }
 
 constexpr int64_t kWholeChunkRows = 1024;  // up to here a chunk of all rows is centered at once
-constexpr int64_t kSuperRows = 512;        // beyond: rows of a chunk
+constexpr int64_t kSuperRows = 256;        // beyond: rows of a chunk
 
 // Tile (I, J), I <= J in units of `tile` rows, is at `target(I, J)` with row stride `tile_stride`.
 template <typename T, typename Target>

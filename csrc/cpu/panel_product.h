@@ -13,7 +13,7 @@ namespace bido {
 
 constexpr int64_t kPanelRows = 256;     // rows of a panel of weights in one task
 constexpr int64_t kProductDepth = 128;  // rows of features in a strip: it stays in the first-level cache
-constexpr int64_t kStrips = 8;          // per task
+constexpr int64_t kStrips = 8;          // per task at most
 
 // Rows of a panel buffer that holds `rows` rows of weights.
 template <typename T>
@@ -38,7 +38,10 @@ template <typename T, typename Part>
 void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& part, const Tensor& x,
                     int64_t x_begin, const Tensor& out, int64_t out_row, bool accumulate) {
   const auto& kernels = product_kernels<T>();
-  const int64_t d = x.size(1), width = kStrips * kernels.strip;
+  // Chunks of columns of nearly the same width, so that no thread waits for another.
+  const int64_t d = x.size(1), total_strips = (d + kernels.strip - 1) / kernels.strip;
+  const int64_t least_chunks = (total_strips + kStrips - 1) / kStrips;
+  const int64_t width = (total_strips + least_chunks - 1) / least_chunks * kernels.strip;
   const int64_t padded = panel_buffer_rows<T>(segment), group = std::max<int64_t>(1, kPanelRows / segment);
   const int64_t chunks = (d + width - 1) / width, step = group * segment, blocks = (rows + step - 1) / step;
   torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
