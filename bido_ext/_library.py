@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and loads the compiled libraries, once, and keeps the reason for every choice.
 
-The one place that decides which implementation serves an op on a device:
+Which implementation serves an op on a device:
 
 - ``reference``: plain PyTorch (:mod:`bido_ext.reference`), registered for every device as the default;
 - ``cpu``: the C++ kernels of the library ``bido_cpu``;
-- ``cuda``: the CUDA kernels of ``bido_cuda``; chosen on request only, since no run on hardware is
-  recorded under benchmarks/results/ yet.
+- on CUDA devices ``triton``, ``cuda`` (the library ``bido_cuda``) or the reference, chosen per call by
+  :mod:`bido_ext._serve`.
 
 ``BIDO_EXT_BACKEND=native|triton|reference`` forces one; a forced backend that cannot run raises.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from pathlib import Path
 
 import torch
 
+from bido_ext import _serve
+
 #: Ops with a compiled kernel, by library; the others are compositions of these.
 CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
 CUDA_KERNELS = ("gaussian_gram",)
+TRITON_KERNELS = CPU_KERNELS
 ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",
@@ -30,6 +34,8 @@ COMPOSITES = {
     "cka": "composition of hsic",
 }
 FORCED_VALUES = ("native", "triton", "reference")
+#: Triton's interpreter runs its kernels on the CPU, for tests.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,15 @@ def _forced_backend() -> str | None:
             f"BIDO_EXT_BACKEND={value!r} is not a backend; allowed: {', '.join(FORCED_VALUES)}, or unset."
         )
     if value == "triton":
-        raise ImportError(
-            "BIDO_EXT_BACKEND=triton cannot run: this version of bido_ext has no Triton kernels. "
-            "Unset it, or use native or reference."
-        )
+        problem = None if _serve.has_triton() else "triton is not installed"
+        if problem is None and not (INTERPRETED or torch.cuda.is_available()):
+            problem = (
+                "there is no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"
+            )
+        if problem:
+            raise ImportError(
+                f"BIDO_EXT_BACKEND=triton cannot run: {problem}. Unset it, or use native or reference."
+            )
     return value or None
 
 
@@ -69,10 +80,11 @@ def _load(name: str) -> str | None:
 
 
 FORCED = _forced_backend()
-_cpu_problem: str | None = "BIDO_EXT_BACKEND=reference" if FORCED == "reference" else None
-_cuda_problem: str | None = (
-    _cpu_problem or "no recorded run on hardware; BIDO_EXT_BACKEND=native chooses it"
+_cpu_problem: str | None = (
+    f"BIDO_EXT_BACKEND={FORCED}" if FORCED in ("reference", "triton") else None
 )
+_cuda_problem: str | None = _cpu_problem
+_KEEP_ALIVE: list[torch.library.Library] = []
 
 
 def load_kernels() -> None:
@@ -80,42 +92,38 @@ def load_kernels() -> None:
     global _cpu_problem, _cuda_problem
     if FORCED == "reference":
         return
-    _cpu_problem = _load("bido_cpu")
-    if FORCED == "native":
-        if _cpu_problem:
-            raise ImportError(f"BIDO_EXT_BACKEND=native cannot run on the CPU: {_cpu_problem}.")
+    if FORCED != "triton":
+        _cpu_problem = _load("bido_cpu")
         _cuda_problem = _load("bido_cuda")
-        _refuse_missing_cuda_kernels()
-    elif not (Path(__file__).parent / "bido_cuda.so").exists():
-        _cuda_problem = "bido_cuda.so was not built with this installation"
-
-
-def _refuse_missing_cuda_kernels() -> None:
-    """Under a forced native backend an op without a CUDA kernel must raise, not fall back."""
-    # No op has a CUDA backward yet: it must raise as well, not quietly become the reference.
-    missing = [op for op in CPU_KERNELS if _cuda_problem or op not in CUDA_KERNELS]
-    missing += [f"{op}_backward" for op in CPU_KERNELS if op != "double_center"]
+    if FORCED == "native" and _cpu_problem:
+        raise ImportError(f"BIDO_EXT_BACKEND=native cannot run on the CPU: {_cpu_problem}.")
     library = torch.library.Library("bido_ext", "IMPL")
-    for op in missing:
-
-        def refuse(*args: object, _op: str = op) -> None:
-            raise NotImplementedError(
-                f"BIDO_EXT_BACKEND=native: bido_ext::{_op} has no CUDA kernel "
-                f"({_cuda_problem or 'not in bido_cuda'}). Unset BIDO_EXT_BACKEND to use the reference."
-            )
-
-        library.impl(op, refuse, "CUDA")
+    for name in _serve.FAMILY_OF:
+        function = functools.partial(_serve.call, name, FORCED)
+        library.impl(name, function, "CUDA")
+        if FORCED == "triton":
+            library.impl(name, function if INTERPRETED else functools.partial(_no_cpu, name), "CPU")
     _KEEP_ALIVE.append(library)
 
 
-_KEEP_ALIVE: list[torch.library.Library] = []
+def _no_cpu(name: str, *args: object) -> None:
+    raise NotImplementedError(
+        f"BIDO_EXT_BACKEND=triton: bido_ext::{name} has no Triton kernel for the CPU. Unset it, or move the "
+        "features to a CUDA device."
+    )
 
 
-def has_kernel(op: str, device: str) -> bool:
-    """Whether a compiled kernel, not the reference, serves ``op`` on ``device`` ("cpu" or "cuda")."""
-    if device == "cpu":
-        return op in CPU_KERNELS and _cpu_problem is None
-    return device == "cuda" and op in CUDA_KERNELS and _cuda_problem is None
+def keeps_tiles(device: str) -> bool:
+    """Whether hsic keeps the upper tiles of a Gram matrix on ``device``; elsewhere it keeps it whole."""
+    return device == "cpu" and _cpu_problem is None
+
+
+def can_stream(device: str, dtype: torch.dtype) -> bool:
+    """Whether hsic of features accumulating in ``dtype`` can run without n x n matrices on ``device``."""
+    if keeps_tiles(device):
+        return True
+    triton = _serve.has_triton() and FORCED in (None, "triton") and dtype != torch.float64
+    return triton and (device == "cuda" or (INTERPRETED and FORCED == "triton"))
 
 
 def backends() -> list[BackendRow]:
@@ -133,17 +141,34 @@ def backends() -> list[BackendRow]:
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:
-    note = "" if device == "cpu" or torch.cuda.is_available() else " (no CUDA device here)"
-    if has_kernel and problem is None:
-        forced = "; forced by BIDO_EXT_BACKEND" if FORCED else ""
-        hardware = "; forward only, never run on hardware" if device == "cuda" else ""
-        return BackendRow(
-            op, device, device, f"compiled kernel of bido_{device}{forced}{hardware}{note}"
-        )
-    reason = problem if has_kernel else f"bido_{device} has no kernel for it"
-    if FORCED == "native" and device == "cuda":
+    forced = "; forced by BIDO_EXT_BACKEND" if FORCED else ""
+    if device == "cpu":
+        if FORCED == "triton":
+            note = (
+                "Triton kernel in the interpreter"
+                if INTERPRETED
+                else "no Triton kernel for the CPU"
+            )
+            return BackendRow(op, device, "triton" if INTERPRETED else "refused", note + forced)
+        if problem is None:
+            return BackendRow(op, device, "cpu", f"compiled kernel of bido_cpu{forced}")
+        return BackendRow(op, device, "reference", problem)
+    note = "" if torch.cuda.is_available() else " (no CUDA device here)"
+    if FORCED == "reference":
+        return BackendRow(op, device, "reference", f"BIDO_EXT_BACKEND=reference{note}")
+    if FORCED == "native":
+        if has_kernel and problem is None:
+            reason = f"compiled kernel of bido_cuda{forced}; forward only, never run on hardware"
+            return BackendRow(op, device, "cuda", reason + note)
+        reason = problem if has_kernel else "bido_cuda has no kernel for it"
         return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {reason}{note}")
-    return BackendRow(op, device, "reference", f"{reason}{note}")
+    if _serve.has_triton():
+        how = (
+            forced
+            or "; serves after a self-check at first use, else the reference; float64: reference"
+        )
+        return BackendRow(op, device, "triton", f"Triton kernel, never run on hardware{how}{note}")
+    return BackendRow(op, device, "reference", f"triton is not installed{note}")
 
 
 def build_info() -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bido_ext._serve import set_default
+
 _library = torch.library.Library("bido_ext", "FRAGMENT")
 
 
@@ -24,6 +26,7 @@ def define_op(
     """
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, default, "CompositeExplicitAutograd")
+    set_default(name, default)
     torch.library.register_fake(f"bido_ext::{name}", fake, lib=_library)
 
 

@@ -6,8 +6,8 @@ centering, [m, n] float64, and the kept tiles, for the backward
     value = tr(HKH HLH) / (n-1)^2,   d value / dK = (L - (l_i + l_j)/n + 1'L1/n^2) / (n-1)^2
     grad_x = (A - diag(A 1)) x,      A = 4 gamma (d value / dK) o K for the Gaussian kernel
 
-Dense: the tiles of every Gram matrix on or above the diagonal are kept (about half of each matrix).
-Streaming: they are made again in the backward, and no n x n matrix exists.
+Dense: the Gram matrices are kept for the backward, by the CPU kernels as the tiles on or above the
+diagonal, elsewhere whole (tile >= n). Streaming: they are made again, and no n x n matrix exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext._library import has_kernel
+from bido_ext._library import keeps_tiles
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.group import Group, Pairs
@@ -97,7 +97,7 @@ def hsic_of_pairs(
         tile: Rows of a tile, as :func:`bido_ext.plan` chooses; default: the dense regime's.
         kept_tiles: Tiles kept per variable for the backward, which makes the others again; -1: all.
     """
-    tile = dense_tile(group.n) if tile is None else tile
+    tile = dense_tile(group.n, group.variables[0].device.type) if tile is None else tile
     return torch.ops.bido_ext.hsic(
         group.variables, group.parameters, group.kinds, *pairs, unbiased, tile, kept_tiles
     )[0]
@@ -110,7 +110,11 @@ def _default(
     """The dense textbook: right on every device, but it does not save memory."""
     values, grams = _textbook(variables, parameters, kinds, first, second, unbiased)
     sums = torch.stack([K.sum(1) - K.diagonal() if unbiased else K.sum(1) for K in grams])
-    return values, sums, sums.new_empty((0, 0, 0, 0), dtype=group_dtype(variables, kinds))
+    # Its backward starts from the features; what is kept is kept for the shape that _fake promises.
+    kept = sums.new_empty(
+        _shape_of_kept(variables, kinds, tile, kept_tiles), dtype=group_dtype(variables, kinds)
+    )
+    return values, sums, kept
 
 
 def _textbook(
@@ -148,15 +152,24 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     n = variables[0].shape[0]
     values, sums = parameters.new_empty((len(first),)), parameters.new_empty((len(kinds), n))
-    if not has_kernel("hsic", variables[0].device.type):
-        return values, sums, sums.new_empty((0, 0, 0, 0), dtype=group_dtype(variables, kinds))
+    shape = _shape_of_kept(variables, kinds, tile, kept_tiles)
+    return values, sums, parameters.new_empty(shape, dtype=group_dtype(variables, kinds))
+
+
+def _shape_of_kept(
+    variables: Sequence[Tensor], kinds: Sequence[int], tile: int, kept_tiles: int
+) -> tuple[int, int, int, int]:
+    """(features, tiles, tile, tile): upper tiles, or where those are not kept, whole matrices or none."""
+    n = variables[0].shape[0]
+    features = sum(kind < LABELS for kind in kinds)
     tile = tile if n > tile else n
     blocks = (n + tile - 1) // tile
     count = blocks * (blocks + 1) // 2
+    if not keeps_tiles(variables[0].device.type):
+        return features, int(blocks == 1), tile, tile
     if 0 <= kept_tiles < count:
         count = kept_tiles
-    shape = (sum(kind < LABELS for kind in kinds), count, tile, tile)
-    return values, sums, parameters.new_empty(shape, dtype=group_dtype(variables, kinds))
+    return features, count, tile, tile
 
 
 define_op(

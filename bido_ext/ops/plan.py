@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bido_ext._library import has_kernel
+from bido_ext._library import can_stream, keeps_tiles
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.group import Group
 from bido_ext.reference.gram_stack import GRAM, accumulation_dtype
@@ -92,7 +92,9 @@ def plan(
         return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
     free = free_memory(str(device)) if workspace_bytes is None else 0
     budget = int(DENSE_SHARE * free) if workspace_bytes is None else workspace_bytes
-    result = _planner().plan_group(n, widths, element, budget)
+    on_tiles = torch.device(device).type == "cpu"
+    planner = _planner().plan_group if on_tiles else _planner().plan_panels
+    result = planner(n, widths, element, budget)
     bound = (
         f"workspace_bytes={workspace_bytes:,}"
         if workspace_bytes is not None
@@ -112,24 +114,26 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     """The plan of a group at hand, for a measure that can stream."""
     check_workspace(workspace_bytes)
     n, device = group.n, group.variables[0].device
-    can_tile = has_kernel("hsic", device.type)
+    streams = can_stream(device.type, group.dtype)
     if workspace_bytes is None and (
-        n <= WHOLE_UP_TO or not can_tile or torch.compiler.is_compiling()
+        n <= WHOLE_UP_TO or not streams or GRAM in group.kinds or torch.compiler.is_compiling()
     ):
-        return Plan("dense", dense_tile(n), -1, 0, "small, or the only regime here")
-    if not can_tile:
+        return Plan("dense", dense_tile(n, device.type), -1, 0, "small, or the only regime here")
+    if not streams:
         raise ValueError(
-            f"workspace_bytes cannot be honoured on {device.type}: no streaming kernel serves there "
-            "(python -m bido_ext says why). Leave it unset, or move the features to the CPU."
+            f"workspace_bytes cannot be honoured for {group.dtype} on {device.type}: no streaming kernel "
+            "serves there (python -m bido_ext says why). Leave it unset, or move the features to the CPU."
         )
     if workspace_bytes is not None and GRAM in group.kinds:
         raise ValueError("A kernel of your own has no streaming form: leave workspace_bytes unset.")
     return plan(n, group.dims, group.dtype, measure, workspace_bytes, device)
 
 
-def dense_tile(n: int) -> int:
-    """Rows of a tile where the Gram matrices are kept."""
-    return WHOLE_UP_TO if n <= WHOLE_UP_TO else DENSE_TILE
+def dense_tile(n: int, device: str) -> int:
+    """Rows of a tile where the Gram matrices are kept; at least n where they are kept whole."""
+    if n <= WHOLE_UP_TO:
+        return WHOLE_UP_TO
+    return DENSE_TILE if keeps_tiles(device) else n
 
 
 def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype) -> None:

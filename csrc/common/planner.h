@@ -84,6 +84,40 @@ inline GroupPlan plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t
   return plan;
 }
 
+constexpr int64_t kWeightRows = 4096;    // of the panels of weights in the dense regime of a GPU
+constexpr int64_t kLargestPanel = 4096;  // rows; beyond, longer panels save nothing
+constexpr int64_t kSmallestPanel = 64;
+constexpr int64_t kRowsPerPartial = 8;  // rows of one partial product sum
+
+// On a GPU: whole Gram matrices and a panel of weights, or panels of all features and of weights. Two pairs
+// per feature, as in BiDO.
+inline int64_t panel_bytes(int64_t n, const Widths& w, int64_t element, int64_t rows, bool dense) {
+  const int64_t kept = w.features * (dense ? n : rows), weights = std::min(n, dense ? kWeightRows : rows);
+  const int64_t weighted = dense && n <= 1024 ? w.features : 1;
+  return element * (n * (kept + weighted * weights + w.features) + w.total) +
+         8 * (n * w.variables + 2 * w.features * (n / kRowsPerPartial + rows));
+}
+
+// HSIC or CKA of the pairs of a group with their gradients, on a GPU; `tile` is the rows of a panel.
+inline GroupPlan plan_panels(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
+  const Widths w(dims);
+  GroupPlan plan{"dense", n, -1, panel_bytes(n, w, element, n, true), 0, 0};
+  plan.dense_bytes = plan.bytes;
+  plan.smallest_bytes = panel_bytes(n, w, element, std::min(kSmallestPanel, n), false);
+  if (plan.dense_bytes <= budget) return plan;
+  plan.regime = "refused";
+  for (int64_t rows = kLargestPanel; rows >= kSmallestPanel; rows /= 2) {
+    const int64_t bytes = panel_bytes(n, w, element, std::min(rows, n), false);
+    if (rows >= n || bytes > budget) continue;
+    plan.regime = "streaming";
+    plan.tile = rows;
+    plan.kept = 0;
+    plan.bytes = bytes;
+    break;
+  }
+  return plan;
+}
+
 // nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable, for nhsic its inverse
 // as well, and factors or squares of two partners with four matrices of work, in the dtype of the algebra.
 inline int64_t algebra_bytes(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t algebra,

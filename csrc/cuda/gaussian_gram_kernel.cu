@@ -159,6 +159,11 @@ Tensor gaussian_gram_cuda(Tensor x, Tensor gamma, bool minus_one) {
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CUDA, m) {
+// A namespace of its own: which implementation serves bido_ext::gaussian_gram is chosen in Python.
+STABLE_TORCH_LIBRARY(bido_cuda, m) {
+  m.def("gaussian_gram(Tensor x, Tensor gamma, bool minus_one) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cuda, CUDA, m) {
   m.impl("gaussian_gram", TORCH_BOX(&bido::gaussian_gram_cuda));
 }

@@ -20,8 +20,7 @@ pybind11::dict build_info() {
   return info;
 }
 
-pybind11::dict plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
-  const bido::GroupPlan plan = bido::plan_group(n, dims, element, budget);
+pybind11::dict as_dict(const bido::GroupPlan& plan) {
   pybind11::dict result;
   result["regime"] = plan.regime;
   result["tile"] = plan.tile;
@@ -30,6 +29,14 @@ pybind11::dict plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t e
   result["dense_bytes"] = plan.dense_bytes;
   result["smallest_bytes"] = plan.smallest_bytes;
   return result;
+}
+
+pybind11::dict plan_group(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
+  return as_dict(bido::plan_group(n, dims, element, budget));
+}
+
+pybind11::dict plan_panels(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t budget) {
+  return as_dict(bido::plan_panels(n, dims, element, budget));
 }
 
 }  // namespace
@@ -41,6 +48,8 @@ PYBIND11_MODULE(_C, m) {
         "Compiler, PyTorch headers and CUDA architectures this installation was built with.");
   m.def("plan_group", &plan_group, py::arg("n"), py::arg("dims"), py::arg("element"), py::arg("budget"),
         "Regime, tile and bytes of hsic or cka of a group of variables; width 0 stands for labels.");
+  m.def("plan_panels", &plan_panels, py::arg("n"), py::arg("dims"), py::arg("element"), py::arg("budget"),
+        "The same on a GPU, where the tile is a panel of rows.");
   m.def("algebra_bytes", &bido::algebra_bytes, py::arg("n"), py::arg("dims"), py::arg("element"),
         py::arg("algebra"), py::arg("inverses"), "Bytes of nhsic (with inverses) or coco of a group.");
 }

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first-use self-check: an implementation against the float64 reference, on the user's own device.
+
+A few odd shapes per op, forward and backward, milliseconds each. A kernel that no recorded run has shown
+right on this hardware serves only after it has passed (:mod:`bido_ext._serve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from bido_ext import reference
+
+Functions = Mapping[str, Callable[..., object]]
+#: The functions that stand or fall together.
+FAMILIES = {
+    "gaussian_gram": ("gaussian_gram", "gaussian_gram_backward"),
+    "gram_stack": ("gram_stack", "gram_stack_backward"),
+    "double_center": ("double_center",),
+    "hsic": ("hsic", "hsic_backward"),
+}
+#: Relative error allowed, (values, gradients): float32 products, TF32 products, half-precision features.
+TOLERANCES = {"float32": (1e-5, 1e-4), "tf32": (5e-3, 2e-2), "half": (1e-4, 1e-2)}
+#: Rows and columns: one sample block, several, and more columns than one block takes.
+SHAPES = ((5, 3), (67, 130), (150, 2100))
+
+
+class SelfCheckError(AssertionError):
+    """An implementation disagrees with the reference."""
+
+
+def self_check(
+    op: str, functions: Functions, dtype: torch.dtype, device: torch.device, *, tf32: bool = False
+) -> None:
+    """Compares ``functions``, by the names of FAMILIES[op], with the reference.
+
+    Raises:
+        SelfCheckError: A result is off; says which, by how much, and what is allowed.
+    """
+    kind = "half" if dtype.itemsize == 2 else "tf32" if tf32 else "float32"
+    check = {
+        "gaussian_gram": _gaussian_gram,
+        "gram_stack": _gram_stack,
+        "double_center": _double_center,
+        "hsic": _hsic,
+    }[op]
+    for n, d in SHAPES:
+        generator = torch.Generator().manual_seed(n)
+        x = (torch.rand((n, d), generator=generator) + 1).to(dtype)
+        x[n // 2] = x[0]  # duplicate rows: a zero distance off the diagonal
+        check(functions, x, device, *TOLERANCES[kind])
+
+
+def _compare(what: str, got: Tensor, wanted: Tensor, allowed: float) -> None:
+    got = got.detach().double().cpu()
+    error = float((got - wanted).norm() / wanted.norm().clamp_min(1e-300))
+    if got.shape != wanted.shape or not error <= allowed:  # NaN fails
+        raise SelfCheckError(
+            f"{what} of shape {tuple(got.shape)} is off by {error:.1e}, allowed {allowed:.0e}"
+        )
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def _gaussian_gram(
+    f: Functions, x: Tensor, device: torch.device, values: float, grads: float
+) -> None:
+    n, d = x.shape
+    gamma = torch.tensor(1 / (2 * 25 * d), dtype=torch.float64)
+    wide = x.double().requires_grad_()
+    K = reference.gaussian_gram(wide, gamma, True)
+    got = f["gaussian_gram"](x.to(device), gamma.to(device), True)
+    assert isinstance(got, Tensor)
+    _compare("gaussian_gram", got, K.detach(), values)
+    if "gaussian_gram_backward" in f:
+        g = _noise(n, n)
+        (wanted,) = torch.autograd.grad(K, wide, g)
+        back = f["gaussian_gram_backward"](
+            g.float().to(device), got, x.to(device), gamma.to(device), True
+        )
+        assert isinstance(back, Tensor)
+        _compare("gaussian_gram_backward", back, wanted, grads)
+
+
+def _gram_stack(f: Functions, x: Tensor, device: torch.device, values: float, grads: float) -> None:
+    n, d = x.shape
+    half = max(1, d // 2)
+    kinds = [0, 1, 2]
+    parameters = torch.tensor([1 / (50 * d), 1.0, 1.0], dtype=torch.float64)
+    wide = [x.double().requires_grad_() for _ in kinds]
+    views = [wide[0], wide[1][:, :half], wide[2][:, :half]]
+    stack = torch.stack(reference.gram_stack(views, parameters, kinds))
+    there = [x.to(device), x[:, :half].to(device), x[:, :half].to(device)]
+    got = f["gram_stack"](there, parameters.to(device), kinds)
+    assert isinstance(got, Tensor)
+    for i in range(len(kinds)):
+        _compare(f"gram_stack, kernel {i}", got[i], stack[i].detach(), values)
+    g = _noise(3, n, n)
+    wanted = torch.autograd.grad(stack, wide, g)
+    back = f["gram_stack_backward"](g.float().to(device), got, there, parameters.to(device), kinds)
+    assert isinstance(back, list)
+    for i, (b, w, v) in enumerate(zip(back, wanted, views, strict=True)):
+        _compare(f"gram_stack_backward, kernel {i}", b, w[:, : v.shape[1]], grads)
+
+
+def _double_center(
+    f: Functions, x: Tensor, device: torch.device, values: float, grads: float
+) -> None:
+    K = _noise(x.shape[0], x.shape[0]).float()
+    got = f["double_center"](K.to(device))
+    assert isinstance(got, Tensor)
+    _compare("double_center", got, reference.double_center(K.double()), values)
+
+
+def _hsic(f: Functions, x: Tensor, device: torch.device, values: float, grads: float) -> None:
+    n, d = x.shape
+    labels = torch.arange(n) % 3
+    z = (x * torch.rand((1, d), generator=torch.Generator().manual_seed(2))).to(x.dtype)
+    parameters = torch.tensor([1 / (50 * d), 1 / (50 * d), 1.0], dtype=torch.float64)
+    kinds, first, second = [0, 0, 3], [1, 1], [0, 2]
+    there = [x.to(device), z.to(device), labels.to(device)]
+    wide = z.double().requires_grad_()
+    stack = reference.gram_stack([x.double(), wide, labels], parameters, kinds)
+    for unbiased in (False, True):
+        wanted = torch.stack(
+            [
+                reference.hsic(stack[a], stack[b], unbiased)
+                for a, b in zip(first, second, strict=True)
+            ]
+        )
+        g = torch.tensor([0.3, -1.0], dtype=torch.float64)
+        (wanted_grad,) = torch.autograd.grad(wanted, wide, g, retain_graph=True)
+        for tile, kept in ((n, -1), (max(2, n // 2), 0)):
+            result = f["hsic"](
+                there, parameters.to(device), kinds, first, second, unbiased, tile, kept
+            )
+            assert isinstance(result, tuple)
+            value, sums, tiles = result
+            # The unbiased value of independent variables is near zero: compare with what is subtracted.
+            _compare("hsic", value, wanted.detach(), values if not unbiased else 10 * values)
+            (back,) = f["hsic_backward"](  # type: ignore[misc]
+                g.to(device), there, parameters.to(device), sums, tiles, kinds, first, second,
+                unbiased, tile, [1],
+            )  # fmt: skip
+            _compare("hsic_backward", back, wanted_grad, grads)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation serves an op on a GPU: recorded first, then checked, else the reference.
+
+In this order, per op, dtype and device:
+
+1. what a recorded run on that architecture shows right and fastest (:data:`RECORDED`);
+2. ``triton``, then ``cuda``, after the first-use self-check on the device itself. The verdict is kept on
+   disk with the versions; a kernel that fails is refused with one warning, and the next in order serves;
+3. ``reference``.
+
+``BIDO_EXT_BACKEND`` forces one; then nothing else may serve, and what it lacks raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bido_ext import _disk_cache
+from bido_ext._self_check import FAMILIES, self_check
+
+Function = Callable[..., Any]
+
+#: (op, compute capability) -> implementations that recorded runs under benchmarks/results/ show right,
+#: fastest first. Empty: no run on hardware is recorded yet.
+RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
+#: What is tried, in order, where nothing is recorded.
+UNRECORDED = ("triton", "cuda")
+#: Functions of the CUDA C++ library, ops of their own in the namespace bido_cuda.
+CUDA_FUNCTIONS = ("gaussian_gram",)
+FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
+
+_verdicts: dict[tuple[object, ...], str | None] = {}
+_defaults: dict[str, Function] = {}
+
+
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def set_default(name: str, default: Function) -> None:
+    """The reference implementation of a function."""
+    _defaults[name] = default
+
+
+def functions_of(op: str, implementation: str) -> dict[str, Function]:
+    """What an implementation has for an op, by function name; empty where it has nothing."""
+    names = FAMILIES[op]
+    if implementation == "triton":
+        if not has_triton():
+            return {}
+        module = importlib.import_module(f"bido_ext.triton_kernels.{op}")
+        return {name: getattr(module, name) for name in names}
+    if implementation == "cuda":
+        return {
+            name: getattr(torch.ops.bido_cuda, name)
+            for name in names
+            if name in CUDA_FUNCTIONS and hasattr(torch.ops.bido_cuda, name)
+        }
+    return {name: _defaults[name] for name in names}
+
+
+def serves(implementation: str, dtypes: Collection[torch.dtype]) -> bool:
+    """Whether an implementation takes features of some dtypes at all."""
+    return implementation != "triton" or torch.float64 not in dtypes
+
+
+def call(name: str, forced: str | None, *args: Any) -> Any:
+    """Calls the function ``name`` of the implementation that serves its arguments."""
+    device, dtypes = _features(args)
+    return choose(name, dtypes, device, forced)(*args)
+
+
+def _features(args: Sequence[Any]) -> tuple[torch.device, set[torch.dtype]]:
+    """The device of a call and the floating dtypes of its features (0-d tensors are parameters)."""
+    tensors: list[Tensor] = []
+    for arg in args:
+        if isinstance(arg, Tensor):
+            tensors.append(arg)
+        elif isinstance(arg, (list, tuple)) and any(isinstance(t, Tensor) for t in arg):
+            tensors = list(arg)  # the variables of a group: theirs alone count
+            break
+    floating = {t.dtype for t in tensors if t.is_floating_point() and t.dim() > 0}
+    return tensors[0].device, floating or {torch.float32}
+
+
+def choose(
+    name: str, dtypes: Collection[torch.dtype], device: torch.device, forced: str | None = None
+) -> Function:
+    """The function that serves ``name`` for features of ``dtypes`` on ``device``."""
+    op = FAMILY_OF[name]
+    if forced is not None:
+        return _forced(name, op, "cuda" if forced == "native" else forced, dtypes)
+    recorded = RECORDED.get((op, _architecture(device)), ())
+    for implementation in (*recorded, *UNRECORDED):
+        functions = functions_of(op, implementation)
+        if name not in functions or not serves(implementation, dtypes):
+            continue
+        if implementation in recorded or all(
+            passes(op, implementation, functions, dtype, device) for dtype in dtypes
+        ):
+            return functions[name]
+    return _defaults[name]
+
+
+def _forced(name: str, op: str, implementation: str, dtypes: Collection[torch.dtype]) -> Function:
+    functions = functions_of(op, implementation)
+    if name not in functions:
+        raise NotImplementedError(
+            f"BIDO_EXT_BACKEND: bido_ext::{name} has no {implementation} kernel. Unset it to let another "
+            "implementation serve (python -m bido_ext lists them)."
+        )
+    if not serves(implementation, dtypes):
+        raise NotImplementedError(
+            f"BIDO_EXT_BACKEND: the {implementation} kernels do not take float64 features (bido_ext::{name})."
+            " Unset it, or use float32."
+        )
+    return functions[name]
+
+
+def passes(
+    op: str,
+    implementation: str,
+    functions: dict[str, Function],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether an implementation has passed its self-check here; runs it at first use."""
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    key = (op, implementation, str(dtype), tf32, _device_name(device))
+    if key not in _verdicts:
+        versions = (_own_version(), torch.__version__, torch.version.cuda, _triton_version())
+        stored = "/".join(map(str, (*key, *versions)))
+        known = _disk_cache.read("self_checks").get(stored)
+        if known == "passed":
+            _verdicts[key] = None
+        elif _capturing(device):
+            warnings.warn(
+                f"bido_ext::{op}: the {implementation} kernels cannot be checked during a graph capture; the "
+                "reference serves. Call the op once before the capture.",
+                stacklevel=2,
+            )
+            return False
+        else:
+            _verdicts[key] = _problem(op, functions, dtype, device, tf32)
+            if _verdicts[key] is None:
+                _disk_cache.update("self_checks", stored, "passed")
+            else:
+                warnings.warn(
+                    f"bido_ext::{op}: the {implementation} kernel failed its self-check on "
+                    f"{_device_name(device)} ({dtype}) and is not used: {_verdicts[key]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+    return _verdicts[key] is None
+
+
+def _problem(
+    op: str, functions: dict[str, Function], dtype: torch.dtype, device: torch.device, tf32: bool
+) -> str | None:
+    try:
+        with torch.no_grad(), torch.enable_grad():
+            self_check(op, functions, dtype, device, tf32=tf32)
+    except Exception as error:  # whatever a kernel does wrong, another one can serve
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _architecture(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    return f"{torch.cuda.get_device_name(device)} {_architecture(device)}"
+
+
+@functools.cache
+def _own_version() -> str:
+    try:
+        return version("bido-ext")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@functools.cache
+def _triton_version() -> str:
+    return str(importlib.import_module("triton").__version__) if has_triton() else "none"

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gaussian_gram and its backward in Triton; see :mod:`bido_ext.ops.gaussian_gram`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bido_ext.reference.gram_stack import GAUSSIAN
+from bido_ext.triton_kernels.features import features_of
+from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_stack import gram_weights
+from bido_ext.triton_kernels.weighted_product import weighted_products
+
+
+def gaussian_gram(x: Tensor, gamma: Tensor, minus_one: bool) -> Tensor:
+    """K, or K - 1; (n, n) float32."""
+    (f,) = features_of([x], [GAUSSIAN])
+    out = torch.empty((f.n, f.n), dtype=torch.float32, device=x.device)
+    gram_panel(f, squared_norms(f), gamma, out, minus_one=minus_one)
+    return out
+
+
+def gaussian_gram_backward(
+    grad: Tensor, gram: Tensor, x: Tensor, gamma: Tensor, minus_one: bool
+) -> Tensor:
+    """grad_x in the dtype of x."""
+    weights = gram_weights(grad[None], gram[None], gamma.reshape(1), [GAUSSIAN], is_k=not minus_one)
+    return weighted_products(weights, features_of([x], [GAUSSIAN]), [x.dtype])[0]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows I, columns J of one Gram matrix up to centering, in one launch: products, D, K - 1, written once.
+
+The whole matrix (dense) multiplies only blocks on or above the diagonal and writes each with its mirror
+image; a panel (streaming) is rectangular.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, round_to_tf32
+from bido_ext.triton_kernels.features import Features, input_precision
+from bido_ext.triton_kernels.launch import INTERPRETED, Config, on_device, size_class, tuned
+
+#: The interpreter multiplies bfloat16 as integers; in float32 the products are the same, exactly.
+WIDEN = tl.constexpr(INTERPRETED)
+#: The tensor cores truncate what they add up: after this many columns the sum goes to a register.
+CHUNK = tl.constexpr(2048)
+
+#: By the precision of the products; the first is the safe one. None spills registers on sm_90 and 100, and
+#: the first not on sm_80 either (tests/triton/test_ahead_of_time.py).
+CONFIGS = {
+    "tf32x3": (
+        Config(64, 64, 32, 8, 3),
+        Config(64, 64, 32, 8, 2),
+        Config(128, 64, 32, 8, 2),
+        Config(64, 64, 16, 4, 4),
+    ),
+    "tf32": (
+        Config(64, 64, 32, 4, 3),
+        Config(128, 64, 32, 8, 3),
+        Config(64, 64, 32, 8, 3),
+        Config(128, 128, 32, 8, 3),
+    ),
+    "half": (
+        Config(64, 64, 64, 4, 4),
+        Config(128, 128, 64, 8, 3),
+        Config(128, 64, 64, 8, 3),
+        Config(128, 128, 32, 8, 4),
+    ),
+}
+#: Blocks of rows that share their columns in the second-level cache.
+GROUP_ROWS = 8
+
+
+@triton.jit
+def squared_norms_kernel(
+    x, means, norms, n, d, x_stride,
+    CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x_rows = x + rows.to(tl.int64)[:, None] * x_stride
+    sums = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+    for k in range(0, d, BLOCK_K):
+        columns = k + tl.arange(0, BLOCK_K)
+        mask = (rows < n)[:, None] & (columns < d)[None, :]
+        a = tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        if CENTERED:
+            a -= tl.load(means + columns, mask=columns < d, other=0.0)[None, :]
+        if TF32:
+            a = round_to_tf32(a)
+        sums += a * a
+    tl.store(norms + rows, tl.sum(sums, 1), mask=rows < n)
+
+
+@triton.jit
+def row_offsets(row_count, stride, BLOCK: tl.constexpr):
+    """Offsets of the rows of a block from its first one, 32 bits wide: 64-bit addresses per element would
+    not fit the registers. Rows beyond the last one repeat it; they are never stored."""
+    return tl.minimum(tl.arange(0, BLOCK), row_count - 1)[:, None] * stride
+
+
+@triton.jit
+def load_rows(
+    x_block, means, offsets, k, d,
+    CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_K columns of a block of features, centered and rounded as the product takes them."""
+    columns = tl.arange(0, BLOCK_K)
+    mask = columns < d - k
+    a = tl.load(x_block + k + (offsets + columns[None, :]), mask=mask[None, :], other=0.0)
+    if WIDEN:
+        a = a.to(tl.float32)
+    if CENTERED:
+        a -= tl.load(means + k + columns, mask=mask, other=0.0)[None, :]
+    if TF32:
+        a = round_to_tf32(a)
+    return a
+
+
+@triton.jit
+def gram_panel_kernel(
+    x, means, norms, parameter, out, n, d, x_stride, row_begin, row_count, column_begin, column_count,
+    out_stride,
+    KIND: tl.constexpr, MINUS_ONE: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
+    blocks_m = tl.cdiv(row_count, BLOCK_M)
+    blocks_n = tl.cdiv(column_count, BLOCK_N)
+    pid = tl.program_id(0)
+    first = pid // (GROUP * blocks_n) * GROUP
+    height = min(blocks_m - first, GROUP)
+    within = pid % (GROUP * blocks_n)
+    block_m = first + within % height
+    block_n = within // height
+    if SYMMETRIC:
+        # All of the block below the diagonal: its mirror image is written instead.
+        if (block_n + 1) * BLOCK_N <= block_m * BLOCK_M:
+            return
+    i_begin = block_m * BLOCK_M
+    j_begin = block_n * BLOCK_N
+    x_i = x + (row_begin + i_begin).to(tl.int64) * x_stride
+    x_j = x + (column_begin + j_begin).to(tl.int64) * x_stride
+    i_offsets = row_offsets(row_count - i_begin, x_stride, BLOCK_M)
+    j_offsets = row_offsets(column_count - j_begin, x_stride, BLOCK_N)
+    TF32: tl.constexpr = PRECISION == "tf32" and CENTERED
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for chunk in range(0, d, CHUNK):
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(chunk, min(d, chunk + CHUNK), BLOCK_K):
+            a = load_rows(x_i, means, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            b = load_rows(x_j, means, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        total += acc
+    i = tl.arange(0, BLOCK_M)
+    j = tl.arange(0, BLOCK_N)
+    row_mask = i < row_count - i_begin
+    column_mask = j < column_count - j_begin
+    norm_i = tl.load(norms + row_begin + i_begin + i, mask=row_mask, other=0.0)[:, None]
+    norm_j = tl.load(norms + column_begin + j_begin + j, mask=column_mask, other=0.0)[None, :]
+    gamma = tl.load(parameter).to(tl.float32)
+    value = gram_entry(KIND, norm_i, norm_j, total, gamma, MINUS_ONE)
+    to_diagonal = (column_begin + j_begin + j)[None, :] - (row_begin + i_begin + i)[:, None]
+    value = tl.where(to_diagonal == 0, diagonal_entry(KIND, norm_i, value, MINUS_ONE), value)
+    mask = row_mask[:, None] & column_mask[None, :]
+    if SYMMETRIC:
+        # One owner per entry, so that both halves hold the same bits.
+        mask = mask & (to_diagonal >= 0)
+        mirror = out + j_begin.to(tl.int64) * out_stride + i_begin
+        tl.store(mirror + (j[None, :] * out_stride + i[:, None]), value, mask=mask)
+    target = out + i_begin.to(tl.int64) * out_stride + j_begin
+    tl.store(target + (i[:, None] * out_stride + j[None, :]), value, mask=mask)
+
+
+def squared_norms(f: Features) -> Tensor:
+    """|x_i - mean|^2, float32 [n], of the operands exactly as the product takes them."""
+    norms = torch.empty(f.n, dtype=torch.float32, device=f.x.device)
+    BLOCK_M, BLOCK_K = 8, 256
+    with on_device(f.x):
+        squared_norms_kernel[(triton.cdiv(f.n, BLOCK_M),)](
+            f.x, f.means, norms, f.n, f.d, f.x.stride(0), CENTERED=f.centered,
+            TF32=f.centered and input_precision() == "tf32", BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K,
+        )  # fmt: skip
+    return norms
+
+
+def gram_panel(
+    f: Features, norms: Tensor, parameter: Tensor, out: Tensor, row_begin: int = 0,
+    column_begin: int = 0, minus_one: bool = True,
+) -> None:  # fmt: skip
+    """Fills ``out`` (rows, columns) with that part of the Gram matrix; the whole matrix uses its symmetry."""
+    rows, columns = out.shape
+    symmetric = rows == columns == f.n
+    precision = input_precision()
+
+    def run(config: Config) -> None:
+        blocks = triton.cdiv(rows, config.m) * triton.cdiv(columns, config.n)
+        with on_device(f.x):
+            gram_panel_kernel[(blocks,)](
+                f.x, f.means, norms, parameter, out, f.n, f.d, f.x.stride(0), row_begin, rows,
+                column_begin, columns, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
+                CENTERED=f.centered, PRECISION=precision, SYMMETRIC=symmetric, BLOCK_M=config.m,
+                BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS, **config.options(),
+            )  # fmt: skip
+
+    candidates = CONFIGS[precision if f.centered else "half"]
+    key = (
+        str(f.x.dtype),
+        precision,
+        symmetric,
+        size_class(rows),
+        size_class(columns),
+        size_class(f.d),
+    )
+    run(tuned("gram_panel", candidates, run, key, f.x))

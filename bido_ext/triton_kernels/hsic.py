@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hsic and its backward in Triton; see :mod:`bido_ext.ops.hsic`.
+
+Dense (tile >= n): the Gram matrices of the features are made whole and kept. Streaming: panels of ``tile``
+rows are made, used and forgotten; in the forward only their part on or right of the diagonal, in the
+backward their whole width. Sums are in float64 and in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from bido_ext.reference.gram_stack import GRAM, LABELS
+from bido_ext.triton_kernels.features import Features, features_of
+from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_stack import fill_grams
+from bido_ext.triton_kernels.hsic_sums import (
+    column_sums_kernel,
+    hsic_values_kernel,
+    pair_sums_kernel,
+)
+from bido_ext.triton_kernels.hsic_weights import hsic_weights_kernel
+from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.weighted_product import multiply_panel
+
+ROWS, COLUMNS = 8, 128  # of a block in the kernels that only add up
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """value = scale (sum K o L + pair k'l + total (1'k)(1'l)); Gretton 2005, or Song 2012, equation 5."""
+
+    scale: float
+    pair: float
+    total: float
+
+    @classmethod
+    def of(cls, n: int, unbiased: bool) -> Estimator:
+        if unbiased:
+            return cls(1 / (n * (n - 3)), -2 / (n - 2), 1 / ((n - 1) * (n - 2)))
+        return cls(1 / (n - 1) ** 2, -2 / n, 1 / n**2)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the entries of each variable's Gram matrix come from.
+
+    Attributes:
+        slots: Place of each variable in a stack of matrices or panels; -1 for the labels.
+        labels: The labels (n,), or a dummy.
+        label_index: Of the labels in the group, whose scale is their parameter; -1 without.
+    """
+
+    slots: tuple[int, ...]
+    labels: Tensor
+    label_index: int
+
+
+def _sources(variables: Sequence[Tensor], kinds: Sequence[int]) -> tuple[Sources, list[int]]:
+    """The sources, and the variables that need a matrix of their own after those of the features: Gram
+    matrices as given, and labels beyond the first."""
+    label_index = next((i for i, kind in enumerate(kinds) if kind == LABELS), -1)
+    features = [i for i, kind in enumerate(kinds) if kind not in (LABELS, GRAM)]
+    extra = [i for i in range(len(kinds)) if i not in features and i != label_index]
+    place = {i: slot for slot, i in enumerate([*features, *extra])}
+    slots = tuple(place.get(i, -1) for i in range(len(kinds)))
+    labels = variables[label_index].contiguous() if label_index >= 0 else variables[0]
+    return Sources(slots, labels, label_index), extra
+
+
+def _with_extra(
+    grams: Tensor, extra: Sequence[int], variables: Sequence[Tensor], parameters: Tensor,
+    kinds: Sequence[int],
+) -> Tensor:  # fmt: skip
+    if not extra:
+        return grams
+    matrices = [
+        variables[i].float()
+        if kinds[i] == GRAM
+        else (variables[i][:, None] == variables[i][None, :]).float() * parameters[i].float()
+        for i in extra
+    ]
+    return torch.cat([grams, torch.stack(matrices)])
+
+
+class _Sums:
+    """Row sums of each matrix and product sums of each pair, filled panel by panel."""
+
+    def __init__(
+        self, n: int, sources: Sources, parameters: Tensor, pairs: tuple[Sequence[int], ...],
+        unbiased: bool, panel_rows: int,
+    ) -> None:  # fmt: skip
+        first, second = pairs
+        self.n, self.sources, self.parameters, self.unbiased = n, sources, parameters, unbiased
+        self.a = tuple(sources.slots[i] for i in first)
+        self.b = tuple(sources.slots[i] for i in second)
+        self.blocks = triton.cdiv(n, panel_rows) * triton.cdiv(panel_rows, ROWS)
+        self.blocks_per_panel = triton.cdiv(panel_rows, ROWS)
+        self.sums = parameters.new_zeros((len(sources.slots), n))
+        self.partial = parameters.new_zeros((len(first), self.blocks))
+
+    def add(self, panels: Tensor, row_begin: int, column_begin: int, panel: int) -> None:
+        """``panels``: (slots, rows, columns)."""
+        s, (_, rows, columns) = self.sources, panels.shape
+        common = (
+            panels,
+            panels.stride(0),
+            panels.stride(1),
+            s.labels,
+            self.parameters,
+            s.label_index,
+        )
+        has_labels = s.label_index >= 0
+        with on_device(panels):
+            pair_sums_kernel[(triton.cdiv(rows, ROWS), len(self.a) + len(s.slots))](
+                *common, self.a, self.b, s.slots, self.partial, self.blocks,
+                panel * self.blocks_per_panel, self.sums, self.n, row_begin, rows, column_begin, columns,
+                PAIRS=len(self.a), VARIABLES=len(s.slots), HAS_LABELS=has_labels,
+                UNBIASED=self.unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+            )  # fmt: skip
+            beyond = column_begin + columns - (row_begin + rows)
+            if column_begin == row_begin and beyond > 0:
+                column_sums_kernel[(triton.cdiv(beyond, COLUMNS), len(s.slots))](
+                    *common, s.slots, self.sums, self.n, row_begin, rows, column_begin, columns,
+                    VARIABLES=len(s.slots), HAS_LABELS=has_labels, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+                )  # fmt: skip
+
+    def values(self, first: Sequence[int], second: Sequence[int]) -> Tensor:
+        """float64 [pairs]."""
+        e = Estimator.of(self.n, self.unbiased)
+        values = self.parameters.new_empty((len(first),))
+        with on_device(values):
+            hsic_values_kernel[(len(first),)](
+                self.sums, self.partial, values, tuple(first), tuple(second), self.n, self.blocks,
+                e.scale, e.pair, e.total, PAIRS=len(first), BLOCK=256,
+            )  # fmt: skip
+        return values
+
+
+def hsic(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
+    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Values, row sums, and the Gram matrices of the features (features, 1, n, n), none when streaming."""
+    n = variables[0].shape[0]
+    features = features_of(variables, kinds)
+    sources, extra = _sources(variables, kinds)
+    _check_tiles(n, tile, kept_tiles, extra)
+    rows = min(tile, n)
+    sums = _Sums(n, sources, parameters, (first, second), unbiased, rows)
+    if tile >= n:
+        grams = torch.empty((len(features), n, n), dtype=torch.float32, device=parameters.device)
+        fill_grams(features, parameters, grams)
+        sums.add(_with_extra(grams, extra, variables, parameters, kinds), 0, 0, 0)
+        return sums.values(first, second), sums.sums, grams[:, None]
+    norms = [squared_norms(f) for f in features]
+    buffer = torch.empty(len(features) * rows * n, dtype=torch.float32, device=parameters.device)
+    for panel, begin in enumerate(range(0, n, rows)):
+        height = min(rows, n - begin)
+        panels = buffer[: len(features) * height * (n - begin)].view(
+            len(features), height, n - begin
+        )
+        for f, norm in zip(features, norms, strict=True):
+            gram_panel(f, norm, parameters[f.index], panels[f.slot], begin, begin)
+        sums.add(panels, begin, begin, panel)
+    kept = buffer.new_empty((len(features), 0, tile, tile))
+    return sums.values(first, second), sums.sums, kept
+
+
+def _check_tiles(n: int, tile: int, kept_tiles: int, extra: Sequence[int]) -> None:
+    if tile < n and kept_tiles != 0:
+        raise ValueError(
+            f"hsic: on this device either all is kept (tile >= n = {n}) or nothing is (kept_tiles = 0); "
+            f"got tile = {tile}, kept_tiles = {kept_tiles}."
+        )
+    if tile < n and extra:
+        raise ValueError("hsic: Gram matrices and second labels have no streaming form.")
+
+
+def hsic_backward(
+    grad: Tensor, variables: Sequence[Tensor], parameters: Tensor, sums: Tensor, tiles: Tensor,
+    kinds: Sequence[int], first: Sequence[int], second: Sequence[int], unbiased: bool, tile: int,
+    wanted: Sequence[int],
+) -> list[Tensor]:  # fmt: skip
+    """One gradient per wanted variable, in its dtype."""
+    n = variables[0].shape[0]
+    features = features_of(variables, kinds)
+    by_index = {f.index: f for f in features}
+    sources, extra = _sources(variables, kinds)
+    dense = tile >= n
+    outs = {
+        i: torch.empty(
+            variables[i].shape,
+            dtype=by_index[i].x.dtype if i in by_index else torch.float32,
+            device=parameters.device,
+        )
+        for i in wanted
+    }
+    # The weights go by panels even where the Gram matrices are kept: one more n x n would be needed.
+    rows = min(n, WEIGHT_ROWS) if dense else tile
+    if dense:
+        panels = _with_extra(tiles[:, 0], extra, variables, parameters, kinds)
+    else:
+        norms = {f.index: squared_norms(f) for f in features}
+        panels = torch.empty((len(features), rows, n), dtype=torch.float32, device=sums.device)
+    # All at once where the weights are as small as what is kept; else one after the other.
+    batches = [list(wanted)] if dense and n <= GROUPED_UP_TO else [[i] for i in wanted]
+    for begin in range(0, n, rows):
+        height = min(rows, n - begin)
+        here = panels[:, begin : begin + height] if dense else panels[:, :height]
+        if not dense:
+            for f in features:
+                gram_panel(f, norms[f.index], parameters[f.index], here[f.slot], begin)
+        for batch in batches:
+            weights = _weights(
+                grad,
+                here,
+                sources,
+                parameters,
+                sums,
+                (first, second),
+                kinds,
+                batch,
+                unbiased,
+                begin,
+            )
+            _write(weights, batch, by_index, outs, begin)
+    return [outs[i].to(variables[i].dtype) for i in wanted]
+
+
+#: Up to this n the weights of all wanted variables are made in one launch, and multiplied in one.
+GROUPED_UP_TO = 1024
+#: Rows of the weights that exist at a time (csrc/common/planner.h has the same number).
+WEIGHT_ROWS = 4096
+
+
+def _weights(
+    grad: Tensor, panels: Tensor, sources: Sources, parameters: Tensor, sums: Tensor,
+    pairs: tuple[Sequence[int], ...], kinds: Sequence[int], wanted: Sequence[int], unbiased: bool,
+    row_begin: int,
+) -> Tensor:  # fmt: skip
+    """Rows of A for each wanted variable, (wanted, rows, n)."""
+    n, rows = sums.shape[1], panels.shape[1]
+    e = Estimator.of(n, unbiased)
+    weights = torch.empty((len(wanted), rows, n), dtype=torch.float32, device=sums.device)
+    first, second = pairs
+    with on_device(weights):
+        hsic_weights_kernel[(triton.cdiv(rows, ROWS), len(wanted))](
+            grad, panels, panels.stride(0), panels.stride(1), sources.labels, parameters,
+            sources.label_index, sums, weights, tuple(first), tuple(second), sources.slots,
+            tuple(wanted), tuple(kinds[i] for i in wanted), n, row_begin, rows, e.scale, e.pair,
+            e.total, PAIRS=len(first), VARIABLES=len(kinds), WANTED=len(wanted),
+            HAS_LABELS=sources.label_index >= 0, UNBIASED=unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+        )  # fmt: skip
+    return weights
+
+
+def _write(
+    weights: Tensor, batch: Sequence[int], by_index: dict[int, Features], outs: dict[int, Tensor],
+    row_begin: int,
+) -> None:  # fmt: skip
+    """Rows row_begin.. of the gradients from their weights."""
+    places = [k for k, i in enumerate(batch) if i in by_index]
+    if places:
+        own = weights if len(places) == len(batch) else weights[places]
+        chosen = [batch[k] for k in places]
+        multiply_panel(own, [by_index[i] for i in chosen], [outs[i] for i in chosen], row_begin)
+    for k, i in enumerate(batch):
+        if i not in by_index:  # the gradient of a Gram matrix is G itself
+            outs[i][row_begin : row_begin + weights.shape[1]] = weights[k]

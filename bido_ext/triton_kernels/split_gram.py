@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gram matrices of several variables over few samples, grouped: two launches for the whole group.
+
+Few samples give few output blocks but long rows, so the columns are shared among programs; their partial
+products are added up in a fixed order by the second launch, which also takes the norms from the diagonal
+and writes K - 1 and its mirror image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, pick
+from bido_ext.triton_kernels.features import Features, input_precision
+from bido_ext.triton_kernels.gram_panel import CHUNK, load_rows, row_offsets
+from bido_ext.triton_kernels.launch import (
+    INTERPRETED,
+    INTERPRETER_CONFIG,
+    Config,
+    multiprocessors,
+    on_device,
+)
+
+FLOAT32_CONFIG = Config(64, 64, 32, 8, 3)
+HALF_CONFIG = Config(64, 64, 64, 4, 3)
+#: Columns of a program at least: below, the sums cost more than the products.
+LEAST_COLUMNS = 256
+#: Programs per multiprocessor to aim at.
+WAVES = 2
+
+
+@triton.jit
+def upper_block(t, blocks):
+    """Row and column of the t-th block on or above the diagonal, row by row."""
+    row = 0
+    left = t
+    width = blocks
+    while left >= width:
+        left -= width
+        row += 1
+        width -= 1
+    return row, row + left
+
+
+@triton.jit
+def partial_products_kernel(
+    xs, means, widths, strides, splits, offsets, partial, n,
+    COUNT: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    v = tl.program_id(1)
+    count = pick(splits, v, COUNT)
+    blocks = tl.cdiv(n, BLOCK)
+    pairs = blocks * (blocks + 1) // 2
+    split = tl.program_id(0) // pairs
+    if split >= count:
+        return
+    block_m, block_n = upper_block(tl.program_id(0) % pairs, blocks)
+    x = pick(xs, v, COUNT)
+    mean = pick(means, v, COUNT)
+    d = pick(widths, v, COUNT)
+    stride = pick(strides, v, COUNT)
+    steps = tl.cdiv(d, BLOCK_K)
+    begin = (steps * split // count) * BLOCK_K
+    end = min(d, (steps * (split + 1) // count) * BLOCK_K)
+    i_begin = block_m * BLOCK
+    j_begin = block_n * BLOCK
+    x_i = x + i_begin.to(tl.int64) * stride
+    x_j = x + j_begin.to(tl.int64) * stride
+    i_offsets = row_offsets(n - i_begin, stride, BLOCK)
+    j_offsets = row_offsets(n - j_begin, stride, BLOCK)
+    TF32: tl.constexpr = PRECISION == "tf32" and CENTERED
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for chunk in range(begin, end, CHUNK):
+        acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for k in range(chunk, min(end, chunk + CHUNK), BLOCK_K):
+            a = load_rows(x_i, mean, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            b = load_rows(x_j, mean, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        total += acc
+    at = partial + (pick(offsets, v, COUNT) + split).to(tl.int64) * n * n
+    i = i_begin + tl.arange(0, BLOCK)
+    j = j_begin + tl.arange(0, BLOCK)
+    mask = (i < n)[:, None] & (j < n)[None, :]
+    tl.store(at + i[:, None] * n + j[None, :], total, mask=mask)
+
+
+@triton.jit
+def gram_of_products_kernel(
+    partial, parameters, out, kinds, slots, indices, splits, offsets, n,
+    COUNT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    v = tl.program_id(1)
+    count = pick(splits, v, COUNT)
+    kind = pick(kinds, v, COUNT)
+    gamma = tl.load(parameters + pick(indices, v, COUNT)).to(tl.float32)
+    block_m, block_n = upper_block(tl.program_id(0), tl.cdiv(n, BLOCK))
+    i = block_m * BLOCK + tl.arange(0, BLOCK)
+    j = block_n * BLOCK + tl.arange(0, BLOCK)
+    # Entries on or above the diagonal own their mirror image.
+    mask = (i[:, None] <= j[None, :]) & (j < n)[None, :]
+    base = partial + pick(offsets, v, COUNT).to(tl.int64) * n * n
+    inner = tl.zeros((BLOCK, BLOCK), tl.float32)
+    norm_i = tl.zeros((BLOCK,), tl.float32)
+    norm_j = tl.zeros((BLOCK,), tl.float32)
+    for s in range(count):
+        at = base + s * n * n
+        inner += tl.load(at + i[:, None] * n + j[None, :], mask=mask, other=0.0)
+        norm_i += tl.load(at + i * (n + 1), mask=i < n, other=0.0)
+        norm_j += tl.load(at + j * (n + 1), mask=j < n, other=0.0)
+    value = gram_entry(kind, norm_i[:, None], norm_j[None, :], inner, gamma, True)
+    exact = diagonal_entry(kind, norm_i[:, None], value, True)
+    value = tl.where(i[:, None] == j[None, :], exact, value)
+    target = out + pick(slots, v, COUNT).to(tl.int64) * n * n
+    tl.store(target + i[:, None] * n + j[None, :], value, mask=mask)
+    tl.store(target + j[None, :] * n + i[:, None], value, mask=mask)
+
+
+def pays(features: Sequence[Features]) -> bool:
+    """Whether whole matrices leave multiprocessors without work, so that columns should be shared."""
+    block = (INTERPRETER_CONFIG if INTERPRETED else FLOAT32_CONFIG).m
+    n = features[0].n
+    blocks = triton.cdiv(n, block)
+    return blocks * (blocks + 1) // 2 < WAVES * multiprocessors(features[0].x)
+
+
+def split_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -> None:
+    """Fills out[f.slot], (n, n) float32, with K - 1 of each variable; one launch group, one dtype."""
+    n, first = features[0].n, features[0]
+    config = FLOAT32_CONFIG if first.centered else HALF_CONFIG
+    if INTERPRETED:
+        config = INTERPRETER_CONFIG
+    blocks = triton.cdiv(n, config.m)
+    pairs = blocks * (blocks + 1) // 2
+    splits = _splits([f.d for f in features], WAVES * multiprocessors(first.x) / pairs)
+    offsets = tuple(sum(splits[:i]) for i in range(len(splits)))
+    partial = torch.empty((sum(splits), n, n), dtype=torch.float32, device=out.device)
+    count = len(features)
+    with on_device(out):
+        partial_products_kernel[(pairs * max(splits), count)](
+            tuple(f.x for f in features), tuple(f.means for f in features),
+            tuple(f.d for f in features), tuple(f.x.stride(0) for f in features), splits, offsets,
+            partial, n, COUNT=count, CENTERED=first.centered, PRECISION=input_precision(),
+            BLOCK=config.m, BLOCK_K=config.k, **config.options(),
+        )  # fmt: skip
+        block = 16
+        small = triton.cdiv(n, block)
+        gram_of_products_kernel[(small * (small + 1) // 2, count)](
+            partial, parameters, out, tuple(f.kind for f in features),
+            tuple(f.slot for f in features), tuple(f.index for f in features), splits, offsets, n,
+            COUNT=count, BLOCK=block, num_warps=2,
+        )  # fmt: skip
+
+
+def _splits(widths: Sequence[int], programs: float) -> tuple[int, ...]:
+    """Shares of the programs by width; never so many that a share is shorter than LEAST_COLUMNS."""
+    total = sum(widths)
+    return tuple(
+        max(1, min(triton.cdiv(d, LEAST_COLUMNS), round(programs * d / total))) for d in widths
+    )

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""grad_x = (A - diag(A 1)) x of several variables in one launch; A x for the linear kernel.
+
+The row sums are those of the weights as the product takes them, so that a constant added to the features
+cancels as exactly as it does on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bido_ext.reference.gram_stack import LINEAR
+from bido_ext.triton_kernels.entry import pick, round_to_tf32
+from bido_ext.triton_kernels.features import Features, input_precision, launches
+from bido_ext.triton_kernels.launch import Config, on_device, size_class, tuned
+
+#: As in gram_panel.
+CONFIGS = (
+    Config(64, 64, 32, 4, 3),
+    Config(64, 64, 32, 8, 3),
+    Config(128, 64, 32, 8, 3),
+    Config(128, 128, 32, 8, 2),
+)
+GROUP_ROWS = 8
+
+
+@triton.jit
+def weighted_product_kernel(
+    weights, xs, means, outs, slots, widths, strides, diagonals, n, row_begin, row_count, weight_stride,
+    COUNT: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    v = tl.program_id(1)
+    d = pick(widths, v, COUNT)
+    blocks_m = tl.cdiv(row_count, BLOCK_M)
+    blocks_n = tl.cdiv(d, BLOCK_N)
+    pid = tl.program_id(0)
+    if pid >= blocks_m * blocks_n:
+        return
+    first = pid // (GROUP * blocks_n) * GROUP
+    height = min(blocks_m - first, GROUP)
+    within = pid % (GROUP * blocks_n)
+    i = (first + within % height) * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = (within // height) * BLOCK_N + tl.arange(0, BLOCK_N)
+    x = pick(xs, v, COUNT)
+    mean = pick(means, v, COUNT)
+    stride = pick(strides, v, COUNT)
+    rows_of_weights = (
+        weights + (pick(slots, v, COUNT) * row_count + i).to(tl.int64)[:, None] * weight_stride
+    )
+    TF32: tl.constexpr = PRECISION == "tf32"
+    if CENTERED:
+        offset = tl.load(mean + columns, mask=columns < d, other=0.0)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    sums = tl.zeros((BLOCK_M,), tl.float32)
+    for k in range(0, n, BLOCK_K):
+        depth = k + tl.arange(0, BLOCK_K)
+        mask = (i < row_count)[:, None] & (depth < n)[None, :]
+        a = tl.load(rows_of_weights + depth[None, :], mask=mask, other=0.0)
+        if TF32:
+            a = round_to_tf32(a)
+        x_mask = (depth < n)[:, None] & (columns < d)[None, :]
+        b = tl.load(
+            x + depth.to(tl.int64)[:, None] * stride + columns[None, :], mask=x_mask, other=0.0
+        )
+        b = b.to(tl.float32)
+        if CENTERED:
+            b -= offset[None, :]
+        if TF32:
+            b = round_to_tf32(b)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        sums += tl.sum(a, 1)
+    rows = row_begin + i
+    mask = (i < row_count)[:, None] & (columns < d)[None, :]
+    own = tl.load(x + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+    own = own.to(tl.float32)
+    if CENTERED:
+        own -= offset[None, :]
+    if TF32:
+        own = round_to_tf32(own)
+    has_diagonal = pick(diagonals, v, COUNT).to(tl.float32)
+    acc -= has_diagonal * sums[:, None] * own
+    out = pick(outs, v, COUNT)
+    target = out + rows.to(tl.int64)[:, None] * d + columns[None, :]
+    tl.store(target, acc.to(out.dtype.element_ty), mask=mask)
+
+
+def multiply_panel(
+    weights: Tensor, features: Sequence[Features], outs: Sequence[Tensor], row_begin: int = 0
+) -> None:
+    """Rows row_begin.. of each outs[i] from weights (variables, rows, n), by each variable's place there.
+
+    Args:
+        weights: Contiguous, float32.
+        features: Variables in the order of the weights.
+        outs: Contiguous (n, d), in the dtype of the gradient.
+    """
+    rows, n = weights.shape[1:]
+    places = {id(f): place for place, f in enumerate(features)}
+    precision = input_precision()
+    for group in launches(features):
+        count, widest = len(group), max(f.d for f in group)
+        targets = tuple(outs[places[id(f)]] for f in group)
+
+        def run(config: Config, group=group, targets=targets, count=count, widest=widest) -> None:  # type: ignore[no-untyped-def]
+            grid = (triton.cdiv(rows, config.m) * triton.cdiv(widest, config.n), count)
+            with on_device(weights):
+                weighted_product_kernel[grid](
+                    weights, tuple(f.x for f in group), tuple(f.means for f in group), targets,
+                    tuple(places[id(f)] for f in group), tuple(f.d for f in group),
+                    tuple(f.x.stride(0) for f in group), tuple(int(f.kind != LINEAR) for f in group),
+                    n, row_begin, rows, weights.stride(1), COUNT=count, CENTERED=group[0].centered,
+                    PRECISION=precision, BLOCK_M=config.m, BLOCK_N=config.n, BLOCK_K=config.k,
+                    GROUP=GROUP_ROWS, **config.options(),
+                )  # fmt: skip
+
+        key = (
+            str(group[0].x.dtype),
+            precision,
+            size_class(rows),
+            size_class(n),
+            size_class(widest),
+        )
+        run(tuned("weighted_product", CONFIGS, run, key, weights))
+
+
+def weighted_products(
+    weights: Tensor, features: Sequence[Features], dtypes: Sequence[torch.dtype]
+) -> list[Tensor]:
+    """(A - diag(A 1)) x of each variable, in the dtype asked for."""
+    outs = [torch.empty(f.x.shape, dtype=f.x.dtype, device=f.x.device) for f in features]
+    multiply_panel(weights, features, outs)
+    return [out.to(dtype) for out, dtype in zip(outs, dtypes, strict=True)]

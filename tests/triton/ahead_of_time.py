@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles every Triton kernel for an architecture without a GPU, exactly as its launcher would.
+
+``python -m tests.triton.ahead_of_time 90`` runs the launchers on tensors of the CPU with a stand-in for the
+driver, so that each launch compiles and nothing runs, and prints one JSON line per compiled kernel:
+registers, stack and local memory as the assembler reports them, and the tensor-core instructions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from bido_ext.triton_kernels import (
+    double_center,
+    features,
+    gaussian_gram,
+    gram_panel,
+    gram_stack,
+    hsic,
+    launch,
+    split_gram,
+    weighted_product,
+)
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+class StandInDriver:
+    """What a launch asks of the driver before it compiles."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def compiling(capability: int) -> Iterator[list[tuple[str, Any]]]:
+    """Every launch compiles for ``capability`` and is recorded instead of run."""
+    compiled: list[tuple[str, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        compiled.append((self.fn.__name__, kernel))
+        return kernel
+
+    driver.set_active(StandInDriver(GPUTarget("cuda", capability, 32)))
+    with mock.patch.object(JITFunction, "run", compile_only):
+        yield compiled
+
+
+def launch_everything(dtype: torch.dtype, config_index: int) -> None:
+    """One launch of every kernel that takes features of ``dtype``; tuned kernels with their config."""
+
+    def pick(name: str, candidates: Any, run: Any, key: Any, x: Any) -> Any:
+        return candidates[min(config_index, len(candidates) - 1)]
+
+    n, d = 256, 512
+    x, z = (torch.zeros(n, d, dtype=dtype) for _ in range(2))
+    labels = torch.zeros(n, dtype=torch.int64)
+    parameters = torch.ones(3, dtype=torch.float64)
+    group, kinds, pairs = [x, z, labels], [0, 0, 3], ([1, 1], [0, 2])
+    with (
+        mock.patch.object(gram_panel, "tuned", pick),
+        mock.patch.object(weighted_product, "tuned", pick),
+    ):
+        K = gaussian_gram.gaussian_gram(x, parameters[:1], False)
+        gaussian_gram.gaussian_gram_backward(K, K, x, parameters[:1], False)
+        double_center.double_center(K)
+        stack = gram_stack.gram_stack(group, parameters, kinds)
+        gram_stack.gram_stack_backward(stack[:2], stack[:2], group[:2], parameters[:2], kinds[:2])
+        for tile, kept in ((n, -1), (64, 0)):
+            values, sums, tiles = hsic.hsic(group, parameters, kinds, *pairs, False, tile, kept)
+            hsic.hsic_backward(
+                values, group, parameters, sums, tiles, kinds, *pairs, False, tile, [1]
+            )
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and local memory of a compiled kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run(
+            [str(TOOLS / "cuobjdump"), "-res-usage", file.name],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", told)
+    assert found, told
+    return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
+
+
+def main(capability: int) -> None:
+    for module in ("bido_ext", features.__name__, launch.__name__, split_gram.__name__):
+        importlib.import_module(module)
+    seen = set()
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for precision in ("highest", "high") if dtype == torch.float32 else ("highest",):
+            torch.set_float32_matmul_precision(precision)
+            for config_index in range(4):
+                with compiling(capability) as compiled:
+                    launch_everything(dtype, config_index)
+                for name, kernel in compiled:
+                    if kernel.hash in seen:
+                        continue
+                    seen.add(kernel.hash)
+                    ptx = kernel.asm["ptx"]
+                    fact = {
+                        "kernel": name, "dtype": str(dtype), "precision": precision,
+                        "config": config_index, "warps": kernel.metadata.num_warps,
+                        "shared": kernel.metadata.shared, **resources(kernel.asm["cubin"]),
+                        "wgmma": ptx.count("wgmma.mma_async"), "mma": ptx.count("mma.sync"),
+                        "tcgen05": ptx.count("tcgen05.mma"),
+                    }  # fmt: skip
+                    print(json.dumps(fact), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
