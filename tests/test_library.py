@@ -23,6 +23,7 @@ def run(
     environment = {
         k: v for k, v in os.environ.items() if k not in ("BIDO_EXT_BACKEND", "PYTHONPATH")
     }
+    environment.pop("TRITON_INTERPRET", None)
     if backend is not None:
         environment["BIDO_EXT_BACKEND"] = backend
     if path is not None:
@@ -47,7 +48,10 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     chosen = {(r.op, r.device): r.implementation for r in rows}
     assert chosen["hsic", "cpu"] == chosen["gram_stack", "cpu"] == "cpu"
     assert chosen["nhsic", "cpu"] == chosen["cka", "cuda"] == "composite"
-    assert chosen["gaussian_gram", "cuda"] == "reference"  # until a run on hardware is recorded
+    assert chosen["gaussian_gram", "cuda"] == "triton"
+    reasons = {(r.op, r.device): r.reason for r in rows}
+    # until a run on hardware is recorded
+    assert "never run on hardware; serves after a self-check" in reasons["gaussian_gram", "cuda"]
 
 
 def test_module_prints_the_table() -> None:
@@ -77,7 +81,7 @@ def test_forced_reference_computes_the_same() -> None:
         ),
         (
             "triton",
-            "BIDO_EXT_BACKEND=triton cannot run: this version of bido_ext has no Triton kernels",
+            "BIDO_EXT_BACKEND=triton cannot run: there is no CUDA device",
         ),
     ],
 )
@@ -151,11 +155,16 @@ def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
     assert "('gaussian_gram', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
     assert "never run on hardware" in table
     assert "('hsic', 'cuda', 'refused'" in table
-    refused = ["double_center", "hsic", "hsic_backward", "gaussian_gram_backward"]
-    refused += ["gram_stack", "gram_stack_backward"]
     code = (
         "import torch, bido_ext\n"
+        "from bido_ext import _serve\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
-        f"print(all(has(f'bido_ext::{{op}}', 'CUDA') for op in {refused}))"
+        "print(all(has(f'bido_ext::{name}', 'CUDA') for name in _serve.FAMILY_OF))\n"
+        "device = torch.device('cuda')\n"
+        "print(_serve.choose('gaussian_gram', {torch.float32}, device, 'native'))\n"
+        "try:\n    _serve.choose('hsic_backward', {torch.float32}, device, 'native')\n"
+        "except NotImplementedError as error:\n    print(error)\n"
     )
-    assert run(code, "native").stdout.strip() == "True"
+    told = run(code, "native").stdout
+    assert told.startswith("True\nbido_cuda.gaussian_gram")
+    assert "bido_ext::hsic_backward has no cuda kernel" in told

@@ -92,8 +92,9 @@ def plan(
         return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
     free = free_memory(str(device)) if workspace_bytes is None else 0
     budget = int(DENSE_SHARE * free) if workspace_bytes is None else workspace_bytes
-    on_tiles = torch.device(device).type == "cpu"
-    planner = _planner().plan_group if on_tiles else _planner().plan_panels
+    where = torch.device(device).type
+    on_panels = where != "cpu" or (can_stream(where, dtype) and not keeps_tiles(where))
+    planner = _planner().plan_panels if on_panels else _planner().plan_group
     result = planner(n, widths, element, budget)
     bound = (
         f"workspace_bytes={workspace_bytes:,}"

@@ -95,8 +95,8 @@ def hsic_values_kernel(
 ):  # fmt: skip
     """scale (sum K o L + pair k'l + total (1'k)(1'l)) of one pair per program."""
     p = tl.program_id(0)
-    k = sums + pick(first, p, PAIRS).to(tl.int64) * n
-    l = sums + pick(second, p, PAIRS).to(tl.int64) * n
+    row_sums_k = sums + pick(first, p, PAIRS).to(tl.int64) * n
+    row_sums_l = sums + pick(second, p, PAIRS).to(tl.int64) * n
     products = tl.zeros((BLOCK,), tl.float64)
     cross = tl.zeros((BLOCK,), tl.float64)
     k_total = tl.zeros((BLOCK,), tl.float64)
@@ -106,8 +106,8 @@ def hsic_values_kernel(
         products += tl.load(partial + p * blocks + at, mask=at < blocks, other=0.0)
     for begin in range(0, n, BLOCK):
         at = begin + tl.arange(0, BLOCK)
-        k_i = tl.load(k + at, mask=at < n, other=0.0)
-        l_i = tl.load(l + at, mask=at < n, other=0.0)
+        k_i = tl.load(row_sums_k + at, mask=at < n, other=0.0)
+        l_i = tl.load(row_sums_l + at, mask=at < n, other=0.0)
         cross += k_i * l_i
         k_total += k_i
         l_total += l_i

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every Triton kernel for an architecture without a GPU, exactly as its launcher would.
 
-``python -m tests.triton.ahead_of_time 90`` runs the launchers on tensors of the CPU with a stand-in for the
+``python tests/triton/ahead_of_time.py 90 1`` runs the launchers on tensors of the CPU with a stand-in for the
 driver, so that each launch compiles and nothing runs, and prints one JSON line per compiled kernel:
 registers, stack and local memory as the assembler reports them, and the tensor-core instructions.
 """
@@ -114,14 +114,14 @@ def resources(cubin: bytes) -> dict[str, int]:
     return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
 
 
-def main(capability: int) -> None:
+def main(capability: int, configs: int) -> None:
     for module in ("bido_ext", features.__name__, launch.__name__, split_gram.__name__):
         importlib.import_module(module)
     seen = set()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for precision in ("highest", "high") if dtype == torch.float32 else ("highest",):
             torch.set_float32_matmul_precision(precision)
-            for config_index in range(4):
+            for config_index in range(configs):
                 with compiling(capability) as compiled:
                     launch_everything(dtype, config_index)
                 for name, kernel in compiled:
@@ -140,4 +140,4 @@ def main(capability: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

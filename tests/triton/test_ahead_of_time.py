@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel compiles for the architectures we name, without spills, with tensor-core instructions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).with_name("ahead_of_time.py")
+#: Kernels that multiply, and so must use tensor cores.
+PRODUCTS = {"gram_panel_kernel", "partial_products_kernel", "weighted_product_kernel"}
+OTHERS = {
+    "squared_norms_kernel", "gram_of_products_kernel", "gram_weights_kernel", "subtract_means_kernel",
+    "pair_sums_kernel", "column_sums_kernel", "hsic_values_kernel", "hsic_weights_kernel",
+}  # fmt: skip
+INSTRUCTION = {80: "mma", 90: "wgmma", 100: "tcgen05"}
+#: Shared memory of a block, bytes.
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+
+
+def compiled(capability: int, configs: int) -> list[dict[str, object]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(capability), str(configs)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(facts: list[dict[str, object]], capability: int) -> None:
+    assert {fact["kernel"] for fact in facts} == PRODUCTS | OTHERS
+    for fact in facts:
+        spilled = (fact["stack"], fact["local"])
+        if capability >= 90 or fact["config"] == 0:
+            assert spilled == (0, 0), fact
+        assert int(str(fact["shared"])) <= SHARED[capability], fact
+        if fact["kernel"] in PRODUCTS:
+            assert int(str(fact[INSTRUCTION[capability]])) > 0, fact
+
+
+@pytest.mark.parametrize("capability", INSTRUCTION)
+def test_first_configurations(capability: int) -> None:
+    check(compiled(capability, 1), capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", INSTRUCTION)
+def test_all_configurations(capability: int) -> None:
+    check(compiled(capability, 4), capability)
