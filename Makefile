@@ -15,7 +15,7 @@ help:
 	@echo "make test       install, run every test that needs neither a GPU nor long runs"
 	@echo "make lint       ruff, mypy and clang-format, checking only"
 	@echo "make format     ruff and clang-format, rewriting"
-	@echo "make gpu-check  build for this machine's GPU and run the GPU tests (no network)"
+	@echo "make gpu-check  build for this machine's GPU; tests, sanitizer, benchmarks (no network)"
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit("bido_ext needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
@@ -48,11 +48,10 @@ format: $(VENV)/.dev
 	$(RUN) ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
-# Uses the Python and PyTorch at hand, downloads nothing.
+# Uses the Python and PyTorch at hand, downloads nothing. GPU_CHECK_FLAGS="--quick" leaves the benchmarks out.
 gpu-check:
 	BIDO_CUDA_ARCHS=native $(PYTHON) setup.py build_ext --inplace
-	$(PYTHON) -m bido_ext
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK_FLAGS)
 
 clean:
 	rm -rf build bido_ext/*.so *.egg-info

@@ -160,8 +160,8 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
         if has_kernel and problem is None:
             reason = f"compiled kernel of bido_cuda{forced}; forward only, never run on hardware"
             return BackendRow(op, device, "cuda", reason + note)
-        reason = problem if has_kernel else "bido_cuda has no kernel for it"
-        return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {reason}{note}")
+        why_not = problem if has_kernel else "bido_cuda has no kernel for it"
+        return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {why_not}{note}")
     if _serve.has_triton():
         how = (
             forced

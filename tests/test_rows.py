@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bido_ext._library import ALL_OPS, COMPOSITES, CPU_KERNELS, CUDA_KERNELS
+from bido_ext._library import ALL_OPS, COMPOSITES, CPU_KERNELS, CUDA_KERNELS, TRITON_KERNELS
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = {
@@ -17,6 +17,7 @@ CELLS = {
     "reference": "bido_ext/reference/{op}.py",
     "CPU": "csrc/cpu/{op}_kernel.cpp",
     "CUDA": "csrc/cuda/{op}_kernel.cu",
+    "Triton": "bido_ext/triton_kernels/{op}.py",
     "test": "tests/ops/test_{op}.py",
     "benchmark": "benchmarks/ops/{op}.py",
 }
@@ -28,7 +29,7 @@ def row(op: str) -> list[str]:
         path = pattern.format(op=op)
         if (ROOT / path).exists():
             cells.append(f"`{path}`")
-        elif column in ("CPU", "CUDA"):
+        elif column in ("CPU", "CUDA", "Triton"):
             cells.append("composite" if op in COMPOSITES else "–")
         else:
             cells.append("MISSING")
@@ -47,5 +48,7 @@ def test_readme_shows_the_row(op: str) -> None:
 
 
 def test_kernel_lists_match_the_tree() -> None:
-    for ops, pattern in ((CPU_KERNELS, CELLS["CPU"]), (CUDA_KERNELS, CELLS["CUDA"])):
+    lists = {"CPU": CPU_KERNELS, "CUDA": CUDA_KERNELS, "Triton": TRITON_KERNELS}
+    for column, ops in lists.items():
+        pattern = CELLS[column]
         assert {op for op in ALL_OPS if (ROOT / pattern.format(op=op)).exists()} == set(ops)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -43,15 +44,21 @@ def partner_sum(
     partners: Sequence[int], kept: Tensor,
 ) -> Tensor:  # fmt: skip
     """For each wanted variable the sum of grad_p * kept_b over its pairs p with partner b; (w, n, n)."""
-    rows, columns, index = [], [], []
+    incidence = _incidence(tuple(first), tuple(second), tuple(wanted), tuple(partners), grad.device)
+    coefficients = (incidence @ grad.double()).to(kept.dtype)
+    return (coefficients @ kept.flatten(1)).view(len(wanted), *kept.shape[1:])
+
+
+@functools.lru_cache(maxsize=64)
+def _incidence(
+    first: tuple[int, ...], second: tuple[int, ...], wanted: tuple[int, ...],
+    partners: tuple[int, ...], device: torch.device,
+) -> Tensor:  # fmt: skip
+    """How often pair p joins a wanted variable and a partner, (w, partners, p); kept on the device, so that
+    only the first step copies it there."""
+    counts = torch.zeros((len(wanted), len(partners), len(first)), dtype=torch.float64)
     for p, (a, b) in enumerate(zip(first, second, strict=True)):
         for own, other in ((a, b), (b, a)):
             if own in wanted:
-                rows.append(list(wanted).index(own))
-                columns.append(list(partners).index(other))
-                index.append(p)
-    coefficients = kept.new_zeros((len(wanted), len(partners)))
-    at = (torch.tensor(rows, device=grad.device), torch.tensor(columns, device=grad.device))
-    values = grad[torch.tensor(index, device=grad.device)].to(kept.dtype)
-    coefficients.index_put_(at, values, accumulate=True)
-    return (coefficients @ kept.flatten(1)).view(len(wanted), *kept.shape[1:])
+                counts[wanted.index(own), partners.index(other), p] += 1
+    return counts.to(device)

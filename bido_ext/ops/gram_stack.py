@@ -77,11 +77,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], None, None]:
     wanted = [i for i, needed in enumerate(ctx.needs_input_grad[0]) if needed]
     result: list[Tensor | None] = [None] * len(variables)
     if wanted:
-        at = torch.tensor(wanted, device=grad.device)
-        grads = gradients_of(grad[at], stack[at], variables, parameters, ctx.kinds, wanted)
+        grads = gradients_of(
+            _take(grad, wanted), _take(stack, wanted), variables, parameters, ctx.kinds, wanted
+        )
         for i, g in zip(wanted, grads, strict=True):
             result[i] = g
     return result, None, None
+
+
+def _take(stack: Tensor, indices: Sequence[int]) -> Tensor:
+    """Some matrices of a stack, without an index tensor that would have to travel to the device."""
+    if list(indices) == list(range(len(stack))):
+        return stack
+    return torch.stack([stack[i] for i in indices])
 
 
 define_derivative("gram_stack", _backward, _setup_context)
@@ -108,10 +116,14 @@ def gradients_of(
     """Gradients of some variables of a group from those of their Gram matrices, ``grad`` and ``stack``."""
     features = [k for k, i in enumerate(indices) if kinds[i] != GRAM]
     if len(features) < len(indices):  # the gradient of a Gram matrix is that of the stack
-        at = torch.tensor(features, device=grad.device)
         rest = iter(
             gradients_of(
-                grad[at], stack[at], variables, parameters, kinds, [indices[k] for k in features]
+                _take(grad, features),
+                _take(stack, features),
+                variables,
+                parameters,
+                kinds,
+                [indices[k] for k in features],
             )
             if features
             else []

@@ -57,8 +57,11 @@ def test_gaussian_gram(n: int, d: int, dtype: torch.dtype, minus_one: bool, gamm
     (wanted_grad,) = torch.autograd.grad(wanted, wide, incoming.double())
     back = gram.gaussian_gram_backward(incoming, got, x, gamma, minus_one)
     assert back.dtype == dtype
-    # With n = 1 and for equal rows the gradient is zero.
-    assert float((back.double() - wanted_grad).norm()) <= grads * float(wanted_grad.norm()) + 1e-12
+    # With n = 1 the gradient is zero; float16 holds multiples of 6e-8.
+    quantum = 3e-8 * x.numel() ** 0.5 if dtype == torch.float16 else 1e-12
+    assert (
+        float((back.double() - wanted_grad).norm()) <= grads * float(wanted_grad.norm()) + quantum
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
