@@ -46,7 +46,16 @@ def gamma_of(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> Tensor:
         return 0.5 / median_squared_distance(x)
     if isinstance(sigma, Tensor):
         return 0.5 / (sigma.to(device=x.device, dtype=torch.float64).square() * d)
-    return torch.full((), 1 / (2 * float(sigma) ** 2 * d), dtype=torch.float64, device=x.device)
+    gamma = constant_gamma(sigma, d, scale_by_dim=True)
+    assert gamma is not None
+    return torch.full((), gamma, dtype=torch.float64, device=x.device)
+
+
+def constant_gamma(sigma: Sigma, d: int, scale_by_dim: bool) -> float | None:
+    """gamma where sigma is a number; None where it is found on the device."""
+    if isinstance(sigma, (str, Tensor)):
+        return None
+    return 1 / (2 * float(sigma) ** 2 * (d if scale_by_dim else 1))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ nhsic, coco) take a group as ``(Tensor[] variables, Tensor parameters, int[] kin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bido_ext.ops._validate import is_labels
-from bido_ext.ops.bandwidth import gamma_of
+from bido_ext.ops.bandwidth import constant_gamma, gamma_of
 from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
 from bido_ext.reference.gram_stack import (
     GAUSSIAN,
@@ -90,7 +91,7 @@ def make_group(
     tensors: list[Tensor] = []
     parameters: list[float | Tensor] = []
     kinds: list[int] = []
-    parameter: float | Tensor
+    parameter: float | Tensor | None
     for v, kernel, label in zip(variables, kernels, labels, strict=True):
         kernel = kernel or (Linear() if label else Gaussian())
         if label:
@@ -103,7 +104,9 @@ def make_group(
                 with torch.autocast(v.device.type, enabled=False):
                     tensor = kernel.gram_up_to_centering(tensor)
             elif isinstance(kernel, Gaussian):
-                parameter = gamma_of(kernel.sigma, v.detach(), kernel.scale_by_dim)
+                parameter = constant_gamma(kernel.sigma, v.shape[1], kernel.scale_by_dim)
+                if parameter is None:
+                    parameter = gamma_of(kernel.sigma, v.detach(), kernel.scale_by_dim)
         tensors.append(tensor)
         parameters.append(parameter)
         kinds.append(kind)
@@ -111,11 +114,23 @@ def make_group(
 
 
 def _pack(parameters: list[float | Tensor], device: torch.device) -> Tensor:
-    """float64 [m] on the device; constants are filled in there, so that no value travels."""
+    """float64 [m] on the device."""
+    constants = tuple(p for p in parameters if not isinstance(p, Tensor))
+    known = len(constants) == len(parameters) and not torch.compiler.is_compiling()
+    if known and device.type == "cuda":
+        return _constants(constants, device)
     packed = [
         p.double()
         if isinstance(p, Tensor)
+        # Filled in there, so that no value travels.
         else torch.full((), p, dtype=torch.float64, device=device)
         for p in parameters
     ]
     return torch.stack(packed)
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The same numbers in every step: they travel once, and a step does not launch a kernel for each."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float64, device=device)

@@ -105,8 +105,17 @@ def feature_weight(kind, entry, grad, gamma, IS_K: tl.constexpr):
 
 @triton.jit
 def pick(values, index, COUNT: tl.constexpr):
-    """values[index] for an index known only at run time."""
+    """values[index] of a tuple of pointers, for an index known only at run time."""
     picked = values[0]
+    for i in tl.static_range(1, COUNT):
+        picked = tl.where(index == i, values[i], picked)
+    return picked
+
+
+@triton.jit
+def pick_int(values, index, COUNT: tl.constexpr):
+    """The same of whole numbers; the result is no constant even where Triton takes a 1 for one."""
+    picked = tl.where(index == 0, values[0], 0)
     for i in tl.static_range(1, COUNT):
         picked = tl.where(index == i, values[i], picked)
     return picked

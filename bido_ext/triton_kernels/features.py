@@ -7,12 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
+from bido_ext.triton_kernels.entry import pick, pick_int
+from bido_ext.triton_kernels.launch import on_device
 
 #: Variables that one grouped launch takes.
 MOST_PER_LAUNCH = 8
+#: Up to this n the means of all variables are one launch; beyond, too few programs would read too many rows.
+GROUPED_MEANS_UP_TO = 1024
 
 
 def input_precision() -> str:
@@ -30,7 +36,7 @@ class Features:
         x: Features (n, d) with contiguous rows.
         means: float32 [d], subtracted from float32 features on the way into a product, which leaves
             distances and centered matrices unchanged and saves digits. Half-precision features go into
-            their products as they are, so that no rounding is added; their means are zeros.
+            their products as they are, so that no rounding is added; their means are never read.
     """
 
     index: int
@@ -55,16 +61,56 @@ class Features:
 
 def features_of(variables: Sequence[Tensor], kinds: Sequence[int]) -> list[Features]:
     """The variables of a group that are features; float64 ones are not served by these kernels."""
-    found: list[Features] = []
+    rows: list[tuple[int, int, Tensor]] = []
     for i, (x, kind) in enumerate(zip(variables, kinds, strict=True)):
         if kind in (LABELS, GRAM):
             continue
         if kind == LINEAR:  # the only kernel whose own matrix holds the mean, not just distances
             x = x.float()
         x = x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
-        means = x.mean(0) if x.dtype == torch.float32 else x.new_zeros(1, dtype=torch.float32)
-        found.append(Features(i, len(found), kind, x, means))
-    return found
+        rows.append((i, kind, x))
+    means = _column_means([x for _, _, x in rows])
+    return [Features(i, slot, kind, x, means[slot]) for slot, (i, kind, x) in enumerate(rows)]
+
+
+@triton.jit
+def column_means_kernel(
+    xs, means, widths, strides, n, COUNT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    v = tl.program_id(1)
+    d = pick_int(widths, v, COUNT)
+    x = pick(xs, v, COUNT)
+    stride = pick_int(strides, v, COUNT)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    if tl.program_id(0) * BLOCK_N >= d:
+        return
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for begin in range(0, n, BLOCK_M):
+        rows = begin + tl.arange(0, BLOCK_M)
+        mask = (rows < n)[:, None] & (columns < d)[None, :]
+        sums += tl.load(x + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+    tl.store(pick(means, v, COUNT) + columns, tl.sum(sums, 0) / n, mask=columns < d)
+
+
+def _column_means(xs: Sequence[Tensor]) -> list[Tensor]:
+    """float32 [d] of the float32 features; of the others something that is never read."""
+    means = [torch.empty(x.shape[1], dtype=torch.float32, device=x.device) for x in xs]
+    chosen = [k for k, x in enumerate(xs) if x.dtype == torch.float32]
+    if chosen and xs[0].shape[0] > GROUPED_MEANS_UP_TO:
+        for k in chosen:
+            torch.mean(xs[k], 0, out=means[k])
+        return means
+    for begin in range(0, len(chosen), MOST_PER_LAUNCH):
+        group = chosen[begin : begin + MOST_PER_LAUNCH]
+        BLOCK_M, BLOCK_N = 16, 64
+        widest = max(xs[k].shape[1] for k in group)
+        with on_device(xs[0]):
+            column_means_kernel[(triton.cdiv(widest, BLOCK_N), len(group))](
+                tuple(xs[k] for k in group), tuple(means[k] for k in group),
+                tuple(xs[k].shape[1] for k in group), tuple(xs[k].stride(0) for k in group),
+                xs[0].shape[0], COUNT=len(group), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
+            )  # fmt: skip
+    return means
 
 
 def launches(features: Sequence[Features]) -> Iterator[list[Features]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
 from bido_ext.triton_kernels.double_center import double_center
-from bido_ext.triton_kernels.entry import feature_weight, pick
+from bido_ext.triton_kernels.entry import feature_weight, pick_int
 from bido_ext.triton_kernels.features import Features, features_of, launches
 from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
 from bido_ext.triton_kernels.launch import on_device
@@ -56,7 +56,7 @@ def gram_weights_kernel(
     COUNT: tl.constexpr, IS_K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(2)
-    kind = pick(kinds, v, COUNT)
+    kind = pick_int(kinds, v, COUNT)
     gamma = tl.load(parameters + v).to(tl.float32)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

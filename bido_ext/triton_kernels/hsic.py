@@ -32,21 +32,6 @@ ROWS, COLUMNS = 8, 128  # of a block in the kernels that only add up
 
 
 @dataclass(frozen=True)
-class Estimator:
-    """value = scale (sum K o L + pair k'l + total (1'k)(1'l)); Gretton 2005, or Song 2012, equation 5."""
-
-    scale: float
-    pair: float
-    total: float
-
-    @classmethod
-    def of(cls, n: int, unbiased: bool) -> Estimator:
-        if unbiased:
-            return cls(1 / (n * (n - 3)), -2 / (n - 2), 1 / ((n - 1) * (n - 2)))
-        return cls(1 / (n - 1) ** 2, -2 / n, 1 / n**2)
-
-
-@dataclass(frozen=True)
 class Sources:
     """Where the entries of each variable's Gram matrix come from.
 
@@ -101,8 +86,10 @@ class _Sums:
         self.b = tuple(sources.slots[i] for i in second)
         self.blocks = triton.cdiv(n, panel_rows) * triton.cdiv(panel_rows, ROWS)
         self.blocks_per_panel = triton.cdiv(panel_rows, ROWS)
-        self.sums = parameters.new_zeros((len(sources.slots), n))
-        self.partial = parameters.new_zeros((len(first), self.blocks))
+        self.whole = panel_rows >= n  # then every sum is written once; panels add to what is there
+        make = parameters.new_empty if self.whole else parameters.new_zeros
+        self.sums = make((len(sources.slots), n))
+        self.partial = make((len(first), self.blocks))
 
     def add(self, panels: Tensor, row_begin: int, column_begin: int, panel: int) -> None:
         """``panels``: (slots, rows, columns)."""
@@ -121,7 +108,7 @@ class _Sums:
                 *common, self.a, self.b, s.slots, self.partial, self.blocks,
                 panel * self.blocks_per_panel, self.sums, self.n, row_begin, rows, column_begin, columns,
                 PAIRS=len(self.a), VARIABLES=len(s.slots), HAS_LABELS=has_labels,
-                UNBIASED=self.unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+                UNBIASED=self.unbiased, WHOLE=self.whole, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
             )  # fmt: skip
             beyond = column_begin + columns - (row_begin + rows)
             if column_begin == row_begin and beyond > 0:
@@ -132,12 +119,10 @@ class _Sums:
 
     def values(self, first: Sequence[int], second: Sequence[int]) -> Tensor:
         """float64 [pairs]."""
-        e = Estimator.of(self.n, self.unbiased)
         values = self.parameters.new_empty((len(first),))
         with on_device(values):
             hsic_values_kernel[(len(first),)](
-                self.sums, self.partial, values, tuple(first), tuple(second), self.n, self.blocks,
-                e.scale, e.pair, e.total, PAIRS=len(first), BLOCK=256,
+                self.sums, self.partial, values, tuple(first), tuple(second), self.n, self.blocks,  PAIRS=len(first), UNBIASED=self.unbiased, BLOCK=256,
             )  # fmt: skip
         return values
 
@@ -246,15 +231,13 @@ def _weights(
 ) -> Tensor:  # fmt: skip
     """Rows of A for each wanted variable, (wanted, rows, n)."""
     n, rows = sums.shape[1], panels.shape[1]
-    e = Estimator.of(n, unbiased)
     weights = torch.empty((len(wanted), rows, n), dtype=torch.float32, device=sums.device)
     first, second = pairs
     with on_device(weights):
         hsic_weights_kernel[(triton.cdiv(rows, ROWS), len(wanted))](
             grad, panels, panels.stride(0), panels.stride(1), sources.labels, parameters,
             sources.label_index, sums, weights, tuple(first), tuple(second), sources.slots,
-            tuple(wanted), tuple(kinds[i] for i in wanted), n, row_begin, rows, e.scale, e.pair,
-            e.total, PAIRS=len(first), VARIABLES=len(kinds), WANTED=len(wanted),
+            tuple(wanted), tuple(kinds[i] for i in wanted), n, row_begin, rows,  PAIRS=len(first), VARIABLES=len(kinds), WANTED=len(wanted),
             HAS_LABELS=sources.label_index >= 0, UNBIASED=unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
         )  # fmt: skip
     return weights

@@ -6,7 +6,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bido_ext.triton_kernels.entry import pick
+from bido_ext.triton_kernels.entry import pick_int
+
+
+@triton.jit
+def estimator(n, UNBIASED: tl.constexpr):
+    """value = scale (sum K o L + pair k'l + total (1'k)(1'l)); Gretton 2005, or Song 2012, equation 5. Made
+    here, in float64: a float from Python arrives in float32, and the sums nearly cancel."""
+    m = tl.cast(n, tl.float64)
+    if UNBIASED:
+        scale = 1.0 / (m * (m - 3.0))
+        pair = -2.0 / (m - 2.0)
+        total = 1.0 / ((m - 1.0) * (m - 2.0))
+    else:
+        scale = 1.0 / ((m - 1.0) * (m - 1.0))
+        pair = -2.0 / m
+        total = 1.0 / (m * m)
+    return scale, pair, total
 
 
 @triton.jit
@@ -33,14 +49,16 @@ def pair_sums_kernel(
     panels, slot_stride, row_stride, labels, parameters, label_index, first, second, slots, partial,
     partial_stride, partial_begin, sums, n, row_begin, rows, column_begin, columns,
     PAIRS: tl.constexpr, VARIABLES: tl.constexpr, HAS_LABELS: tl.constexpr, UNBIASED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    WHOLE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     task = tl.program_id(1)
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     total = tl.zeros((BLOCK_M,), tl.float64)
     is_pair = task < PAIRS
-    a_slot = tl.where(is_pair, pick(first, task, PAIRS), pick(slots, task - PAIRS, VARIABLES))
-    b_slot = pick(second, task, PAIRS)
+    a_slot = tl.where(
+        is_pair, pick_int(first, task, PAIRS), pick_int(slots, task - PAIRS, VARIABLES)
+    )
+    b_slot = pick_int(second, task, PAIRS)
     for begin in range(0, columns, BLOCK_N):
         j = begin + tl.arange(0, BLOCK_N)
         value = panel_entries(
@@ -63,7 +81,9 @@ def pair_sums_kernel(
     else:
         target = sums + (task - PAIRS).to(tl.int64) * n + row_begin + i
         mask = i < rows
-        tl.store(target, tl.load(target, mask=mask, other=0.0) + total, mask=mask)
+        if not WHOLE:  # what the columns of earlier panels have left there
+            total += tl.load(target, mask=mask, other=0.0)
+        tl.store(target, total, mask=mask)
 
 
 @triton.jit
@@ -73,7 +93,7 @@ def column_sums_kernel(
     VARIABLES: tl.constexpr, HAS_LABELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Adds the columns beyond the panel's own rows to the sums of the rows they mirror."""
-    slot = pick(slots, tl.program_id(1), VARIABLES)
+    slot = pick_int(slots, tl.program_id(1), VARIABLES)
     j = rows + tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_N,), tl.float64)
     for begin in range(0, rows, BLOCK_M):
@@ -90,13 +110,13 @@ def column_sums_kernel(
 
 @triton.jit
 def hsic_values_kernel(
-    sums, partial, values, first, second, n, blocks, scale, pair, total,
-    PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+    sums, partial, values, first, second, n, blocks,
+    PAIRS: tl.constexpr, UNBIASED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """scale (sum K o L + pair k'l + total (1'k)(1'l)) of one pair per program."""
     p = tl.program_id(0)
-    row_sums_k = sums + pick(first, p, PAIRS).to(tl.int64) * n
-    row_sums_l = sums + pick(second, p, PAIRS).to(tl.int64) * n
+    row_sums_k = sums + pick_int(first, p, PAIRS).to(tl.int64) * n
+    row_sums_l = sums + pick_int(second, p, PAIRS).to(tl.int64) * n
     products = tl.zeros((BLOCK,), tl.float64)
     cross = tl.zeros((BLOCK,), tl.float64)
     k_total = tl.zeros((BLOCK,), tl.float64)
@@ -111,6 +131,7 @@ def hsic_values_kernel(
         cross += k_i * l_i
         k_total += k_i
         l_total += l_i
+    scale, pair, total = estimator(n, UNBIASED)
     trace = tl.sum(products, 0) + pair * tl.sum(cross, 0)
     value = scale * (trace + total * tl.sum(k_total, 0) * tl.sum(l_total, 0))
     tl.store(values + p, value)

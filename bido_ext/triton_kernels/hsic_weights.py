@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bido_ext.triton_kernels.entry import GRAM, LINEAR, feature_weight, pick
-from bido_ext.triton_kernels.hsic_sums import panel_entries
+from bido_ext.triton_kernels.entry import GRAM, LINEAR, feature_weight, pick_int
+from bido_ext.triton_kernels.hsic_sums import estimator, panel_entries
 
 
 @triton.jit
@@ -28,16 +28,17 @@ def partner_coefficient(grad, first, second, own, partner, PAIRS: tl.constexpr):
 @triton.jit
 def hsic_weights_kernel(
     grad, panels, slot_stride, row_stride, labels, parameters, label_index, sums, weights, first, second,
-    slots, wanted, kinds, n, row_begin, rows, scale, pair, total,
+    slots, wanted, kinds, n, row_begin, rows,
     PAIRS: tl.constexpr, VARIABLES: tl.constexpr, WANTED: tl.constexpr, HAS_LABELS: tl.constexpr,
     UNBIASED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     w = tl.program_id(1)
-    own = pick(wanted, w, WANTED)
-    kind = pick(kinds, w, WANTED)
-    own_slot = pick(slots, own, VARIABLES)
+    own = pick_int(wanted, w, WANTED)
+    kind = pick_int(kinds, w, WANTED)
+    own_slot = pick_int(slots, own, VARIABLES)
     gamma = tl.load(parameters + own).to(tl.float32)
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    scale, pair, total = estimator(n, UNBIASED)
     row_shift = tl.zeros((BLOCK_M,), tl.float64)
     for b in tl.static_range(0, VARIABLES):
         c = scale * partner_coefficient(grad, first, second, own, b, PAIRS)
@@ -57,7 +58,7 @@ def hsic_weights_kernel(
                 of_column = tl.load(sums + b * n + j, mask=j < n, other=0.0)
                 partner = panel_entries(
                     panels, slot_stride, row_stride, labels, parameters, label_index,
-                    pick(slots, b, VARIABLES), i, j, rows, n, row_begin, 0, HAS_LABELS,
+                    pick_int(slots, b, VARIABLES), i, j, rows, n, row_begin, 0, HAS_LABELS,
                 )  # fmt: skip
                 g += c * (partner + 0.5 * pair * of_column[None, :])
         entry = panel_entries(

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, pick
+from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, pick, pick_int
 from bido_ext.triton_kernels.features import Features, input_precision
 from bido_ext.triton_kernels.gram_panel import CHUNK, load_rows, row_offsets
 from bido_ext.triton_kernels.launch import (
@@ -54,7 +54,7 @@ def partial_products_kernel(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    count = pick(splits, v, COUNT)
+    count = pick_int(splits, v, COUNT)
     blocks = tl.cdiv(n, BLOCK)
     pairs = blocks * (blocks + 1) // 2
     split = tl.program_id(0) // pairs
@@ -63,8 +63,8 @@ def partial_products_kernel(
     block_m, block_n = upper_block(tl.program_id(0) % pairs, blocks)
     x = pick(xs, v, COUNT)
     mean = pick(means, v, COUNT)
-    d = pick(widths, v, COUNT)
-    stride = pick(strides, v, COUNT)
+    d = pick_int(widths, v, COUNT)
+    stride = pick_int(strides, v, COUNT)
     steps = tl.cdiv(d, BLOCK_K)
     begin = (steps * split // count) * BLOCK_K
     end = min(d, (steps * (split + 1) // count) * BLOCK_K)
@@ -83,7 +83,7 @@ def partial_products_kernel(
             b = load_rows(x_j, mean, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
             acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
         total += acc
-    at = partial + (pick(offsets, v, COUNT) + split).to(tl.int64) * n * n
+    at = partial + (pick_int(offsets, v, COUNT) + split).to(tl.int64) * n * n
     i = i_begin + tl.arange(0, BLOCK)
     j = j_begin + tl.arange(0, BLOCK)
     mask = (i < n)[:, None] & (j < n)[None, :]
@@ -96,15 +96,15 @@ def gram_of_products_kernel(
     COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    count = pick(splits, v, COUNT)
-    kind = pick(kinds, v, COUNT)
-    gamma = tl.load(parameters + pick(indices, v, COUNT)).to(tl.float32)
+    count = pick_int(splits, v, COUNT)
+    kind = pick_int(kinds, v, COUNT)
+    gamma = tl.load(parameters + pick_int(indices, v, COUNT)).to(tl.float32)
     block_m, block_n = upper_block(tl.program_id(0), tl.cdiv(n, BLOCK))
     i = block_m * BLOCK + tl.arange(0, BLOCK)
     j = block_n * BLOCK + tl.arange(0, BLOCK)
     # Entries on or above the diagonal own their mirror image.
     mask = (i[:, None] <= j[None, :]) & (j < n)[None, :]
-    base = partial + pick(offsets, v, COUNT).to(tl.int64) * n * n
+    base = partial + pick_int(offsets, v, COUNT).to(tl.int64) * n * n
     inner = tl.zeros((BLOCK, BLOCK), tl.float32)
     norm_i = tl.zeros((BLOCK,), tl.float32)
     norm_j = tl.zeros((BLOCK,), tl.float32)
@@ -116,7 +116,7 @@ def gram_of_products_kernel(
     value = gram_entry(kind, norm_i[:, None], norm_j[None, :], inner, gamma, True)
     exact = diagonal_entry(kind, norm_i[:, None], value, True)
     value = tl.where(i[:, None] == j[None, :], exact, value)
-    target = out + pick(slots, v, COUNT).to(tl.int64) * n * n
+    target = out + pick_int(slots, v, COUNT).to(tl.int64) * n * n
     tl.store(target + i[:, None] * n + j[None, :], value, mask=mask)
     tl.store(target + j[None, :] * n + i[:, None], value, mask=mask)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bido_ext.reference.gram_stack import LINEAR
-from bido_ext.triton_kernels.entry import pick, round_to_tf32
+from bido_ext.triton_kernels.entry import pick, pick_int, round_to_tf32
 from bido_ext.triton_kernels.features import Features, input_precision, launches
 from bido_ext.triton_kernels.launch import Config, on_device, size_class, tuned
 
@@ -36,7 +36,7 @@ def weighted_product_kernel(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    d = pick(widths, v, COUNT)
+    d = pick_int(widths, v, COUNT)
     blocks_m = tl.cdiv(row_count, BLOCK_M)
     blocks_n = tl.cdiv(d, BLOCK_N)
     pid = tl.program_id(0)
@@ -49,9 +49,9 @@ def weighted_product_kernel(
     columns = (within // height) * BLOCK_N + tl.arange(0, BLOCK_N)
     x = pick(xs, v, COUNT)
     mean = pick(means, v, COUNT)
-    stride = pick(strides, v, COUNT)
+    stride = pick_int(strides, v, COUNT)
     rows_of_weights = (
-        weights + (pick(slots, v, COUNT) * row_count + i).to(tl.int64)[:, None] * weight_stride
+        weights + (pick_int(slots, v, COUNT) * row_count + i).to(tl.int64)[:, None] * weight_stride
     )
     TF32: tl.constexpr = PRECISION == "tf32"
     if CENTERED:
@@ -83,7 +83,7 @@ def weighted_product_kernel(
         own -= offset[None, :]
     if TF32:
         own = round_to_tf32(own)
-    has_diagonal = pick(diagonals, v, COUNT).to(tl.float32)
+    has_diagonal = pick_int(diagonals, v, COUNT).to(tl.float32)
     acc -= has_diagonal * sums[:, None] * own
     out = pick(outs, v, COUNT)
     target = out + rows.to(tl.int64)[:, None] * d + columns[None, :]

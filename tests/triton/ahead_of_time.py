@@ -73,31 +73,58 @@ def compiling(capability: int) -> Iterator[list[tuple[str, Any]]]:
         yield compiled
 
 
-def launch_everything(dtype: torch.dtype, config_index: int) -> None:
+def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> None:
     """One launch of every kernel that takes features of ``dtype``; tuned kernels with their config."""
 
     def pick(name: str, candidates: Any, run: Any, key: Any, x: Any) -> Any:
         return candidates[min(config_index, len(candidates) - 1)]
 
-    n, d = 256, 512
-    x, z = (torch.zeros(n, d, dtype=dtype) for _ in range(2))
-    labels = torch.zeros(n, dtype=torch.int64)
-    parameters = torch.ones(3, dtype=torch.float64)
-    group, kinds, pairs = [x, z, labels], [0, 0, 3], ([1, 1], [0, 2])
     with (
         mock.patch.object(gram_panel, "tuned", pick),
         mock.patch.object(weighted_product, "tuned", pick),
     ):
-        K = gaussian_gram.gaussian_gram(x, parameters[:1], False)
-        gaussian_gram.gaussian_gram_backward(K, K, x, parameters[:1], False)
-        double_center.double_center(K)
-        stack = gram_stack.gram_stack(group, parameters, kinds)
-        gram_stack.gram_stack_backward(stack[:2], stack[:2], group[:2], parameters[:2], kinds[:2])
-        for tile, kept in ((n, -1), (64, 0)):
-            values, sums, tiles = hsic.hsic(group, parameters, kinds, *pairs, False, tile, kept)
-            hsic.hsic_backward(
-                values, group, parameters, sums, tiles, kinds, *pairs, False, tile, [1]
-            )
+        launch_group(256, [512, 512], ([1, 1], [0, 2]), [1], dtype, unbiased=False)
+        if (
+            config_index == 0
+        ):  # Triton makes other code of a 1, and of sizes that are no multiple of 16
+            launch_group(1, [1, 1], ([0], [1]), [0], dtype, unbiased=False)
+            launch_group(70, [37, 9], ([0], [1]), [0, 1], dtype, unbiased=True)
+
+
+def launch_group(
+    n: int, dims: list[int], pairs: tuple[list[int], list[int]], wanted: list[int],
+    dtype: torch.dtype, unbiased: bool,
+) -> None:  # fmt: skip
+    x, z = (torch.zeros(n, d, dtype=dtype) for d in dims)
+    labels = torch.zeros(n, dtype=torch.int64)
+    parameters = torch.ones(3, dtype=torch.float64)
+    group, kinds = [x, z, labels], [0, 0, 3]
+    K = gaussian_gram.gaussian_gram(x, parameters[:1], False)
+    gaussian_gram.gaussian_gram_backward(K, K, x, parameters[:1], False)
+    double_center.double_center(K)
+    stack = gram_stack.gram_stack(group, parameters, kinds)
+    gram_stack.gram_stack_backward(stack[:2], stack[:2], group[:2], parameters[:2], kinds[:2])
+    for tile, kept in ((n, -1), (max(1, n // 4), 0)):
+        values, sums, tiles = hsic.hsic(group, parameters, kinds, *pairs, unbiased, tile, kept)
+        hsic.hsic_backward(
+            values, group, parameters, sums, tiles, kinds, *pairs, unbiased, tile, wanted
+        )
+
+
+def launches_of_a_step() -> dict[str, list[str]]:
+    """The kernels of value and gradient of one BiDO step with HSIC, VGG16 shapes, n = 64."""
+    n, dims = 64, [12288, 65536, 32768, 16384, 8192, 2048]
+    group = [torch.zeros(n, d) for d in dims] + [torch.zeros(n, dtype=torch.int64)]
+    parameters, kinds = torch.ones(7, dtype=torch.float64), [0] * 6 + [3]
+    pairs = ([j for j in range(1, 6) for _ in range(2)], [0, 6] * 5)
+    with compiling(90) as compiled:
+        values, sums, kept = hsic.hsic(group, parameters, kinds, *pairs, False, 512, -1)
+        forward = len(compiled)
+        hsic.hsic_backward(
+            values, group, parameters, sums, kept, kinds, *pairs, False, 512, [1, 2, 3, 4, 5]
+        )
+    names = [name for name, _ in compiled]
+    return {"forward": names[:forward], "backward": names[forward:]}
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -121,9 +148,9 @@ def main(capability: int, configs: int) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for precision in ("highest", "high") if dtype == torch.float32 else ("highest",):
             torch.set_float32_matmul_precision(precision)
-            for config_index in range(configs):
+            for config_index, aligned in [(0, False), *((c, True) for c in range(configs))]:
                 with compiling(capability) as compiled:
-                    launch_everything(dtype, config_index)
+                    launch_everything(dtype, config_index, aligned)
                 for name, kernel in compiled:
                     if kernel.hash in seen:
                         continue
@@ -131,13 +158,16 @@ def main(capability: int, configs: int) -> None:
                     ptx = kernel.asm["ptx"]
                     fact = {
                         "kernel": name, "dtype": str(dtype), "precision": precision,
-                        "config": config_index, "warps": kernel.metadata.num_warps,
-                        "shared": kernel.metadata.shared, **resources(kernel.asm["cubin"]),
-                        "wgmma": ptx.count("wgmma.mma_async"), "mma": ptx.count("mma.sync"),
-                        "tcgen05": ptx.count("tcgen05.mma"),
+                        "config": config_index, "aligned": aligned,
+                        "warps": kernel.metadata.num_warps, "shared": kernel.metadata.shared,
+                        **resources(kernel.asm["cubin"]), "wgmma": ptx.count("wgmma.mma_async"),
+                        "mma": ptx.count("mma.sync"), "tcgen05": ptx.count("tcgen05.mma"),
                     }  # fmt: skip
                     print(json.dumps(fact), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    if sys.argv[1] == "step":
+        print(json.dumps(launches_of_a_step()))
+    else:
+        main(int(sys.argv[1]), int(sys.argv[2]))

@@ -174,6 +174,20 @@ def test_streaming_equals_dense() -> None:
     assert relative(streamed_grad, dense_grad.double()) <= 1e-6
 
 
+def test_values_survive_the_cancellation_of_the_sums() -> None:
+    """At BiDO's bandwidth the sums are hundreds of times the value: their constants must be float64."""
+    n = 60
+    x = torch.rand(n, 300)
+    z = torch.relu(torch.randn(n, 300) + 0.1 * x)
+    parameters = torch.full((2,), 1 / (2 * 25 * 300), dtype=torch.float64)
+    args = ([0, 0], [0], [1], False, 512)
+    values, _, _ = hsic([x, z], parameters, *args, -1)
+    wanted, sums, _ = ops._default([x.double(), z.double()], parameters, *args, -1)
+    cancellation = float(2 / n * (sums[0] @ sums[1]) / (n - 1) ** 2 / wanted[0])
+    assert cancellation > 100
+    assert relative(values, wanted) <= 5e-7
+
+
 def test_partly_kept_tiles_are_refused() -> None:
     x = features(20, 4, torch.float32)
     with pytest.raises(ValueError, match="kept_tiles = 2"):
