@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -167,12 +168,20 @@ def passes(
 def _problem(
     op: str, functions: dict[str, Function], dtype: torch.dtype, device: torch.device, tf32: bool
 ) -> str | None:
-    try:
-        with torch.no_grad(), torch.enable_grad():
+    problem: list[str] = []
+
+    def check() -> None:
+        try:
             self_check(op, functions, dtype, device, tf32=tf32)
-    except Exception as error:  # whatever a kernel does wrong, another one can serve
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return None
+        except Exception as error:  # whatever a kernel does wrong, another one can serve
+            said = str(error).splitlines()
+            problem.append(f"{type(error).__name__}: {said[0] if said else ''}")
+
+    # In a thread of its own: inside of an op autograd, which the check needs, is switched off.
+    thread = threading.Thread(target=check, name="bido_ext self-check")
+    thread.start()
+    thread.join()
+    return problem[0] if problem else None
 
 
 def _capturing(device: torch.device) -> bool:

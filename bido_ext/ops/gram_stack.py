@@ -16,7 +16,7 @@ from torch import Tensor
 from bido_ext import reference
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops.group import Group
-from bido_ext.reference.gram_stack import GRAM, gram_up_to_centering, group_dtype
+from bido_ext.reference.gram_stack import GRAM, gram_backward, group_dtype
 
 
 def gram_stack(group: Group) -> Tensor:
@@ -35,14 +35,11 @@ def _default_backward(
     parameters: Tensor,
     kinds: Sequence[int],
 ) -> list[Tensor]:
-    grads = []
-    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
-        for i, (v, kind) in enumerate(zip(variables, kinds, strict=True)):
-            leaf = v.detach().to(stack.dtype, copy=True).requires_grad_()
-            K = gram_up_to_centering(leaf, parameters[i], kind, stack.dtype)
-            (leaf_grad,) = torch.autograd.grad(K, leaf, grad[i])
-            grads.append(leaf_grad.to(v.dtype))
-    return grads
+    with torch.autocast(grad.device.type, enabled=False):
+        return [
+            gram_backward(grad[i], stack[i], v, parameters[i], kind, stack.dtype).to(v.dtype)
+            for i, (v, kind) in enumerate(zip(variables, kinds, strict=True))
+        ]
 
 
 def _fake(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> Tensor:

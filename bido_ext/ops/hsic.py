@@ -26,7 +26,7 @@ from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
-from bido_ext.reference.gram_stack import LABELS, group_dtype
+from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -108,7 +108,14 @@ def _default(
     second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The dense textbook: right on every device, but it does not save memory."""
-    values, grams = _textbook(variables, parameters, kinds, first, second, unbiased)
+    grams = [K.double() for K in reference.gram_stack(variables, parameters, kinds)]
+    with torch.autocast(parameters.device.type, enabled=False):
+        values = torch.stack(
+            [
+                reference.hsic(grams[a], grams[b], unbiased)
+                for a, b in zip(first, second, strict=True)
+            ]
+        )
     sums = torch.stack([K.sum(1) - K.diagonal() if unbiased else K.sum(1) for K in grams])
     # Its backward starts from the features; what is kept is kept for the shape that _fake promises.
     kept = sums.new_empty(
@@ -117,33 +124,26 @@ def _default(
     return values, sums, kept
 
 
-def _textbook(
-    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
-    second: Sequence[int], unbiased: bool,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    grams = [K.double() for K in reference.gram_stack(variables, parameters, kinds)]
-    with torch.autocast(grams[0].device.type, enabled=False):
-        values = [
-            reference.hsic(grams[a], grams[b], unbiased) for a, b in zip(first, second, strict=True)
-        ]
-    return torch.stack(values), grams
-
-
 def _default_backward(
     grad: Tensor, variables: Sequence[Tensor], parameters: Tensor, sums: Tensor, tiles: Tensor,
     kinds: Sequence[int], first: Sequence[int], second: Sequence[int], unbiased: bool, tile: int,
     wanted: Sequence[int],
 ) -> list[Tensor]:  # fmt: skip
     dtype = group_dtype(variables, kinds)
-    with torch.enable_grad():
-        leaves = [v.detach() for v in variables]
-        for i in wanted:
-            leaves[i] = leaves[i].to(dtype, copy=True).requires_grad_()
-        values, _ = _textbook(leaves, parameters, kinds, first, second, unbiased)
-        grads = torch.autograd.grad(
-            values, [leaves[i] for i in wanted], grad, allow_unused=True, materialize_grads=True
-        )
-    return [g.to(variables[i].dtype) for i, g in zip(wanted, grads, strict=True)]
+    stack = reference.gram_stack(variables, parameters, kinds)
+    grads = []
+    with torch.autocast(grad.device.type, enabled=False):
+        for own in wanted:
+            G = stack[own].new_zeros(stack[own].shape, dtype=torch.float64)
+            for p, (a, b) in enumerate(zip(first, second, strict=True)):
+                for i, partner in ((a, b), (b, a)):
+                    if i == own:
+                        G += grad[p] * reference.hsic_gradient(stack[partner].double(), unbiased)
+            x = variables[own]
+            grads.append(
+                gram_backward(G, stack[own], x, parameters[own], kinds[own], dtype).to(x.dtype)
+            )
+    return grads
 
 
 def _fake(

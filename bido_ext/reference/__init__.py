@@ -10,7 +10,16 @@ from bido_ext.reference.coco import coco
 from bido_ext.reference.double_center import double_center
 from bido_ext.reference.gaussian_gram import gaussian_gram
 from bido_ext.reference.gram_stack import gram_stack
-from bido_ext.reference.hsic import hsic
+from bido_ext.reference.hsic import hsic, hsic_gradient
 from bido_ext.reference.nhsic import nhsic
 
-__all__ = ["cka", "coco", "double_center", "gaussian_gram", "gram_stack", "hsic", "nhsic"]
+__all__ = [
+    "cka",
+    "coco",
+    "double_center",
+    "gaussian_gram",
+    "gram_stack",
+    "hsic",
+    "hsic_gradient",
+    "nhsic",
+]

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bido_ext.reference.gaussian_gram import gaussian_gram, squared_distances
+from bido_ext.reference.gaussian_gram import (
+    gaussian_gram,
+    gaussian_gram_backward,
+    squared_distances,
+)
 
 #: What a variable of a group is (csrc/common/kernel_tile.h has the same numbers).
 GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM = range(5)
@@ -40,6 +44,26 @@ def gram_up_to_centering(x: Tensor, parameter: Tensor, kind: int, dtype: torch.d
         x = x - x.mean(0, keepdim=True)
         return x @ x.T
     return torch.expm1(-0.5 * torch.log1p(squared_distances(x)))
+
+
+def gram_backward(
+    grad: Tensor, E: Tensor, x: Tensor, parameter: Tensor, kind: int, dtype: torch.dtype
+) -> Tensor:
+    """Gradient of a variable from that of its Gram matrix up to centering E, without autograd."""
+    grad, E, gamma = grad.to(dtype), E.to(dtype), parameter.to(dtype)
+    if kind == GRAM:
+        return grad
+    x = x.to(dtype)
+    if kind == GAUSSIAN:
+        return gaussian_gram_backward(grad, E + 1, x, gamma)
+    x = x - x.mean(0, keepdim=True)
+    G = grad + grad.T
+    if kind == LINEAR:
+        grad_x = G @ x
+        return grad_x - grad_x.mean(0, keepdim=True)
+    W = G * (E + 1) ** 3  # dK / dD = -K^3 / 2
+    W = W - torch.diag(W.diagonal())
+    return W @ x - W.sum(1, keepdim=True) * x
 
 
 def gram_stack(

@@ -20,3 +20,14 @@ def hsic(K: Tensor, L: Tensor, unbiased: bool = False) -> Tensor:
     totals = K.sum() * L.sum() / ((n - 1) * (n - 2))
     cross = 2 * (K.sum(0) @ L.sum(0)) / (n - 2)
     return (trace + totals - cross) / (n * (n - 3))
+
+
+def hsic_gradient(L: Tensor, unbiased: bool = False) -> Tensor:
+    """d hsic(K, L) / dK for symmetric L: H L H / (n-1)^2, or the derivative of Song's equation 5."""
+    n = L.shape[0]
+    if not unbiased:
+        return double_center(L) / (n - 1) ** 2
+    L = L - torch.diag(L.diagonal())
+    sums = L.sum(0)
+    G = L + L.sum() / ((n - 1) * (n - 2)) - (sums[:, None] + sums[None, :]) / (n - 2)
+    return (G - torch.diag(G.diagonal())) / (n * (n - 3))

@@ -117,6 +117,24 @@ def test_a_recorded_implementation_comes_first_and_unchecked(
     assert chosen is function["double_center"]
 
 
+def test_the_check_runs_inside_of_an_op() -> None:
+    """There autograd is off, and inference mode may be on."""
+    library = torch.library.Library("bido_ext_test", "FRAGMENT")
+    library.define("probe(Tensor x) -> Tensor")
+    problems: list[str | None] = []
+
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        problems.append(_serve._problem("hsic", defaults("hsic"), torch.float32, CPU, False))
+        return x.clone()
+
+    library.impl("probe", probe, "CPU")
+    torch.library.register_autograd("bido_ext_test::probe", lambda ctx, g: g, lib=library)
+    torch.ops.bido_ext_test.probe(torch.rand(3, requires_grad=True))
+    with torch.inference_mode():
+        torch.ops.bido_ext_test.probe(torch.rand(3))
+    assert problems == [None, None]
+
+
 def test_float64_is_served_by_the_reference() -> None:
     chosen = _serve.choose("hsic", {torch.float64}, CPU)
     assert chosen is _serve._defaults["hsic"]
@@ -146,7 +164,7 @@ def test_unreadable_cache_is_as_good_as_none(
 
 
 STEP = """
-import torch, bido_ext as bx
+import os, torch, bido_ext as bx
 torch.manual_seed(0)
 x, y = torch.rand(12, 40), torch.arange(12) % 3
 for measure in ("hsic", "nhsic", "coco", "cka"):
@@ -154,6 +172,8 @@ for measure in ("hsic", "nhsic", "coco", "cka"):
     loss = bx.BiDOLoss(measure=measure, lambda_x=0.5, lambda_y=0.3)(x, z, y)
     loss.backward()
     print(float(loss), *[float(t.grad.norm()) for t in z])
+if "STREAM" not in os.environ:
+    raise SystemExit
 big = torch.rand(520, 3, requires_grad=True)
 value = bx.hsic(big, torch.rand(520, 2), workspace_bytes=1_000_000)
 value.backward()
@@ -165,7 +185,8 @@ def test_a_whole_step_through_the_kernels() -> None:
     """The package as a user calls it, served by the interpreted kernels, equals the CPU kernels."""
     pytest.importorskip("triton")
     results = []
-    for extra in ({}, {"BIDO_EXT_BACKEND": "triton", "TRITON_INTERPRET": "1"}):
+    forced = {"BIDO_EXT_BACKEND": "triton", "TRITON_INTERPRET": "1"}
+    for extra in ({"STREAM": "1"}, {**forced, "STREAM": "1"}, {"BIDO_EXT_BACKEND": "reference"}):
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("BIDO_EXT", "TRITON_I"))
         }
@@ -175,5 +196,6 @@ def test_a_whole_step_through_the_kernels() -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         results.append([float(word) for word in done.stdout.split()])
-    native, triton = results
+    native, triton, reference = results
     assert triton == pytest.approx(native, rel=2e-5)
+    assert reference == pytest.approx(native[: len(reference)], rel=2e-5)
