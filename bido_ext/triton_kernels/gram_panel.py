@@ -93,6 +93,25 @@ def load_rows(
 
 
 @triton.jit
+def inner_products(
+    x_i, x_j, means, i_offsets, j_offsets, begin, end, d,
+    CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Of two blocks of rows, over columns begin..end."""
+    TF32: tl.constexpr = PRECISION == "tf32" and CENTERED
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for chunk in range(begin, end, CHUNK):
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(chunk, min(end, chunk + CHUNK), BLOCK_K):
+            a = load_rows(x_i, means, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            b = load_rows(x_j, means, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        total += acc
+    return total
+
+
+@triton.jit
 def gram_panel_kernel(
     x, means, norms, parameter, out, n, d, x_stride, row_begin, row_count, column_begin, column_count,
     out_stride,
@@ -118,15 +137,21 @@ def gram_panel_kernel(
     x_j = x + (column_begin + j_begin).to(tl.int64) * x_stride
     i_offsets = row_offsets(row_count - i_begin, x_stride, BLOCK_M)
     j_offsets = row_offsets(column_count - j_begin, x_stride, BLOCK_N)
-    TF32: tl.constexpr = PRECISION == "tf32" and CENTERED
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for chunk in range(0, d, CHUNK):
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        for k in range(chunk, min(d, chunk + CHUNK), BLOCK_K):
-            a = load_rows(x_i, means, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
-            b = load_rows(x_j, means, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
-            acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
-        total += acc
+    total = inner_products(
+        x_i,
+        x_j,
+        means,
+        i_offsets,
+        j_offsets,
+        0,
+        d,
+        d,
+        CENTERED,
+        PRECISION,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
     i = tl.arange(0, BLOCK_M)
     j = tl.arange(0, BLOCK_N)
     row_mask = i < row_count - i_begin

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
 from bido_ext.triton_kernels.double_center import double_center
+from bido_ext.triton_kernels.entry import LINEAR as LINEAR_KIND
 from bido_ext.triton_kernels.entry import feature_weight, pick_int
 from bido_ext.triton_kernels.features import Features, features_of, launches
 from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
@@ -68,7 +69,7 @@ def gram_weights_kernel(
     entry = tl.load(stack + at, mask=mask, other=0.0)
     weight = feature_weight(kind, entry, 0.5 * g, gamma, IS_K)
     # The diagonal cancels against itself; its round-off would drown small weights.
-    weight = tl.where((i[:, None] == j[None, :]) & (kind != 1), 0.0, weight)
+    weight = tl.where((i[:, None] == j[None, :]) & (kind != LINEAR_KIND), 0.0, weight)
     tl.store(weights + at, weight, mask=mask)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, pick, pick_int
 from bido_ext.triton_kernels.features import Features, input_precision
-from bido_ext.triton_kernels.gram_panel import CHUNK, load_rows, row_offsets
+from bido_ext.triton_kernels.gram_panel import inner_products, row_offsets
 from bido_ext.triton_kernels.launch import (
     INTERPRETED,
     INTERPRETER_CONFIG,
@@ -74,15 +74,21 @@ def partial_products_kernel(
     x_j = x + j_begin.to(tl.int64) * stride
     i_offsets = row_offsets(n - i_begin, stride, BLOCK)
     j_offsets = row_offsets(n - j_begin, stride, BLOCK)
-    TF32: tl.constexpr = PRECISION == "tf32" and CENTERED
-    total = tl.zeros((BLOCK, BLOCK), tl.float32)
-    for chunk in range(begin, end, CHUNK):
-        acc = tl.zeros((BLOCK, BLOCK), tl.float32)
-        for k in range(chunk, min(end, chunk + CHUNK), BLOCK_K):
-            a = load_rows(x_i, mean, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
-            b = load_rows(x_j, mean, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
-            acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
-        total += acc
+    total = inner_products(
+        x_i,
+        x_j,
+        mean,
+        i_offsets,
+        j_offsets,
+        begin,
+        end,
+        d,
+        CENTERED,
+        PRECISION,
+        BLOCK,
+        BLOCK,
+        BLOCK_K,
+    )
     at = partial + (pick_int(offsets, v, COUNT) + split).to(tl.int64) * n * n
     i = i_begin + tl.arange(0, BLOCK)
     j = j_begin + tl.arange(0, BLOCK)

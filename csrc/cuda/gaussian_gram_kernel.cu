@@ -6,7 +6,7 @@
 // per 64 x 64 tile on or above the diagonal, float32 (or float64) multiply-add over slices of 16
 // columns in shared memory, with the kernel value and its mirror image written by the epilogue.
 // This is the plain first kernel: correct in any dtype, no tensor cores. Status: compiled, never run
-// on hardware; the package therefore does not choose it unless BIDO_EXT_BACKEND=native asks for it.
+// on hardware; it serves where Triton cannot, after a self-check, or under BIDO_EXT_BACKEND=native.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
