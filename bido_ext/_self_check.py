@@ -21,11 +21,13 @@ FAMILIES = {
     "gram_stack": ("gram_stack", "gram_stack_backward"),
     "double_center": ("double_center",),
     "hsic": ("hsic", "hsic_backward"),
+    "nhsic": ("nhsic", "nhsic_backward"),
 }
 #: Relative error allowed, (values, gradients): float32 products, TF32 products, half-precision features.
 TOLERANCES = {"float32": (1e-5, 1e-4), "tf32": (5e-3, 2e-2), "half": (1e-4, 1e-2)}
 #: Rows and columns: one sample block, several, and more columns than one block takes.
 SHAPES = ((5, 3), (67, 130), (150, 2100))
+SMALL_SHAPES = ((5, 3), (64, 130), (100, 2100))
 
 
 class SelfCheckError(AssertionError):
@@ -46,8 +48,9 @@ def self_check(
         "gram_stack": _gram_stack,
         "double_center": _double_center,
         "hsic": _hsic,
+        "nhsic": _nhsic,
     }[op]
-    for n, d in SHAPES:
+    for n, d in SMALL_SHAPES if op == "nhsic" else SHAPES:
         generator = torch.Generator().manual_seed(n)
         x = (torch.rand((n, d), generator=generator) + 1).to(dtype)
         x[n // 2] = x[0]  # duplicate rows: a zero distance off the diagonal
@@ -149,3 +152,29 @@ def _hsic(f: Functions, x: Tensor, device: torch.device, values: float, grads: f
             )  # fmt: skip
             assert isinstance(grad_of, list)
             _compare("hsic_backward", grad_of[0], wanted_grad, grads)
+
+
+def _nhsic(f: Functions, x: Tensor, device: torch.device, values: float, grads: float) -> None:
+    n, d = x.shape
+    labels = torch.arange(n) % 3
+    z = (x * torch.rand((1, d), generator=torch.Generator().manual_seed(2))).to(x.dtype)
+    parameters = torch.tensor([1 / (50 * d), 1 / (50 * d), 1.0], dtype=torch.float64)
+    kinds, first, second, eps = [0, 0, 3], [1, 1], [0, 2], 1e-5
+    there = [x.to(device), z.to(device), labels.to(device)]
+    wide = z.double().requires_grad_()
+    stack = reference.gram_stack([x.double(), wide, labels], parameters, kinds)
+    wanted = torch.stack(
+        [reference.nhsic(stack[a], stack[b], eps) for a, b in zip(first, second, strict=True)]
+    )
+    g = torch.tensor([0.3, -1.0], dtype=torch.float64)
+    (wanted_grad,) = torch.autograd.grad(wanted, wide, g)
+    result = f["nhsic"](there, parameters.to(device), kinds, first, second, eps, True, [1])
+    assert isinstance(result, tuple)
+    value, *kept = result
+    # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the features' products.
+    _compare("nhsic", value, wanted.detach(), 10 * values)
+    grad_of = f["nhsic_backward"](
+        g.to(device), there, parameters.to(device), *kept, kinds, first, second, eps, [1]
+    )
+    assert isinstance(grad_of, list)
+    _compare("nhsic_backward", grad_of[0], wanted_grad, 10 * grads)

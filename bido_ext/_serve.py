@@ -35,8 +35,11 @@ Function = Callable[..., Any]
 RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 #: What is tried, in order, where nothing is recorded.
 UNRECORDED = ("triton", "cuda")
-#: Functions of the CUDA C++ library, ops of their own in the namespace bido_cuda.
-CUDA_FUNCTIONS = ("gaussian_gram",)
+#: The largest batch whose nhsic the CUDA C++ kernel takes (csrc/cuda/nhsic_kernel.cu).
+SMALL_NHSIC = 128
+#: Compositions of other ops, for which a kernel is a special case: where none serves, a forced one too, the
+#: composition does.
+OPTIONAL = ("nhsic", "nhsic_backward")
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
 _verdicts: dict[tuple[object, ...], str | None] = {}
@@ -57,28 +60,50 @@ def functions_of(op: str, implementation: str) -> dict[str, Function]:
     """What an implementation has for an op, by function name; empty where it has nothing."""
     names = FAMILIES[op]
     if implementation == "triton":
-        if not has_triton():
+        module = f"bido_ext.triton_kernels.{op}"
+        if not has_triton() or importlib.util.find_spec(module) is None:
             return {}
-        module = importlib.import_module(f"bido_ext.triton_kernels.{op}")
-        return {name: getattr(module, name) for name in names}
+        return {name: getattr(importlib.import_module(module), name) for name in names}
     if implementation == "cuda":
-        return {
-            name: getattr(torch.ops.bido_cuda, name)
-            for name in names
-            if name in CUDA_FUNCTIONS and hasattr(torch.ops.bido_cuda, name)
-        }
+        return {name: _cuda_function(name) for name in names if hasattr(torch.ops.bido_cuda, name)}
     return {name: _defaults[name] for name in names}
 
 
-def serves(implementation: str, dtypes: Collection[torch.dtype]) -> bool:
-    """Whether an implementation takes features of some dtypes at all."""
-    return implementation != "triton" or torch.float64 not in dtypes
+@functools.cache
+def _cuda_function(name: str) -> Function:
+    """A function of the CUDA C++ library, told the precision that the stable ABI cannot ask for."""
+    kernel = getattr(torch.ops.bido_cuda, name)
+    if name == "double_center":
+        return kernel  # type: ignore[no-any-return]
+
+    def function(*args: Any) -> Any:
+        return kernel(*args, torch.get_float32_matmul_precision() != "highest")
+
+    function.__name__ = function.__qualname__ = f"bido_cuda.{name}"
+    return function
+
+
+def serves(
+    name: str, implementation: str, dtypes: Collection[torch.dtype], args: Sequence[Any] = ()
+) -> bool:
+    """Whether an implementation takes such features, and these arguments, at all."""
+    if implementation not in ("triton", "cuda"):
+        return True
+    if torch.float64 in dtypes and name != "double_center":
+        return False
+    if name == "nhsic" and args:
+        variables, wide = args[0], args[6]
+        return wide and variables[0].shape[0] <= SMALL_NHSIC
+    if name == "nhsic_backward" and args:
+        inverses = args[4]
+        return inverses.dtype == torch.float64 and inverses.shape[-1] <= SMALL_NHSIC
+    return True
 
 
 def call(name: str, forced: str | None, *args: Any) -> Any:
     """Calls the function ``name`` of the implementation that serves its arguments."""
     device, dtypes = _features(args)
-    return choose(name, dtypes, device, forced)(*args)
+    return choose(name, dtypes, device, forced, args)(*args)
 
 
 def _features(args: Sequence[Any]) -> tuple[torch.device, set[torch.dtype]]:
@@ -95,16 +120,20 @@ def _features(args: Sequence[Any]) -> tuple[torch.device, set[torch.dtype]]:
 
 
 def choose(
-    name: str, dtypes: Collection[torch.dtype], device: torch.device, forced: str | None = None
+    name: str,
+    dtypes: Collection[torch.dtype],
+    device: torch.device,
+    forced: str | None = None,
+    args: Sequence[Any] = (),
 ) -> Function:
     """The function that serves ``name`` for features of ``dtypes`` on ``device``."""
     op = FAMILY_OF[name]
     if forced is not None:
-        return _forced(name, op, "cuda" if forced == "native" else forced, dtypes)
+        return _forced(name, op, "cuda" if forced == "native" else forced, dtypes, args)
     recorded = RECORDED.get((op, _architecture(device)), ())
     for implementation in (*recorded, *UNRECORDED):
         functions = functions_of(op, implementation)
-        if name not in functions or not serves(implementation, dtypes):
+        if name not in functions or not serves(name, implementation, dtypes, args):
             continue
         if implementation in recorded or all(
             passes(op, implementation, functions, dtype, device) for dtype in dtypes
@@ -113,14 +142,23 @@ def choose(
     return _defaults[name]
 
 
-def _forced(name: str, op: str, implementation: str, dtypes: Collection[torch.dtype]) -> Function:
+def _forced(
+    name: str,
+    op: str,
+    implementation: str,
+    dtypes: Collection[torch.dtype],
+    args: Sequence[Any],
+) -> Function:
     functions = functions_of(op, implementation)
+    able = name in functions and serves(name, implementation, dtypes, args)
+    if not able and name in OPTIONAL:
+        return _defaults[name]
     if name not in functions:
         raise NotImplementedError(
             f"BIDO_EXT_BACKEND: bido_ext::{name} has no {implementation} kernel. Unset it to let another "
             "implementation serve (python -m bido_ext lists them)."
         )
-    if not serves(implementation, dtypes):
+    if not able:
         raise NotImplementedError(
             f"BIDO_EXT_BACKEND: the {implementation} kernels do not take float64 features (bido_ext::{name})."
             " Unset it, or use float32."

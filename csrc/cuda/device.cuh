@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Launching and what else a kernel needs of the device. On the host the same kernels run in the emulator of
+// tests/cuda_emulator, which takes the place of cuda_runtime.h and is compiled in by BIDO_EMULATED.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#ifdef BIDO_EMULATED
+#include <torch/csrc/stable/accelerator.h>
+#include "../common/stable.h"
+#else
+#include "../common/cuda_stream.h"
+#endif
+
+namespace bido {
+
+constexpr int kWarp = 32;
+constexpr int kBlock = 256;  // threads of every block
+
+#ifdef BIDO_EMULATED
+// Blocks, one after the other, in the emulator; the stream means nothing there.
+template <typename... Parameters, typename... Arguments>
+void launch(const char*, const Tensor&, void (*kernel)(Parameters...), dim3 grid, int shared_bytes,
+            const Arguments&... arguments) {
+  emulator::run_grid(grid, dim3(kBlock), shared_bytes, [&] { kernel(arguments...); });
+}
+inline int major_capability(const Tensor&) { return emulator::major_capability(); }
+inline int multiprocessors(const Tensor&) { return emulator::multiprocessors(); }
+struct OnDevice {
+  explicit OnDevice(const Tensor&) {}
+};
+#else
+// On the current stream of the tensor's device; an error names the op.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, const Tensor& like, void (*kernel)(Parameters...), dim3 grid, int shared_bytes,
+            const Arguments&... arguments) {
+  if (shared_bytes > 48 * 1024)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  kernel<<<grid, kBlock, shared_bytes, current_cuda_stream(like.get_device_index())>>>(arguments...);
+  check_launch(op);
+}
+inline int device_attribute(const Tensor& like, cudaDeviceAttr attribute) {
+  int value = 0;
+  cudaDeviceGetAttribute(&value, attribute, like.get_device_index());
+  return value;
+}
+inline int major_capability(const Tensor& like) {
+  return device_attribute(like, cudaDevAttrComputeCapabilityMajor);
+}
+inline int multiprocessors(const Tensor& like) {
+  return device_attribute(like, cudaDevAttrMultiProcessorCount);
+}
+// Makes the device of a tensor the current one while it lives.
+struct OnDevice {
+  explicit OnDevice(const Tensor& x) : guard(x.get_device_index()) {}
+  torch::stable::accelerator::DeviceGuard guard;
+};
+#endif
+
+__device__ inline char* dynamic_shared_memory() {
+#ifdef BIDO_EMULATED
+  return emulator::dynamic_shared_memory();
+#else
+  extern __shared__ __align__(1024) char bytes[];
+  return bytes;
+#endif
+}
+
+// Sums over a warp, or over groups of `width` lanes, in an order that is always the same; every lane gets it.
+template <typename T>
+__device__ inline T warp_sum(T value, int width = kWarp) {
+  for (int offset = width / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// Over the block; every thread gets it. `scratch`: one number per warp.
+template <typename T>
+__device__ inline T block_sum(T value, T* scratch) {
+  value = warp_sum(value);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T sum = 0;
+  for (int w = 0; w < kBlock / kWarp; ++w) sum += scratch[w];
+  return sum;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace bido

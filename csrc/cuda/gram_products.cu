@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Gram matrices up to centering from features.
+//
+// Many samples: one block per tile on or above the diagonal, which writes its mirror image as well (or any
+// tile, for the rectangular panels of the streaming regime). Few samples give few tiles but long rows: then
+// the columns of all variables are shared among blocks in one launch, and a second launch adds up the partial
+// products in a fixed order, takes the norms from the diagonal and writes K - 1 and its mirror image.
+#include <algorithm>
+#include <cmath>
+
+#include "group.h"
+#include "operand_loaders.cuh"
+
+namespace bido {
+namespace {
+
+constexpr int kRowsOfTiles = 8;         // rows of tiles that share their columns in the second-level cache
+constexpr int64_t kLeastColumns = 256;  // of a share: below, the sums cost more than the products
+constexpr int kWaves = 2;               // blocks per multiprocessor to aim at
+
+__device__ inline float gram_value(KernelKind kind, bool minus_one, float norm_i, float norm_j, float inner,
+                                   float gamma) {
+  if (!minus_one) return exp_nonpositive(-gamma * squared_distance(norm_i, norm_j, inner));
+  return gram_entry(kind, norm_i, norm_j, inner, gamma);
+}
+
+// The exact diagonal; finite - finite = 0, and NaN stays.
+__device__ inline float diagonal_value(KernelKind kind, bool minus_one, float norm, float value) {
+  if (kind == KernelKind::linear) return value;
+  return diagonal_minus_one(norm) + (minus_one ? 0.0f : 1.0f);
+}
+
+template <bool kTf32>
+__global__ void __launch_bounds__(kBlock) squared_norms_kernel(Features f, float* norms, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
+  if (i >= n) return;  // a whole warp
+  float sum = 0;
+  for (int64_t column = threadIdx.x % kWarp * 4; column < f.d; column += kWarp * 4) {
+    const float4 x = four_features(f, i, column);
+    const float4 mean = f.type == FeatureType::float32 ? *reinterpret_cast<const float4*>(f.means + column)
+                                                       : make_float4(0, 0, 0, 0);
+    float v[4] = {x.x - mean.x, x.y - mean.y, x.z - mean.z, x.w - mean.w};
+#pragma unroll
+    for (float& e : v) {
+      if (kTf32) e = round_to_tf32(e);
+      sum += e * e;
+    }
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) norms[i] = sum;
+}
+
+struct PanelArguments {
+  Features f;
+  const float* norms;
+  const double* parameters;
+  Panel panel;
+  bool symmetric;
+};
+
+template <class Tile, template <class, int> class Rows>
+__global__ void __launch_bounds__(kBlock, 1) gram_panel_kernel(PanelArguments p) {
+#ifdef BIDO_HAS_WGMMA
+  constexpr bool kRuns = true;
+#else
+  constexpr bool kRuns = !Tile::kWgmma;
+#endif
+  if constexpr (kRuns) {
+    const Panel& out = p.panel;
+    const int64_t tiles_m = (out.rows + Tile::kRowsA - 1) / Tile::kRowsA;
+    const int64_t tiles_n = (out.columns + Tile::kRowsB - 1) / Tile::kRowsB;
+    const int64_t block = blockIdx.x, per_group = kRowsOfTiles * tiles_n, first = block / per_group * kRowsOfTiles;
+    const int64_t height = tiles_m - first < kRowsOfTiles ? tiles_m - first : kRowsOfTiles;
+    const int64_t i_begin = (first + block % per_group % height) * Tile::kRowsA;
+    const int64_t j_begin = block % per_group / height * Tile::kRowsB;
+    // All of the tile below the diagonal: its mirror image is written instead.
+    if (p.symmetric && j_begin + Tile::kRowsB <= i_begin) return;
+    const int64_t i_first = out.row_begin + i_begin, j_first = out.column_begin + j_begin;
+    const bool same = Tile::kRowsA == Tile::kRowsB && i_first == j_first;  // rows beyond the panel are read, too
+    const Tile tile;
+    Rows<typename Tile::Product, Tile::kRowsA> a(p.f, i_first, out.n - 1);
+    Rows<typename Tile::Product, Tile::kRowsB> b(p.f, j_first, out.n - 1);
+    float total[Tile::kAccumulators] = {};
+    block_product(tile, a, b, 0, p.f.d, same, total);
+    const float gamma = static_cast<float>(p.parameters[p.f.parameter]);
+#pragma unroll
+    for (int k = 0; k < Tile::kAccumulators; ++k) {
+      const Place place = tile.place(k);
+      const int64_t i = i_begin + place.row, j = j_begin + place.column;
+      if (i >= out.rows || j >= out.columns) continue;
+      const int64_t from_diagonal = out.column_begin + j - (out.row_begin + i);
+      if (p.symmetric && from_diagonal < 0) continue;  // one owner per entry: both halves hold the same bits
+      const float norm_i = p.norms[out.row_begin + i], norm_j = p.norms[out.column_begin + j];
+      float value = gram_value(p.f.kind, out.minus_one, norm_i, norm_j, total[k], gamma);
+      if (from_diagonal == 0) value = diagonal_value(p.f.kind, out.minus_one, norm_i, value);
+      out.out[i * out.stride + j] = value;
+      if (p.symmetric) out.out[j * out.stride + i] = value;
+    }
+  }
+}
+
+struct SplitArguments {
+  FeatureGroup group;
+  int splits[kMostPerLaunch], offsets[kMostPerLaunch];
+  const double* parameters;
+  float* partial;  // [all splits, n, n], upper tiles
+  float* out;      // [slots, n, n]
+  int64_t n;
+};
+
+template <class Tile, template <class, int> class Rows>
+__global__ void __launch_bounds__(kBlock, 2) partial_products_kernel(SplitArguments s) {
+  const Features& f = s.group.v[blockIdx.y];
+  const int64_t splits = s.splits[blockIdx.y], tiles = (s.n + Tile::kRowsA - 1) / Tile::kRowsA;
+  const int64_t pairs = upper_tile_count(tiles), split = blockIdx.x / pairs;
+  if (split >= splits) return;
+  const TileIndex index = upper_tile(blockIdx.x % pairs);
+  const int64_t i_begin = index.row * Tile::kRowsA, j_begin = index.column * Tile::kRowsB;
+  constexpr int64_t kDepth = Tile::Product::kDepth;
+  const int64_t steps = (f.d + kDepth - 1) / kDepth;
+  const int64_t begin = steps * split / splits * kDepth, end = steps * (split + 1) / splits * kDepth;
+  const Tile tile;
+  Rows<typename Tile::Product, Tile::kRowsA> a(f, i_begin, s.n - 1);
+  Rows<typename Tile::Product, Tile::kRowsB> b(f, j_begin, s.n - 1);
+  float total[Tile::kAccumulators] = {};
+  block_product(tile, a, b, begin, end < f.d ? end : f.d, i_begin == j_begin, total);
+  float* const out = s.partial + (s.offsets[blockIdx.y] + split) * s.n * s.n;
+#pragma unroll
+  for (int k = 0; k < Tile::kAccumulators; ++k) {
+    const Place place = tile.place(k);
+    const int64_t i = i_begin + place.row, j = j_begin + place.column;
+    if (i < s.n && j < s.n) out[i * s.n + j] = total[k];
+  }
+}
+
+// One entry on or above the diagonal per thread; entry (i, j) of 16 x 16 blocks of them.
+__global__ void __launch_bounds__(kBlock) gram_of_products_kernel(SplitArguments s) {
+  const Features& f = s.group.v[blockIdx.y];
+  const TileIndex index = upper_tile(blockIdx.x);
+  const int64_t i = index.row * 16 + threadIdx.x / 16, j = index.column * 16 + threadIdx.x % 16;
+  if (i > j || j >= s.n) return;
+  const float* products = s.partial + s.offsets[blockIdx.y] * s.n * s.n;
+  float inner = 0, norm_i = 0, norm_j = 0;
+  for (int k = 0; k < s.splits[blockIdx.y]; ++k, products += s.n * s.n) {
+    inner += products[i * s.n + j];
+    norm_i += products[i * (s.n + 1)];
+    norm_j += products[j * (s.n + 1)];
+  }
+  const float gamma = static_cast<float>(s.parameters[f.parameter]);
+  float value = gram_value(f.kind, true, norm_i, norm_j, inner, gamma);
+  if (i == j) value = diagonal_value(f.kind, true, norm_i, value);
+  float* const out = s.out + f.slot * s.n * s.n;
+  out[i * s.n + j] = value;
+  out[j * s.n + i] = value;
+}
+
+// Whether whole matrices would leave multiprocessors without work.
+bool split_pays(int64_t n, int processors) { return upper_tile_count(ceil_div(n, 64)) < kWaves * processors; }
+
+void split_grams(const char* op, const std::vector<Features>& features, const Tensor& parameters,
+                 const Tensor& out, int64_t n) {
+  const int64_t pairs = upper_tile_count(ceil_div(n, 64));
+  const double blocks = static_cast<double>(kWaves * multiprocessors(out)) / static_cast<double>(pairs);
+  SplitArguments s{};
+  s.n = n;
+  s.parameters = static_cast<const double*>(parameters.const_data_ptr());
+  s.out = static_cast<float*>(out.mutable_data_ptr());
+  double width = 0;
+  for (const Features& f : features) width += static_cast<double>(f.d);
+  int64_t all = 0, most = 0;
+  for (const Features& f : features) {
+    const auto share = static_cast<int64_t>(std::lround(blocks * static_cast<double>(f.d) / width));
+    const int64_t splits = std::max<int64_t>(1, std::min(ceil_div(f.d, kLeastColumns), share));
+    s.splits[s.group.count] = static_cast<int>(splits);
+    s.offsets[s.group.count] = static_cast<int>(all);
+    s.group.v[s.group.count++] = f;
+    all += splits;
+    most = std::max(most, splits);
+  }
+  const Tensor partial = empty_like_with(out, {all, n, n}, ScalarType::Float);
+  s.partial = static_cast<float*>(partial.mutable_data_ptr());
+  const dim3 grid(static_cast<unsigned>(pairs * most), s.group.count);
+  const auto run = [&](auto kernel, int bytes) { launch(op, out, kernel, grid, bytes, s); };
+  switch (features[0].type) {
+    case FeatureType::float32:
+      if (features[0].tf32) {
+        using Tile = WarpTile<Tf32Product, 64, 64, 2>;
+        run(partial_products_kernel<Tile, FloatRows>, Tile::kSharedBytes);
+      } else {
+        using Tile = WarpTile<Float32Product, 64, 64, 2>;
+        run(partial_products_kernel<Tile, FloatRows>, Tile::kSharedBytes);
+      }
+      break;
+    case FeatureType::half: {
+      using Tile = WarpTile<HalfProduct, 64, 64, 2>;
+      run(partial_products_kernel<Tile, HalfRows>, Tile::kSharedBytes);
+      break;
+    }
+    case FeatureType::bfloat16: {
+      using Tile = WarpTile<BFloat16Product, 64, 64, 2>;
+      run(partial_products_kernel<Tile, HalfRows>, Tile::kSharedBytes);
+      break;
+    }
+  }
+  launch(op, out, gram_of_products_kernel,
+         dim3(static_cast<unsigned>(upper_tile_count(ceil_div(n, 16))), s.group.count), 0, s);
+}
+
+template <class Product, template <class, int> class Rows>
+void launch_panel(const char* op, const Tensor& like, const PanelArguments& p) {
+  const auto run = [&](auto kernel, int64_t tile_rows, int64_t tile_columns, int bytes) {
+    const int64_t blocks = ceil_div(p.panel.rows, tile_rows) * ceil_div(p.panel.columns, tile_columns);
+    launch(op, like, kernel, dim3(static_cast<unsigned>(blocks)), bytes, p);
+  };
+#if defined(BIDO_BUILT_FOR_SM90A) || defined(BIDO_EMULATED)
+  if (major_capability(like) == 9) {
+    using Tile = WarpgroupTile<Product>;
+    return run(gram_panel_kernel<Tile, Rows>, Tile::kRowsA, Tile::kRowsB, Tile::kSharedBytes);
+  }
+#endif
+  using Tile = WarpTile<Product, 128, 64, 4>;
+  run(gram_panel_kernel<Tile, Rows>, Tile::kRowsA, Tile::kRowsB, Tile::kSharedBytes);
+}
+
+}  // namespace
+
+Tensor squared_norms(const char* op, const Features& f, const Tensor& like, int64_t n) {
+  const Tensor norms = empty_like_with(like, {n}, ScalarType::Float);
+  const dim3 grid(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)));
+  float* const target = static_cast<float*>(norms.mutable_data_ptr());
+  if (f.type == FeatureType::float32 && f.tf32) {
+    launch(op, like, squared_norms_kernel<true>, grid, 0, f, target, n);
+  } else {
+    launch(op, like, squared_norms_kernel<false>, grid, 0, f, target, n);
+  }
+  return norms;
+}
+
+void gram_panel(const char* op, const Features& f, const Tensor& norms, const Tensor& parameters,
+                const Panel& panel) {
+  const bool whole = panel.rows == panel.n && panel.columns == panel.n;
+  const PanelArguments p{f, static_cast<const float*>(norms.const_data_ptr()),
+                         static_cast<const double*>(parameters.const_data_ptr()), panel, whole};
+  switch (f.type) {
+    case FeatureType::float32:
+      return f.tf32 ? launch_panel<Tf32Product, FloatRows>(op, norms, p)
+                            : launch_panel<Float32Product, FloatRows>(op, norms, p);
+    case FeatureType::half:
+      return launch_panel<HalfProduct, HalfRows>(op, norms, p);
+    case FeatureType::bfloat16:
+      return launch_panel<BFloat16Product, HalfRows>(op, norms, p);
+  }
+}
+
+void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out) {
+  const int64_t n = list.n;
+  for (const FeatureType type : {FeatureType::float32, FeatureType::half, FeatureType::bfloat16}) {
+    std::vector<Features> same;
+    for (const Features& f : list.features)
+      if (f.type == type) same.push_back(f);
+    if (split_pays(n, multiprocessors(out))) {
+      for (size_t begin = 0; begin < same.size(); begin += kMostPerLaunch) {
+        const auto last = std::min(same.size(), begin + kMostPerLaunch);
+        split_grams(op, {same.begin() + begin, same.begin() + last}, parameters, out, n);
+      }
+    } else {
+      for (const Features& f : same) {
+        float* const target = static_cast<float*>(out.mutable_data_ptr()) + f.slot * n * n;
+        gram_panel(op, f, squared_norms(op, f, out, n), parameters, {target, n, n, 0, n, 0, n, true});
+      }
+    }
+  }
+}
+
+}  // namespace bido

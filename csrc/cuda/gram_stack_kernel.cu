@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// gram_stack on CUDA:  the Gram matrices up to centering of a group of variables over the same samples,
+// [m, n, n], and the gradients of the features. For few samples the products of all variables are one launch
+// (gram_products.cu), and so are their gradients (weighted_product.cu).
+#include "group.h"
+#include "gram_weights.h"
+#include "library.h"
+
+namespace bido {
+
+Tensor double_center_cuda(Tensor k);
+
+namespace {
+
+struct WeightsArguments {
+  const float *grad, *stack;
+  const double* parameters;
+  float* weights;
+  int64_t n;
+  bool is_k;
+  int kinds[kMostPerLaunch];
+};
+
+// 32 x 32 entries per block; the transposed gradient comes through shared memory.
+__global__ void __launch_bounds__(kBlock) gram_weights_kernel(WeightsArguments w) {
+  __shared__ float mirror[32][33];
+  const int64_t base = static_cast<int64_t>(blockIdx.z) * w.n * w.n;
+  const int64_t i_begin = static_cast<int64_t>(blockIdx.x) * 32, j_begin = static_cast<int64_t>(blockIdx.y) * 32;
+  const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
+  for (int r = line; r < 32; r += kBlock / 32) {
+    const int64_t j = j_begin + r, i = i_begin + lane;
+    mirror[r][lane] = i < w.n && j < w.n ? w.grad[base + j * w.n + i] : 0.0f;
+  }
+  __syncthreads();
+  const auto kind = static_cast<KernelKind>(w.kinds[blockIdx.z]);
+  const auto gamma = static_cast<float>(w.parameters[blockIdx.z]);
+  for (int r = line; r < 32; r += kBlock / 32) {
+    const int64_t i = i_begin + r, j = j_begin + lane;
+    if (i >= w.n || j >= w.n) continue;
+    const int64_t at = base + i * w.n + j;
+    const float g = 0.5f * (w.grad[at] + mirror[lane][r]);
+    const float weight = feature_weight(kind, w.stack[at] - (w.is_k ? 1.0f : 0.0f), g, gamma);
+    // The diagonal cancels against itself; its round-off would drown small weights.
+    w.weights[at] = i == j && kind != KernelKind::linear ? 0.0f : weight;
+  }
+}
+
+}  // namespace
+
+Tensor gram_weights(const char* op, const Tensor& grad, const Tensor& stack, const Tensor& parameters,
+                    const std::vector<int64_t>& kinds, bool is_k) {
+  const int64_t count = stack.size(0), n = stack.size(1);
+  STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Float && stack.scalar_type() == ScalarType::Float &&
+                      grad.is_contiguous() && stack.is_contiguous() && grad.numel() == stack.numel() &&
+                      stack.size(2) == n && parameters.numel() == count,
+                  op, ": gradients and Gram matrices must be float32 (m, n, n)");
+  const Tensor weights = empty_like_with(stack, {count, n, n}, ScalarType::Float);
+  for (int64_t begin = 0; begin < count; begin += kMostPerLaunch) {
+    const int64_t here = count - begin < kMostPerLaunch ? count - begin : kMostPerLaunch;
+    WeightsArguments w{static_cast<const float*>(grad.const_data_ptr()) + begin * n * n,
+                       static_cast<const float*>(stack.const_data_ptr()) + begin * n * n,
+                       static_cast<const double*>(parameters.const_data_ptr()) + begin,
+                       static_cast<float*>(weights.mutable_data_ptr()) + begin * n * n,
+                       n,
+                       is_k,
+                       {}};
+    for (int64_t k = 0; k < here; ++k) w.kinds[k] = static_cast<int>(kinds[begin + k]);
+    const auto blocks = static_cast<unsigned>(ceil_div(n, 32));
+    launch(op, weights, gram_weights_kernel, dim3(blocks, blocks, static_cast<unsigned>(here)), 0, w);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    if (kinds[k] != static_cast<int64_t>(KernelKind::linear)) continue;
+    Tensor own = torch::stable::select(weights, 0, k);
+    torch::stable::copy_(own, double_center_cuda(own));
+  }
+  return weights;
+}
+
+std::vector<Tensor> in_dtype_of(const std::vector<Tensor>& grads, const std::vector<Tensor>& like) {
+  std::vector<Tensor> result;
+  for (size_t k = 0; k < grads.size(); ++k)
+    result.push_back(grads[k].scalar_type() == like[k].scalar_type()
+                         ? grads[k]
+                         : torch::stable::to(grads[k], like[k].scalar_type()));
+  return result;
+}
+
+Tensor gram_stack_cuda(std::vector<Tensor> variables, Tensor parameters, std::vector<int64_t> kinds, bool tf32) {
+  const char* const op = "gram_stack";
+  const OnDevice guard(parameters);
+  FeatureList list = features_of(op, variables, parameters, kinds, tf32);
+  const int64_t n = list.n, count = static_cast<int64_t>(kinds.size());
+  Tensor stack = empty_like_with(parameters, {count, n, n}, ScalarType::Float);
+  for (int64_t k = 0; k < list.count(); ++k) list.features[k].slot = static_cast<int>(list.index[k]);
+  fill_grams(op, list, parameters, stack);
+  for (int64_t v = 0; v < count; ++v) {
+    if (is_features(kinds[v])) continue;
+    Tensor own = torch::stable::select(stack, 0, v);
+    if (kinds[v] == static_cast<int64_t>(KernelKind::gram)) {
+      torch::stable::copy_(own, variables[v]);
+    } else {
+      fill_label_gram(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
+                      static_cast<float*>(own.mutable_data_ptr()));
+    }
+  }
+  return stack;
+}
+
+std::vector<Tensor> gram_stack_backward_cuda(Tensor grad, Tensor stack, std::vector<Tensor> variables,
+                                             Tensor parameters, std::vector<int64_t> kinds, bool tf32) {
+  const char* const op = "gram_stack_backward";
+  const OnDevice guard(parameters);
+  const FeatureList list = features_of(op, variables, parameters, kinds, tf32);
+  STD_TORCH_CHECK(list.count() == static_cast<int64_t>(kinds.size()), op, ": only features have a gradient");
+  const Tensor weights = gram_weights(op, torch::stable::contiguous(grad), torch::stable::contiguous(stack),
+                                      parameters, kinds, false);
+  std::vector<Tensor> outs;
+  for (int64_t k = 0; k < list.count(); ++k)
+    outs.push_back(empty_like_with(list.tensors[k], {list.n, list.features[k].d}, list.tensors[k].scalar_type()));
+  weighted_products(op, weights, list, outs, 0);
+  return in_dtype_of(outs, variables);
+}
+
+}  // namespace bido
+
+BIDO_CUDA_LIBRARY_IMPL(m) {
+  m.impl("gram_stack", TORCH_BOX(&bido::gram_stack_cuda));
+  m.impl("gram_stack_backward", TORCH_BOX(&bido::gram_stack_backward_cuda));
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One block of a product, C += A B', by the tensor cores: a pipeline from global memory through registers,
+// where operands are centered, rounded and split, into swizzled tiles in shared memory (operand_tile.h), and
+// from there into mma.sync or wgmma. Both operands lie K-major; who fills them is a loader
+// (operand_loaders.cuh). Features have to be changed on their way in, which is why they pass through
+// registers and not through the bulk copy engine.
+#pragma once
+
+#include "../common/operand_tile.h"
+#include "device.cuh"
+#include "matrix_instructions.cuh"
+
+namespace bido {
+
+// float32: three TF32 products of split operands, float32 accuracy. tf32, half, bfloat16: one product.
+struct Float32Product {
+  static constexpr Element kElement = Element::tf32;
+  static constexpr int kPlanes = 2;
+  static constexpr int kDepth = 32;
+};
+struct Tf32Product {
+  static constexpr Element kElement = Element::tf32;
+  static constexpr int kPlanes = 1;
+  static constexpr int kDepth = 32;
+};
+struct HalfProduct {
+  static constexpr Element kElement = Element::half;
+  static constexpr int kPlanes = 1;
+  static constexpr int kDepth = 64;
+};
+struct BFloat16Product {
+  static constexpr Element kElement = Element::bfloat16;
+  static constexpr int kPlanes = 1;
+  static constexpr int kDepth = 64;
+};
+
+// The tensor cores truncate what they add up: after this many steps the sum goes to a register.
+constexpr int kStepsPerSum = 64;
+
+// A stage of the pipeline in shared memory: planes of A, then planes of B.
+template <class Product, int kRowsA, int kRowsB>
+struct Stage {
+  static constexpr int kPlaneA = kRowsA * kRowBytes, kPlaneB = kRowsB * kRowBytes;
+  static constexpr int kBytes = Product::kPlanes * (kPlaneA + kPlaneB);
+  char* start;
+  __device__ char* a(int plane) const { return start + plane * kPlaneA; }
+  __device__ char* b(int plane) const { return start + Product::kPlanes * kPlaneA + plane * kPlaneB; }
+};
+
+// mma.sync: eight warps of 32 x 32 (or less) each.
+template <class ProductKind, int kRowsOfA, int kRowsOfB, int kWarpsM>
+struct WarpTile {
+  using Product = ProductKind;
+  static constexpr int kRowsA = kRowsOfA, kRowsB = kRowsOfB, kStages = 2;
+  static constexpr int kWarpsN = kBlock / kWarp / kWarpsM;
+  static constexpr int kWarpRows = kRowsA / kWarpsM, kWarpColumns = kRowsB / kWarpsN;
+  static constexpr int kM = kWarpRows / 16, kN = kWarpColumns / 8;
+  static_assert(kM * 16 == kWarpRows && kN % 2 == 0 && kN * 8 == kWarpColumns);
+  static constexpr int kAccumulators = kM * kN * 4;
+  static constexpr bool kWgmma = false;
+  using StageOf = Stage<Product, kRowsA, kRowsB>;
+  static constexpr int kSharedBytes = kStages * StageOf::kBytes;
+
+  int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+
+  __device__ Place place(int index) const {
+    const int m = index / (kN * 4), n = index / 4 % kN;
+    const Place p = accumulator_place(lane, index % 4);
+    return {warp / kWarpsN * kWarpRows + m * 16 + p.row, warp % kWarpsN * kWarpColumns + n * 8 + p.column};
+  }
+
+  // Fragments of 16 rows (or 2 x 8 rows of B) over 32 bytes of depth, by one ldmatrix.
+  __device__ void load_a(uint32_t (&out)[4], const char* tile, int m, int slice) const {
+    const int row = warp / kWarpsN * kWarpRows + m * 16 + lane % 16;
+    load_matrices(out, shared_address(tile + chunk_offset(row, 2 * slice + lane / 16)));
+  }
+  __device__ void load_b(uint32_t (&out)[4], const char* tile, int n, int slice) const {
+    const int row = warp % kWarpsN * kWarpColumns + n * 8 + lane % 8 + lane / 16 * 8;
+    load_matrices(out, shared_address(tile + chunk_offset(row, 2 * slice + lane / 8 % 2)));
+  }
+
+  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a) const {
+    auto& c = reinterpret_cast<float(&)[kM][kN][4]>(acc);
+#pragma unroll
+    for (int slice = 0; slice < kRowBytes / 32; ++slice) {
+      uint32_t a[Product::kPlanes][kM][4], b[Product::kPlanes][kN / 2][4];
+#pragma unroll
+      for (int plane = 0; plane < Product::kPlanes; ++plane) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m) load_a(a[plane][m], stage.a(plane), m, slice);
+#pragma unroll
+        for (int n = 0; n < kN / 2; ++n)
+          load_b(b[plane][n], b_is_a ? stage.a(plane) : stage.b(plane), 2 * n, slice);
+      }
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+          if constexpr (Product::kPlanes == 2) {  // the small terms first
+            multiply<Product::kElement>(c[m][n], a[0][m], &b[1][n / 2][n % 2 * 2]);
+            multiply<Product::kElement>(c[m][n], a[1][m], &b[0][n / 2][n % 2 * 2]);
+          }
+          multiply<Product::kElement>(c[m][n], a[0][m], &b[0][n / 2][n % 2 * 2]);
+        }
+      }
+    }
+  }
+  __device__ void before_barrier() const {}
+  __device__ void wait_previous() const {}
+  __device__ void wait_all() const {}
+};
+
+// wgmma on sm_90a: two warpgroups of 64 x 128 each. Three stages, so that one barrier a step is enough: the
+// stage being written was read two steps ago.
+template <class ProductKind>
+struct WarpgroupTile {
+  using Product = ProductKind;
+  static constexpr int kRowsA = 128, kRowsB = 128, kStages = 3;
+  static constexpr int kAccumulators = 64;
+  static constexpr bool kWgmma = true;
+  using StageOf = Stage<Product, kRowsA, kRowsB>;
+  static constexpr int kSharedBytes = kStages * StageOf::kBytes;
+
+  int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+
+  __device__ Place place(int index) const {
+    const Place p = accumulator_place(lane, index % 4);
+    return {warp * 16 + p.row, index / 4 * 8 + p.column};
+  }
+
+  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a) const {
+    begin_wgmma();
+#pragma unroll
+    for (int slice = 0; slice < kRowBytes / 32; ++slice) {
+      uint64_t a[Product::kPlanes], b[Product::kPlanes];
+#pragma unroll
+      for (int plane = 0; plane < Product::kPlanes; ++plane) {
+        const char* rows = stage.a(plane) + warp / 4 * 64 * kRowBytes;
+        const char* columns = b_is_a ? stage.a(plane) : stage.b(plane);
+        a[plane] = tile_descriptor(shared_address(rows) + slice * 32);
+        b[plane] = tile_descriptor(shared_address(columns) + slice * 32);
+      }
+      if constexpr (Product::kPlanes == 2) {
+        multiply_wgmma<Product::kElement>(acc, a[0], b[1]);
+        multiply_wgmma<Product::kElement>(acc, a[1], b[0]);
+      }
+      multiply_wgmma<Product::kElement>(acc, a[0], b[0]);
+    }
+    commit_wgmma();
+  }
+  __device__ void before_barrier() const { fence_shared_for_wgmma(); }
+  __device__ void wait_previous() const { wait_wgmma<1>(); }
+  __device__ void wait_all() const { wait_wgmma<0>(); }
+};
+
+// total += A B' over entries begin..end of the summed dimension. `b_is_a`: both operands are the same rows.
+// Ends with a barrier: shared memory is free again.
+template <class Tile, class LoaderA, class LoaderB>
+__device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t begin, int64_t end, bool b_is_a,
+                              float (&total)[Tile::kAccumulators]) {
+  using Product = typename Tile::Product;
+  using StageOf = typename Tile::StageOf;
+  char* const shared = dynamic_shared_memory();
+  const auto stage = [&](int k) { return StageOf{shared + k % Tile::kStages * StageOf::kBytes}; };
+  const auto load = [&](int k) {
+    a.load(begin + static_cast<int64_t>(k) * Product::kDepth);
+    if (!b_is_a) b.load(begin + static_cast<int64_t>(k) * Product::kDepth);
+  };
+  const auto store = [&](int k) {
+    const StageOf s = stage(k);
+    a.store(s.a(0), StageOf::kPlaneA);
+    if (!b_is_a) b.store(s.b(0), StageOf::kPlaneB);
+  };
+  const int steps = static_cast<int>((end - begin + Product::kDepth - 1) / Product::kDepth);
+  float acc[Tile::kAccumulators] = {};
+  if (steps > 0) {
+    load(0);
+    store(0);
+  }
+  if (steps > 1) load(1);
+  for (int k = 0; k < steps; ++k) {
+    tile.before_barrier();
+    __syncthreads();
+    tile.issue(acc, stage(k), b_is_a);
+    if (k + 1 < steps) {
+      tile.wait_previous();
+      store(k + 1);
+      if (k + 2 < steps) load(k + 2);
+    }
+    if ((k + 1) % kStepsPerSum == 0) {
+      tile.wait_all();
+#pragma unroll
+      for (int i = 0; i < Tile::kAccumulators; ++i) {
+        total[i] += acc[i];
+        acc[i] = 0;
+      }
+    }
+  }
+  tile.wait_all();
+#pragma unroll
+  for (int i = 0; i < Tile::kAccumulators; ++i) total[i] += acc[i];
+  __syncthreads();
+}
+
+}  // namespace bido
