@@ -25,7 +25,7 @@ from bido_ext import _serve
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
 CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
-CUDA_KERNELS = ("gaussian_gram",)
+CUDA_KERNELS = (*CPU_KERNELS, "nhsic")
 TRITON_KERNELS = CPU_KERNELS
 ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
@@ -122,8 +122,13 @@ def can_stream(device: str, dtype: torch.dtype) -> bool:
     """Whether hsic of features accumulating in ``dtype`` can run without n x n matrices on ``device``."""
     if keeps_tiles(device):
         return True
-    triton = _serve.has_triton() and FORCED in (None, "triton") and dtype != torch.float64
-    return triton and (device == "cuda" or (INTERPRETED and FORCED == "triton"))
+    if dtype == torch.float64:
+        return False
+    triton = _serve.has_triton() and FORCED in (None, "triton")
+    native = _cuda_problem is None and FORCED in (None, "native")
+    if device == "cuda":
+        return triton or native
+    return triton and INTERPRETED and FORCED == "triton"
 
 
 def backends() -> list[BackendRow]:
@@ -131,13 +136,21 @@ def backends() -> list[BackendRow]:
     rows = []
     for op in ALL_OPS:
         if op in COMPOSITES:
-            rows += [
-                BackendRow(op, device, "composite", COMPOSITES[op]) for device in ("cpu", "cuda")
-            ]
+            rows.append(BackendRow(op, "cpu", "composite", COMPOSITES[op]))
+            rows.append(BackendRow(op, "cuda", "composite", COMPOSITES[op] + _small_batches(op)))
             continue
         rows.append(_row(op, "cpu", op in CPU_KERNELS, _cpu_problem))
         rows.append(_row(op, "cuda", op in CUDA_KERNELS, _cuda_problem))
     return rows
+
+
+def _small_batches(op: str) -> str:
+    """What serves the batches for which a composition has a kernel of its own on CUDA devices."""
+    if op not in CUDA_KERNELS or _cuda_problem is not None:
+        return ""
+    return (
+        f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda after a self-check at first use, never run on hardware"
+    )
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:
@@ -158,7 +171,7 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
         return BackendRow(op, device, "reference", f"BIDO_EXT_BACKEND=reference{note}")
     if FORCED == "native":
         if has_kernel and problem is None:
-            reason = f"compiled kernel of bido_cuda{forced}; forward only, never run on hardware"
+            reason = f"compiled kernel of bido_cuda{forced}; never run on hardware; float64 is refused"
             return BackendRow(op, device, "cuda", reason + note)
         why_not = problem if has_kernel else "bido_cuda has no kernel for it"
         return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {why_not}{note}")
@@ -168,7 +181,12 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
             or "; serves after a self-check at first use, else the reference; float64: reference"
         )
         return BackendRow(op, device, "triton", f"Triton kernel, never run on hardware{how}{note}")
-    return BackendRow(op, device, "reference", f"triton is not installed{note}")
+    if problem is None:
+        how = "; serves after a self-check at first use, else the reference; float64: reference"
+        return BackendRow(
+            op, device, "cuda", f"compiled kernel of bido_cuda, never run on hardware{how}{note}"
+        )
+    return BackendRow(op, device, "reference", f"triton is not installed, and {problem}{note}")
 
 
 def build_info() -> dict[str, str]:

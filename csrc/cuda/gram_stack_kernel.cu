@@ -23,7 +23,7 @@ struct WeightsArguments {
 };
 
 // 32 x 32 entries per block; the transposed gradient comes through shared memory.
-__global__ void __launch_bounds__(kBlock) gram_weights_kernel(WeightsArguments w) {
+__global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_constant__ WeightsArguments w) {
   __shared__ float mirror[32][33];
   const int64_t base = static_cast<int64_t>(blockIdx.z) * w.n * w.n;
   const int64_t i_begin = static_cast<int64_t>(blockIdx.x) * 32, j_begin = static_cast<int64_t>(blockIdx.y) * 32;

@@ -73,18 +73,19 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
     }
     __syncthreads();
     const double pivot = row[k], p = pivot > 0 ? 1 / pivot : NAN;
+    // Column by column: only one entry of the pivot's row and those of its column are in registers.
+    double of_column[kOwn];
 #pragma unroll
-    for (int r = 0; r < kOwn; ++r) {
-      const int i = ty + r * kSide;
-      const double of_row = column[i] * p;
+    for (int r = 0; r < kOwn; ++r) of_column[r] = column[ty + r * kSide];
 #pragma unroll
-      for (int s = 0; s < kOwn; ++s) {
-        const int j = tx + s * kSide;
-        if (i == k) {
-          a[r][s] = j == k ? p : row[j] * p;
-        } else {
-          a[r][s] = j == k ? -of_row : a[r][s] - of_row * row[j];
-        }
+    for (int s = 0; s < kOwn; ++s) {
+      const int j = tx + s * kSide;
+      const bool pivot_here = j == k;
+      const double scaled = pivot_here ? p : row[j] * p;
+#pragma unroll
+      for (int r = 0; r < kOwn; ++r) {
+        const double entry = (pivot_here ? 0.0 : a[r][s]) - of_column[r] * scaled;
+        a[r][s] = ty + r * kSide == k ? scaled : entry;
       }
     }
   }

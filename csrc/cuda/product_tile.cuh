@@ -80,7 +80,11 @@ struct WarpTile {
     load_matrices(out, shared_address(tile + chunk_offset(row, 2 * slice + lane / 8 % 2)));
   }
 
-  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a) const {
+  // `fresh`: the accumulators start at zero.
+  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, bool fresh) const {
+    if (fresh)
+#pragma unroll
+      for (float& value : acc) value = 0;
     auto& c = reinterpret_cast<float(&)[kM][kN][4]>(acc);
 #pragma unroll
     for (int slice = 0; slice < kRowBytes / 32; ++slice) {
@@ -129,7 +133,8 @@ struct WarpgroupTile {
     return {warp * 16 + p.row, index / 4 * 8 + p.column};
   }
 
-  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a) const {
+  // Nothing but wgmma may touch the accumulators while products run: a fresh sum is told to the first of them.
+  __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, bool fresh) const {
     begin_wgmma();
 #pragma unroll
     for (int slice = 0; slice < kRowBytes / 32; ++slice) {
@@ -141,11 +146,14 @@ struct WarpgroupTile {
         a[plane] = tile_descriptor(shared_address(rows) + slice * 32);
         b[plane] = tile_descriptor(shared_address(columns) + slice * 32);
       }
+      const bool add = slice > 0 || !fresh;
       if constexpr (Product::kPlanes == 2) {
-        multiply_wgmma<Product::kElement>(acc, a[0], b[1]);
-        multiply_wgmma<Product::kElement>(acc, a[1], b[0]);
+        multiply_wgmma<Product::kElement>(acc, a[0], b[1], add);
+        multiply_wgmma<Product::kElement>(acc, a[1], b[0], true);
+        multiply_wgmma<Product::kElement>(acc, a[0], b[0], true);
+      } else {
+        multiply_wgmma<Product::kElement>(acc, a[0], b[0], add);
       }
-      multiply_wgmma<Product::kElement>(acc, a[0], b[0]);
     }
     commit_wgmma();
   }
@@ -173,33 +181,26 @@ __device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t 
     if (!b_is_a) b.store(s.b(0), StageOf::kPlaneB);
   };
   const int steps = static_cast<int>((end - begin + Product::kDepth - 1) / Product::kDepth);
-  float acc[Tile::kAccumulators] = {};
-  if (steps > 0) {
-    load(0);
-    store(0);
-  }
+  if (steps <= 0) return;
+  float acc[Tile::kAccumulators];
+  load(0);
+  store(0);
   if (steps > 1) load(1);
   for (int k = 0; k < steps; ++k) {
     tile.before_barrier();
     __syncthreads();
-    tile.issue(acc, stage(k), b_is_a);
+    tile.issue(acc, stage(k), b_is_a, k % kStepsPerSum == 0);
     if (k + 1 < steps) {
       tile.wait_previous();
       store(k + 1);
       if (k + 2 < steps) load(k + 2);
     }
-    if ((k + 1) % kStepsPerSum == 0) {
+    if ((k + 1) % kStepsPerSum == 0 || k + 1 == steps) {
       tile.wait_all();
 #pragma unroll
-      for (int i = 0; i < Tile::kAccumulators; ++i) {
-        total[i] += acc[i];
-        acc[i] = 0;
-      }
+      for (int i = 0; i < Tile::kAccumulators; ++i) total[i] += acc[i];
     }
   }
-  tile.wait_all();
-#pragma unroll
-  for (int i = 0; i < Tile::kAccumulators; ++i) total[i] += acc[i];
   __syncthreads();
 }
 

@@ -118,7 +118,7 @@ inline const char* of_descriptor(uint64_t descriptor, int row, int byte, int byt
 }
 
 template <Element E>
-void multiply_now(float* c, uint64_t a, uint64_t b) {
+void multiply_now(float* c, uint64_t a, uint64_t b, bool add) {
   constexpr int kBytes = kElementBytes<E>;
   const int lane = static_cast<int>(threadIdx.x) % emulator::kLanes;
   const int warp = static_cast<int>(threadIdx.x) / emulator::kLanes % 4;
@@ -127,7 +127,7 @@ void multiply_now(float* c, uint64_t a, uint64_t b) {
     float sum = 0;
     for (int byte = 0; byte < 32; byte += kBytes)
       sum += element<E>(of_descriptor(a, row, byte, kBytes)) * element<E>(of_descriptor(b, column, byte, kBytes));
-    c[k] += sum;
+    c[k] = add ? c[k] + sum : sum;
   }
 }
 
@@ -146,12 +146,12 @@ inline void fence_shared_for_wgmma() {}
 inline void begin_wgmma() {}
 
 template <Element E>
-void multiply_wgmma(float (&c)[64], uint64_t a, uint64_t b) {
+void multiply_wgmma(float (&c)[64], uint64_t a, uint64_t b, bool add) {
   float* const target = c;
   if (emulator::lazy_wgmma()) {
-    emulated::pending().open.push_back([=] { emulated::multiply_now<E>(target, a, b); });
+    emulated::pending().open.push_back([=] { emulated::multiply_now<E>(target, a, b, add); });
   } else {
-    emulated::multiply_now<E>(target, a, b);
+    emulated::multiply_now<E>(target, a, b, add);
   }
 }
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU kernels without a GPU: Triton's in its interpreter, CUDA C++ in the emulator, by either matrix unit."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from cuda_emulator import build
+
+from bido_ext import _serve
+from bido_ext._self_check import FAMILIES
+
+
+@dataclass
+class Kernels:
+    """Functions by the names of the contracts, and how to choose between their two ways of making a stack."""
+
+    name: str
+    functions: dict[str, Callable[..., Any]]
+    monkeypatch: pytest.MonkeyPatch
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        return self.functions[function]
+
+    def share_columns(self, shared: bool) -> None:
+        """Whether the columns of a group are shared among blocks (few samples), or tiles are made whole."""
+        if self.name == "triton":
+            stack = importlib.import_module("bido_ext.triton_kernels.gram_stack")
+            split = importlib.import_module("bido_ext.triton_kernels.split_gram")
+            self.monkeypatch.setattr(stack, "pays", lambda features: shared)
+            self.monkeypatch.setattr(split, "LEAST_COLUMNS", 32)
+        else:
+            self.monkeypatch.setenv("BIDO_EMULATOR_MULTIPROCESSORS", "132" if shared else "0")
+
+
+def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    if torch.cuda.is_available():
+        pytest.skip("on a GPU these kernels are tested there (-m gpu)")
+    if name == "triton":
+        pytest.importorskip("triton")
+        loaded = [_serve.functions_of(op, "triton") for op in FAMILIES]
+        return Kernels(name, {k: f for family in loaded for k, f in family.items()}, monkeypatch)
+    monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9" if name == "cuda-wgmma" else "8")
+    monkeypatch.setenv("BIDO_EMULATOR_WGMMA", "lazy")
+    monkeypatch.setenv("BIDO_EMULATOR_ORDER", "shuffle")
+    return Kernels(name, build.functions(tuple(_serve.FAMILY_OF)), monkeypatch)
+
+
+@pytest.fixture(params=["triton", "cuda-mma", "cuda-wgmma"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    return make_kernels(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["cuda-mma", "cuda-wgmma"])
+def cuda_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    return make_kernels(request.param, monkeypatch)
