@@ -20,7 +20,7 @@ import torch
 from benchmarks.machine import machine_line
 from benchmarks.results import default_path
 
-SANITIZED = "tests/test_gpu.py::test_triton_kernels_pass_the_self_check"
+SANITIZED = "tests/test_gpu.py::test_kernels_pass_the_self_check"
 RUN = [sys.executable, "-m", "benchmarks.run", "--device", "cuda"]
 #: Name -> command, in order; the tests first, since no figure of a wrong kernel counts.
 STAGES: dict[str, list[str]] = {
@@ -28,10 +28,17 @@ STAGES: dict[str, list[str]] = {
     "tests": [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow"],
     "memcheck": ["compute-sanitizer", "--tool", "memcheck", sys.executable, "-m", "pytest", "-q", SANITIZED],
     "racecheck": ["compute-sanitizer", "--tool", "racecheck", sys.executable, "-m", "pytest", "-q", SANITIZED],
+    "implementations": [sys.executable, "-m", "benchmarks.implementations"],
+    "implementations in TF32": [sys.executable, "-m", "benchmarks.implementations", "--precision", "high",
+                                "--dtypes", "float32"],
     "steps": [*RUN, "--step", "hsic", "nhsic", "coco", "--n", "64", "256", "1024"],
     "pairs": [*RUN, "--op", "hsic", "--n", "1024", "4096", "8192", "--d", "2048", "12288"],
     "streaming": [*RUN, "--op", "hsic", "--n", "65536", "--d", "2048", "--modes", "streaming",
                   "--no-gate-above", "16384"],
+    "training step": [sys.executable, "-m", "benchmarks.train_step", "--device", "cuda", "--measure", "nhsic",
+                      "--n", "64", "512", "4096"],
+    "training step, hsic": [sys.executable, "-m", "benchmarks.train_step", "--device", "cuda", "--measure",
+                            "hsic", "--n", "64", "512", "4096"],
     "slow tests": [sys.executable, "-m", "pytest", "-q", "-m", "gpu and slow"],
 }  # fmt: skip
 QUICK = ("backends", "tests")

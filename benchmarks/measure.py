@@ -31,6 +31,7 @@ class Timing:
         median, q20, q80: Quantiles in seconds.
         rounds: Number of samples.
         repeats: Calls per sample.
+        samples: Seconds by round.
     """
 
     median: float
@@ -38,6 +39,19 @@ class Timing:
     q80: float
     rounds: int
     repeats: int
+    samples: tuple[float, ...] = ()
+
+
+def paired_ratio(own: Timing, other: Timing) -> tuple[float, float, float]:
+    """Median of the ratios of two calls within the same rounds, and its 95 % interval by order statistics.
+
+    A slow spell of the machine falls on both calls of a round: it cancels here, not in a ratio of medians.
+    """
+    ratios = sorted(a / b for a, b in zip(own.samples, other.samples, strict=True))
+    n = len(ratios)
+    reach = math.ceil(1.96 * math.sqrt(n) / 2)
+    low, high = max(0, n // 2 - reach), min(n - 1, (n - 1) // 2 + reach)
+    return quantile(ratios, 0.5), ratios[low], ratios[high]
 
 
 def interleaved(
@@ -79,7 +93,12 @@ def interleaved(
             seconds[name].append(sample(calls[name], repeats[name]))
     return {
         name: Timing(
-            quantile(taken, 0.5), quantile(taken, 0.2), quantile(taken, 0.8), rounds, repeats[name]
+            quantile(taken, 0.5),
+            quantile(taken, 0.2),
+            quantile(taken, 0.8),
+            rounds,
+            repeats[name],
+            tuple(taken),
         )
         for name, taken in seconds.items()
     }

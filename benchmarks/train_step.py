@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks import bido_step, rivals
 from benchmarks.gate import GateError, Verdict, judge, truth_of
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved
+from benchmarks.measure import MIN_ROUNDS, interleaved, paired_ratio
 from benchmarks.problem import Problem, images
 from benchmarks.registry import OWN, STEP_MEASURES, OpCase, build
 from benchmarks.results import Record, default_path, save
@@ -111,6 +111,8 @@ def run_train_step(
             row |= {"median_ms": 1e3 * time.median, "q20_ms": 1e3 * time.q20}
             row |= {"q80_ms": 1e3 * time.q80, "times_floor": time.median / plain}
             row["times_own"] = time.median / taken[OWN].median
+            ratio, low, high = paired_ratio(time, taken[PLAIN])
+            row["paired_ratio"], row["paired_ratio_95"] = ratio, [low, high]
         rows.append(row)
     return {
         "spec": {**case.spec.to_json(), "name": f"train_step_{measure}"},
@@ -153,7 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except GateError as error:
             print(f"refused: {error}", file=sys.stderr)
             return 1
-        print(text_table(record) + "\n", flush=True)
+        print(text_table(record), flush=True)
+        for row in record["rows"]:
+            if "paired_ratio" in row:
+                low, high = row["paired_ratio_95"]
+                print(
+                    f"{row['name']}: {row['paired_ratio']:.3f} x the plain step of the same round, median; "
+                    f"95 % interval {low:.3f} .. {high:.3f}"
+                )
+        print(flush=True)
         name = f"train_step_{options.measure}"
         save(options.json or default_path(name, options.device), name, [record])
     return 0

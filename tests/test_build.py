@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shutil
@@ -59,3 +60,45 @@ def test_cuda_kernels_do_not_spill() -> None:
         assert int(local) == 0, f"{name} spills {local} bytes"
         assert int(stack) == 0, f"{name} uses {stack} bytes of stack"
         assert int(registers) <= 255
+
+
+@functools.cache
+def sass(architecture: str) -> dict[str, str]:
+    """The machine code of each kernel of bido_cuda for one architecture; skips where it was not built for it."""
+    path = built("bido_cuda.so")
+    listing = subprocess.run(
+        [cuobjdump(), "-sass", "-arch", architecture, str(path)],
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    parts = re.split(r"Function : (\S+)", listing)
+    if len(parts) < 3:
+        pytest.skip(f"bido_cuda was not built for {architecture}")
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+PRODUCTS = ("gram_panel_kernel", "partial_products_kernel", "weighted_product_kernel")
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100"])
+def test_cuda_products_run_on_the_matrix_units(architecture: str) -> None:
+    """mma.sync wherever a warp multiplies; wgmma on Hopper for the large tiles, which elsewhere are empty."""
+    seen = dict.fromkeys(PRODUCTS, 0)
+    for name, code in sass(architecture).items():
+        product = next((p for p in PRODUCTS if p in name), None)
+        if product is None:
+            continue
+        seen[product] += 1
+        if "WarpgroupTile" not in name:
+            assert "HMMA" in code, name
+            assert "HGMMA" not in code, name
+        elif architecture == "sm_90a":
+            assert "HGMMA" in code, name
+        else:
+            assert "MMA" not in code, name
+    assert all(seen.values()), seen
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100"])
+def test_cuda_reductions_have_no_float_atomics(architecture: str) -> None:
+    for name, code in sass(architecture).items():
+        assert not re.search(r"\b(RED|ATOM|ATOMG|ATOMS)\b", code), name

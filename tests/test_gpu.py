@@ -64,16 +64,21 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serve, "_verdicts", {})
 
 
+@pytest.mark.parametrize("implementation", ["triton", "cuda"])
 @pytest.mark.parametrize("op", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=readable)
 @pytest.mark.parametrize("precision", ["highest", "high"])
-def test_triton_kernels_pass_the_self_check(op: str, dtype: torch.dtype, precision: str) -> None:
+def test_kernels_pass_the_self_check(
+    implementation: str, op: str, dtype: torch.dtype, precision: str
+) -> None:
     if op == "hsic" and dtype == torch.float16:
         pytest.skip("gradients of 1e-6 are below what float16 holds")
+    functions = _serve.functions_of(op, implementation)
+    if not functions:
+        pytest.skip(f"{implementation} has no kernel for {op}, or was not built")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        functions = _serve.functions_of(op, "triton")
         self_check(op, functions, dtype, torch.device("cuda"), tf32=precision == "high")
     finally:
         torch.set_float32_matmul_precision(before)
@@ -81,9 +86,11 @@ def test_triton_kernels_pass_the_self_check(op: str, dtype: torch.dtype, precisi
 
 @pytest.mark.usefixtures("fresh_cache")
 @pytest.mark.parametrize("name", _serve.FAMILY_OF)
-def test_triton_serves_float32(name: str) -> None:
+def test_the_first_in_order_serves_float32(name: str) -> None:
+    op = _serve.FAMILY_OF[name]
     chosen = _serve.choose(name, {torch.float32}, torch.device("cuda"))
-    assert chosen is _serve.functions_of(_serve.FAMILY_OF[name], "triton")[name]
+    first = next(f for i in _serve.UNRECORDED if (f := _serve.functions_of(op, i)))
+    assert chosen is first[name]
 
 
 def bido_step(device: str, n: int = 64) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import bido_ext as bx
+from bido_ext import _serve
 
 PACKAGE = Path(bx.__file__).parent
 
@@ -152,19 +153,39 @@ needs_cuda_torch = pytest.mark.skipif(
 @needs_cuda_torch
 def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
     table = run(TABLE, "native").stdout
-    assert "('gaussian_gram', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
+    for op in ("gaussian_gram", "gram_stack", "double_center", "hsic"):
+        assert f"('{op}', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
+    assert "n <= 128: kernel of bido_cuda" in table
     assert "never run on hardware" in table
-    assert "('hsic', 'cuda', 'refused'" in table
     code = (
         "import torch, bido_ext\n"
         "from bido_ext import _serve\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
         "print(all(has(f'bido_ext::{name}', 'CUDA') for name in _serve.FAMILY_OF))\n"
+        "print(sorted(n for op in _serve.FAMILIES for n in _serve.functions_of(op, 'cuda'))"
+        " == sorted(_serve.FAMILY_OF))\n"
         "device = torch.device('cuda')\n"
-        "print(_serve.choose('gaussian_gram', {torch.float32}, device, 'native'))\n"
-        "try:\n    _serve.choose('hsic_backward', {torch.float32}, device, 'native')\n"
+        "print(_serve.choose('hsic_backward', {torch.float32}, device, 'native').__name__)\n"
+        "try:\n    _serve.choose('hsic', {torch.float64}, device, 'native')\n"
         "except NotImplementedError as error:\n    print(error)\n"
     )
     told = run(code, "native").stdout
-    assert told.startswith("True\nbido_cuda.gaussian_gram")
-    assert "bido_ext::hsic_backward has no cuda kernel" in told
+    assert told.startswith("True\nTrue\nbido_cuda.hsic_backward")
+    assert "the cuda kernels do not take float64 features (bido_ext::hsic)" in told
+
+
+def test_a_forced_backend_leaves_what_it_does_not_take_to_a_composition() -> None:
+    """nhsic is a composition of ops, with a kernel for few samples; large batches and float64 compose."""
+    default = _serve._defaults["nhsic"]
+    few, many = torch.rand(64, 3), torch.rand(300, 3)
+    device = torch.device("cuda")
+
+    def chosen(x: torch.Tensor, wide: bool, dtype: torch.dtype) -> object:
+        args = ([x], None, [0], [0], [0], 1e-5, wide, [])
+        return _serve.choose("nhsic", {dtype}, device, "native", args)
+
+    assert chosen(many, True, torch.float32) is default
+    assert chosen(few, False, torch.float32) is default
+    assert chosen(few, True, torch.float64) is default
+    if (PACKAGE / "bido_cuda.so").exists() and torch.version.cuda is not None:
+        assert chosen(few, True, torch.float32) is _serve.functions_of("nhsic", "cuda")["nhsic"]

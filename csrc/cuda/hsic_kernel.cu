@@ -28,7 +28,7 @@ struct SumsArguments {
 };
 
 // blockIdx.y: a task. Columns beyond the panel's own rows stand for their mirror image as well.
-__global__ void __launch_bounds__(kBlock) row_sums_kernel(SumsArguments s) {
+__global__ void __launch_bounds__(kBlock, 4) row_sums_kernel(const __grid_constant__ SumsArguments s) {
   const Entries& e = s.e;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
   if (i >= e.rows) return;  // a whole warp

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.measure import MIN_ROUNDS, interleaved, quantile
+from benchmarks.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio, quantile
 
 
 def test_every_call_has_its_turn_in_every_round() -> None:
@@ -45,3 +45,11 @@ def test_quantiles_interpolate() -> None:
     assert quantile(values, 0.5) == 3.5
     assert quantile(values, 0.2) == 2.0
     assert quantile([7.0], 0.8) == 7.0
+
+
+def test_paired_ratio_cancels_what_slows_a_whole_round() -> None:
+    plain = [1.0, 5.0, 1.0, 1.2, 9.0, 1.0, 1.0, 2.0, 1.0]
+    own = Timing(1, 1, 1, 9, 1, tuple(1.02 * p for p in plain))
+    ratio, low, high = paired_ratio(own, Timing(1, 1, 1, 9, 1, tuple(plain)))
+    assert ratio == pytest.approx(1.02)
+    assert low == pytest.approx(1.02) == high

@@ -28,7 +28,8 @@ FLAGS = [
 def sources() -> list[Path]:
     """What is compiled; each .cu file as C++."""
     kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
-    return [*kernels, ROOT / "csrc/cuda/library.cpp", ROOT / "tests/cuda_emulator/emulator.cpp"]
+    own = [ROOT / "tests/cuda_emulator" / name for name in ("emulator.cpp", "faulty_kernels.cu")]
+    return [*kernels, ROOT / "csrc/cuda/library.cpp", *own]
 
 
 def compiler() -> str:

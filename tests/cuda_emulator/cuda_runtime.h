@@ -60,6 +60,7 @@ void block_barrier();
 const char* warp_exchange(const void* mine, size_t bytes);
 constexpr size_t kExchangeStride = 64;
 
+int64_t launches();  // since the start
 char* dynamic_shared_memory();
 int shared_bytes();
 int major_capability();   // BIDO_EMULATOR_CAPABILITY, default 8

@@ -69,6 +69,7 @@ struct Machine {
   std::vector<char> shared;
   char* shared_start = nullptr;
   int shared_size = 0;
+  int64_t launches = 0;
 };
 Machine machine;
 
@@ -160,6 +161,7 @@ void run_block(dim3 block_index, dim3 grid, dim3 block, int shared_bytes) {
 const Place& place() { return machine.running->place; }
 
 void run_grid(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& kernel) {
+  ++machine.launches;
   if (shared_bytes > 227 * 1024) throw std::runtime_error("CUDA emulator: more shared memory than any device has");
   machine.kernel = &kernel;
   for (unsigned z = 0; z < grid.z; ++z)
@@ -202,6 +204,7 @@ const char* warp_exchange(const void* mine, size_t bytes) {
 
 char* dynamic_shared_memory() { return machine.shared_start; }
 int shared_bytes() { return machine.shared_size; }
+int64_t launches() { return machine.launches; }
 int major_capability() { return number("BIDO_EMULATOR_CAPABILITY", 8); }
 int multiprocessors() { return number("BIDO_EMULATOR_MULTIPROCESSORS", 132); }
 bool lazy_wgmma() {

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton, CUDA C++ and the reference side by side: ``python -m benchmarks.implementations --device cuda``.
+
+One group of variables per shape, forward and backward of each function family as the contracts call them,
+each checked against the float64 reference first. On a CUDA device few samples are also timed as a graph replay,
+where launches cost least. What is right and fastest on an architecture goes into ``RECORDED`` of
+bido_ext/_serve.py, with the file that shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine_line
+from benchmarks.measure import MIN_ROUNDS, interleaved
+from benchmarks.results import Record, default_path, save
+from bido_ext import _serve
+from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
+
+IMPLEMENTATIONS = ("reference", "triton", "cuda")
+#: (n, widths): the step of VGG16 and pairs of large batches.
+VGG16 = (12288, 65536, 32768, 16384, 8192, 2048)
+SHAPES = ((64, VGG16), (256, VGG16), (1024, VGG16), (4096, (2048, 2048)), (8192, (2048, 2048)))
+#: Up to here a step is timed as the replay of a CUDA graph as well.
+GRAPH_UP_TO = 256
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Step:
+    """X, hidden layers and labels, with the pairs of BiDO."""
+
+    group: list[Tensor]
+    parameters: Tensor
+    kinds: list[int]
+    first: list[int]
+    second: list[int]
+    wanted: list[int]
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.group[0].shape[0]
+
+
+def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) -> Step:
+    """Random features on the device; the first variable stands for X."""
+    generator = torch.Generator().manual_seed(n)
+    group = [torch.rand((n, d), generator=generator).to(device, dtype) for d in widths]
+    parameters = torch.tensor([1 / (50 * d) for d in widths] + [1.0], dtype=torch.float64)
+    layers = list(range(1, len(widths)))
+    labels = len(widths)
+    return Step(
+        [*group, (torch.arange(n) % max(2, n // 4)).to(device)],
+        parameters.to(device),
+        [0] * labels + [3],
+        [i for i in layers for _ in (0, 1)],
+        [0, labels] * len(layers),
+        layers,
+    )
+
+
+def call_of(op: str, functions: dict[str, Callable[..., Any]], s: Step) -> Callable[[], object]:
+    """Forward and backward of a family on a step; gaussian_gram and double_center on its last layer."""
+    names = FAMILIES[op]
+    forward = functions[names[0]]
+    grad = torch.ones(len(s.first), dtype=torch.float64, device=s.parameters.device)
+    x, gamma = s.group[-2], s.parameters[-2]
+    gram = torch.rand((s.n, s.n), device=x.device)
+    layers = [s.group[i] for i in s.wanted]
+    parameters = torch.stack([s.parameters[i] for i in s.wanted])
+    kinds = [s.kinds[i] for i in s.wanted]
+    pairs = (s.kinds, s.first, s.second)
+
+    def hsic() -> object:
+        _, sums, kept = forward(s.group, s.parameters, *pairs, False, s.n, -1)
+        return functions["hsic_backward"](
+            grad, s.group, s.parameters, sums, kept, *pairs, False, s.n, s.wanted
+        )
+
+    def nhsic() -> object:
+        _, *kept = forward(s.group, s.parameters, *pairs, EPS, True, s.wanted)
+        return functions["nhsic_backward"](
+            grad, s.group, s.parameters, *kept, *pairs, EPS, s.wanted
+        )
+
+    def gram_stack() -> object:
+        stack = forward(layers, parameters, kinds)
+        return functions["gram_stack_backward"](stack, stack, layers, parameters, kinds)
+
+    def gaussian_gram() -> object:
+        return functions["gaussian_gram_backward"](gram, forward(x, gamma, True), x, gamma, True)
+
+    return {
+        "hsic": hsic,
+        "nhsic": nhsic,
+        "gram_stack": gram_stack,
+        "gaussian_gram": gaussian_gram,
+        "double_center": partial(forward, gram),
+    }[op]
+
+
+def as_graph(call: Callable[[], object]) -> Callable[[], object]:
+    """The replay of a call that was captured once."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -> Record:
+    """Times what passes the self-check; the floor is the fastest."""
+    calls: dict[str, Callable[[], object]] = {}
+    rows: list[dict[str, Any]] = []
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    for name in IMPLEMENTATIONS:
+        functions = _serve.functions_of(op, name)
+        if not functions or not _serve.serves(FAMILIES[op][0], name, {dtype}, sample_args(op, s)):
+            continue
+        try:
+            self_check(op, functions, dtype, torch.device(device), tf32=tf32)
+            call = call_of(op, functions, s)
+            call()
+        except (SelfCheckError, RuntimeError, NotImplementedError) as error:
+            rows.append({"name": name, "refusal": str(error).splitlines()[0]})
+            continue
+        calls[name] = call
+        if torch.device(device).type == "cuda" and s.n <= GRAPH_UP_TO and name != "reference":
+            calls[f"{name}, graph"] = as_graph(call)
+    taken = interleaved(calls, rounds, device=device, minimum_rounds=min(rounds, MIN_ROUNDS))
+    fastest = min(time.median for time in taken.values())
+    rows += [
+        {
+            "name": name, "refusal": None, "median_ms": 1e3 * time.median, "q20_ms": 1e3 * time.q20,
+            "q80_ms": 1e3 * time.q80, "times_floor": time.median / fastest,
+        }
+        for name, time in taken.items()
+    ]  # fmt: skip
+    dims = [v.shape[1] for v in s.group if v.dim() == 2]
+    return {
+        "spec": {"name": f"implementations_{op}", "n": s.n, "dims": dims, "num_classes": 0},
+        "dtype": str(dtype).removeprefix("torch.") + (" (tf32)" if tf32 else ""),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "floor": {"what": "the fastest implementation", "ms": 1e3 * fastest},
+        "rows": rows,
+        "machine": machine_line(device),
+    }
+
+
+def sample_args(op: str, s: Step) -> tuple[Any, ...]:
+    """What ``_serve.serves`` looks at."""
+    pairs = (s.kinds, s.first, s.second)
+    return (s.group, s.parameters, *pairs, EPS, True, s.wanted) if op == "nhsic" else ()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.implementations", description=__doc__
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--ops", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--precision", default="highest", choices=("highest", "high"))
+    parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)
+    parser.add_argument("--smoke", action="store_true", help="one tiny shape, no file unless --json")
+    parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
+    options = parser.parse_args(arguments)
+    torch.set_float32_matmul_precision(options.precision)
+    shapes = ((24, (40, 30, 20)),) if options.smoke else SHAPES
+    for n, widths in shapes:
+        for dtype in (getattr(torch, name) for name in options.dtypes):
+            step = make_step(n, widths, dtype, options.device)
+            for op in options.ops:
+                record = run_family(op, step, dtype, options.device, options.rounds)
+                for row in record["rows"]:
+                    told = row["refusal"] or f"{row['median_ms']:.3f} ms, {row['times_floor']:.2f} x fastest"
+                    print(f"{op}  n = {n}  {record['dtype']}  {row['name']}: {told}", flush=True)
+                path = options.json or default_path("implementations", options.device)
+                if options.json or not options.smoke:
+                    save(path, "implementations", [record])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

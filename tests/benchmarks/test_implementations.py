@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of implementations runs where there is no GPU too, with what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import implementations
+from benchmarks.results import load
+
+from bido_ext import _serve
+from bido_ext._self_check import FAMILIES
+
+
+def test_every_family_is_timed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "implementations.json"
+    arguments = ["--device", "cpu", "--smoke", "--rounds", "2", "--dtypes", "float32", "--json", str(path)]
+    found = _serve.functions_of
+
+    def only_reference(op: str, implementation: str) -> object:
+        return found(op, implementation) if implementation == "reference" else {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_serve, "functions_of", only_reference)
+        assert implementations.main(arguments) == 0
+    records = load(path)
+    assert {r["spec"]["name"] for r in records} == {f"implementations_{op}" for op in FAMILIES}
+    assert all(r["rows"][0]["name"] == "reference" and r["rows"][0]["median_ms"] > 0 for r in records)
+    assert "nhsic  n = 24" in capsys.readouterr().out
+
+
+def test_a_wrong_implementation_is_refused_and_not_timed() -> None:
+    step = implementations.make_step(24, (40, 30), torch.float32, "cpu")
+    found = _serve.functions_of
+
+    def one_wrong(op: str, implementation: str) -> object:
+        right = found(op, "reference")
+        if implementation == "reference":
+            return right
+        return {"double_center": lambda K: K} if implementation == "cuda" else {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_serve, "functions_of", one_wrong)
+        record = implementations.run_family("double_center", step, torch.float32, "cpu", 2)
+    (refused,) = [row for row in record["rows"] if row["name"] == "cuda"]
+    assert "off by" in refused["refusal"]
+    assert "median_ms" not in refused

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Kernels that are wrong on purpose: the emulator must show it (tests/gpu_kernels/test_emulator.py).
+#include "device.cuh"
+
+namespace bido {
+namespace {
+
+// Each thread hands its number to its neighbour through shared memory.
+template <bool kBarrier>
+__global__ void pass_on_kernel(const float* in, float* out) {
+  auto* const shared = reinterpret_cast<float*>(dynamic_shared_memory());
+  shared[threadIdx.x] = in[threadIdx.x];
+  if (kBarrier) __syncthreads();
+  out[threadIdx.x] = shared[(threadIdx.x + 1) % kBlock];
+}
+
+__global__ void divergent_barrier_kernel(float* out) {
+  if (threadIdx.x == 3) return;
+  __syncthreads();
+  out[threadIdx.x] = 1;
+}
+
+__global__ void different_barriers_kernel(float* out) {
+  if (threadIdx.x == 3) {
+    out[0] = warp_sum(1.0f);
+  } else {
+    __syncthreads();
+  }
+}
+
+Tensor pass_on(Tensor x, bool barrier) {
+  Tensor out = empty_like_with(x, {kBlock}, ScalarType::Float);
+  const auto* const in = static_cast<const float*>(x.const_data_ptr());
+  launch("pass_on", x, barrier ? pass_on_kernel<true> : pass_on_kernel<false>, dim3(1), kBlock * 4, in,
+         static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+Tensor stuck(Tensor x, bool left) {
+  launch("stuck", x, left ? divergent_barrier_kernel : different_barriers_kernel, dim3(1), 0,
+         static_cast<float*>(x.mutable_data_ptr()));
+  return x;
+}
+
+}  // namespace
+}  // namespace bido
+
+STABLE_TORCH_LIBRARY_FRAGMENT(bido_cuda_emulated, m) {
+  m.def("pass_on(Tensor x, bool barrier) -> Tensor");
+  m.def("launches() -> int");
+  m.def("stuck(Tensor(a!) x, bool left) -> Tensor(a!)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cuda_emulated, CompositeExplicitAutograd, m) {
+  m.impl("launches", TORCH_BOX(&emulator::launches));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cuda_emulated, CPU, m) {
+  m.impl("pass_on", TORCH_BOX(&bido::pass_on));
+  m.impl("stuck", TORCH_BOX(&bido::stuck));
+}
