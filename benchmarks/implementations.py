@@ -179,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--precision", default="highest", choices=("highest", "high"))
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)
-    parser.add_argument("--smoke", action="store_true", help="one tiny shape, no file unless --json")
+    parser.add_argument(
+        "--smoke", action="store_true", help="one tiny shape, no file unless --json"
+    )
     parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
     options = parser.parse_args(arguments)
     torch.set_float32_matmul_precision(options.precision)
@@ -190,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for op in options.ops:
                 record = run_family(op, step, dtype, options.device, options.rounds)
                 for row in record["rows"]:
-                    told = row["refusal"] or f"{row['median_ms']:.3f} ms, {row['times_floor']:.2f} x fastest"
+                    told = (
+                        row["refusal"]
+                        or f"{row['median_ms']:.3f} ms, {row['times_floor']:.2f} x fastest"
+                    )
                     print(f"{op}  n = {n}  {record['dtype']}  {row['name']}: {told}", flush=True)
                 path = options.json or default_path("implementations", options.device)
                 if options.json or not options.smoke:

@@ -148,9 +148,7 @@ def _small_batches(op: str) -> str:
     """What serves the batches for which a composition has a kernel of its own on CUDA devices."""
     if op not in CUDA_KERNELS or _cuda_problem is not None:
         return ""
-    return (
-        f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda after a self-check at first use, never run on hardware"
-    )
+    return f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda after a self-check at first use, never run on hardware"
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:
@@ -171,7 +169,9 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
         return BackendRow(op, device, "reference", f"BIDO_EXT_BACKEND=reference{note}")
     if FORCED == "native":
         if has_kernel and problem is None:
-            reason = f"compiled kernel of bido_cuda{forced}; never run on hardware; float64 is refused"
+            reason = (
+                f"compiled kernel of bido_cuda{forced}; never run on hardware; float64 is refused"
+            )
             return BackendRow(op, device, "cuda", reason + note)
         why_not = problem if has_kernel else "bido_cuda has no kernel for it"
         return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {why_not}{note}")

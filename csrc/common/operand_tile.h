@@ -3,9 +3,9 @@
 // How an operand of a tensor-core product lies in shared memory, and how its entries are rounded. Arithmetic
 // shared by host and device.
 //
-// A tile holds rows of 128 bytes: 32 float32 or 64 half-precision numbers along the summed dimension, in eight
-// chunks of 16 bytes. Chunk c of row r lies at place c ^ (r mod 8) of its row, which is the 128-byte swizzle of
-// the Hopper matrix instructions and keeps ldmatrix free of bank conflicts.
+// A tile holds rows of 128 bytes: 32 float32 or 64 half-precision numbers along the summed dimension, in
+// eight chunks of 16 bytes. Chunk c of row r lies at place c ^ (r mod 8) of its row, which is the 128-byte
+// swizzle of the Hopper matrix instructions and keeps ldmatrix free of bank conflicts.
 #pragma once
 
 #include <cstdint>

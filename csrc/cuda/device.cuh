@@ -8,6 +8,7 @@
 
 #ifdef BIDO_EMULATED
 #include <torch/csrc/stable/accelerator.h>
+
 #include "../common/stable.h"
 #else
 #include "../common/cuda_stream.h"
@@ -37,7 +38,7 @@ void launch(const char* op, const Tensor& like, void (*kernel)(Parameters...), d
             const Arguments&... arguments) {
   if (shared_bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  kernel<<<grid, kBlock, shared_bytes, current_cuda_stream(like.get_device_index())>>>(arguments...);
+  kernel<<<grid, kBlock, shared_bytes, current_cuda_stream(like.get_device_index())> > >(arguments...);
   check_launch(op);
 }
 inline int device_attribute(const Tensor& like, cudaDeviceAttr attribute) {
@@ -58,12 +59,17 @@ struct OnDevice {
 };
 #endif
 
+// Starts on a multiple of kSharedAlignment, for which launches ask for as many bytes more: what lies before
+// it in shared memory is the compiler's affair.
+constexpr int kSharedAlignment = 1024;
+
 __device__ inline char* dynamic_shared_memory() {
 #ifdef BIDO_EMULATED
   return emulator::dynamic_shared_memory();
 #else
-  extern __shared__ __align__(1024) char bytes[];
-  return bytes;
+  extern __shared__ char bytes[];
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(bytes));
+  return bytes + (kSharedAlignment - address % kSharedAlignment) % kSharedAlignment;
 #endif
 }
 

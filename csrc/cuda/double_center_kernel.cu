@@ -10,15 +10,15 @@ namespace {
 
 // A row (blockIdx.y = 0) or a column of K per warp; warps of a block read neighbouring columns together.
 template <typename T>
-__global__ void __launch_bounds__(kBlock)
-    means_kernel(const T* k, int64_t row_stride, int64_t column_stride, double* row_means, double* column_means,
-                 int64_t n) {
+__global__ void __launch_bounds__(kBlock) means_kernel(const T* k, int64_t row_stride, int64_t column_stride,
+                                                       double* row_means, double* column_means, int64_t n) {
   const int64_t line = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
   if (line >= n) return;  // a whole warp
   const bool rows = blockIdx.y == 0;
   const int64_t start = line * (rows ? row_stride : column_stride), step = rows ? column_stride : row_stride;
   double sum = 0;
-  for (int64_t at = threadIdx.x % kWarp; at < n; at += kWarp) sum += static_cast<double>(k[start + at * step]);
+  for (int64_t at = threadIdx.x % kWarp; at < n; at += kWarp)
+    sum += static_cast<double>(k[start + at * step]);
   sum = warp_sum(sum);
   if (threadIdx.x % kWarp == 0) (rows ? row_means : column_means)[line] = sum / static_cast<double>(n);
 }
@@ -44,9 +44,8 @@ void double_center(const Tensor& k, const Tensor& out) {
   const Tensor means = empty_like_with(k, {2, n}, ScalarType::Double);
   double* const rows = static_cast<double*>(means.mutable_data_ptr());
   const T* const source = static_cast<const T*>(k.const_data_ptr());
-  launch("double_center", k, means_kernel<T>,
-         dim3(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)), 2), 0, source, k.stride(0), k.stride(1), rows,
-         rows + n, n);
+  launch("double_center", k, means_kernel<T>, dim3(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)), 2), 0,
+         source, k.stride(0), k.stride(1), rows, rows + n, n);
   launch("double_center", k, subtract_means_kernel<T>, dim3(static_cast<unsigned>(n)), 0, source, k.stride(0),
          k.stride(1), static_cast<const double*>(rows), static_cast<const double*>(rows + n),
          static_cast<T*>(out.mutable_data_ptr()), n);

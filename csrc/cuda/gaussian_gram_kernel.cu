@@ -32,7 +32,8 @@ Tensor gaussian_gram_cuda(Tensor x, Tensor gamma, bool minus_one, bool tf32) {
   return out;
 }
 
-Tensor gaussian_gram_backward_cuda(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one, bool tf32) {
+Tensor gaussian_gram_backward_cuda(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one,
+                                   bool tf32) {
   const OnDevice guard(x);
   const char* const op = "gaussian_gram_backward";
   const FeatureList list = only_variable(op, x, gamma, tf32);

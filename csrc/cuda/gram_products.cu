@@ -70,14 +70,16 @@ __global__ void __launch_bounds__(kBlock, 1) gram_panel_kernel(PanelArguments p)
     const Panel& out = p.panel;
     const int64_t tiles_m = (out.rows + Tile::kRowsA - 1) / Tile::kRowsA;
     const int64_t tiles_n = (out.columns + Tile::kRowsB - 1) / Tile::kRowsB;
-    const int64_t block = blockIdx.x, per_group = kRowsOfTiles * tiles_n, first = block / per_group * kRowsOfTiles;
+    const int64_t block = blockIdx.x, per_group = kRowsOfTiles * tiles_n,
+                  first = block / per_group * kRowsOfTiles;
     const int64_t height = tiles_m - first < kRowsOfTiles ? tiles_m - first : kRowsOfTiles;
     const int64_t i_begin = (first + block % per_group % height) * Tile::kRowsA;
     const int64_t j_begin = block % per_group / height * Tile::kRowsB;
     // All of the tile below the diagonal: its mirror image is written instead.
     if (p.symmetric && j_begin + Tile::kRowsB <= i_begin) return;
     const int64_t i_first = out.row_begin + i_begin, j_first = out.column_begin + j_begin;
-    const bool same = Tile::kRowsA == Tile::kRowsB && i_first == j_first;  // rows beyond the panel are read, too
+    const bool same =
+        Tile::kRowsA == Tile::kRowsB && i_first == j_first;  // rows beyond the panel are read, too
     const Tile tile;
     Rows<typename Tile::Product, Tile::kRowsA> a(p.f, i_first, out.n - 1);
     Rows<typename Tile::Product, Tile::kRowsB> b(p.f, j_first, out.n - 1);
@@ -245,7 +247,7 @@ void gram_panel(const char* op, const Features& f, const Tensor& norms, const Te
   switch (f.type) {
     case FeatureType::float32:
       return f.tf32 ? launch_panel<Tf32Product, FloatRows>(op, norms, p)
-                            : launch_panel<Float32Product, FloatRows>(op, norms, p);
+                    : launch_panel<Float32Product, FloatRows>(op, norms, p);
     case FeatureType::half:
       return launch_panel<HalfProduct, HalfRows>(op, norms, p);
     case FeatureType::bfloat16:

@@ -3,8 +3,8 @@
 // gram_stack on CUDA:  the Gram matrices up to centering of a group of variables over the same samples,
 // [m, n, n], and the gradients of the features. For few samples the products of all variables are one launch
 // (gram_products.cu), and so are their gradients (weighted_product.cu).
-#include "group.h"
 #include "gram_weights.h"
+#include "group.h"
 #include "library.h"
 
 namespace bido {
@@ -26,7 +26,8 @@ struct WeightsArguments {
 __global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_constant__ WeightsArguments w) {
   __shared__ float mirror[32][33];
   const int64_t base = static_cast<int64_t>(blockIdx.z) * w.n * w.n;
-  const int64_t i_begin = static_cast<int64_t>(blockIdx.x) * 32, j_begin = static_cast<int64_t>(blockIdx.y) * 32;
+  const int64_t i_begin = static_cast<int64_t>(blockIdx.x) * 32,
+                j_begin = static_cast<int64_t>(blockIdx.y) * 32;
   const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
   for (int r = line; r < 32; r += kBlock / 32) {
     const int64_t j = j_begin + r, i = i_begin + lane;
@@ -86,7 +87,8 @@ std::vector<Tensor> in_dtype_of(const std::vector<Tensor>& grads, const std::vec
   return result;
 }
 
-Tensor gram_stack_cuda(std::vector<Tensor> variables, Tensor parameters, std::vector<int64_t> kinds, bool tf32) {
+Tensor gram_stack_cuda(std::vector<Tensor> variables, Tensor parameters, std::vector<int64_t> kinds,
+                       bool tf32) {
   const char* const op = "gram_stack";
   const OnDevice guard(parameters);
   FeatureList list = features_of(op, variables, parameters, kinds, tf32);
@@ -117,7 +119,8 @@ std::vector<Tensor> gram_stack_backward_cuda(Tensor grad, Tensor stack, std::vec
                                       parameters, kinds, false);
   std::vector<Tensor> outs;
   for (int64_t k = 0; k < list.count(); ++k)
-    outs.push_back(empty_like_with(list.tensors[k], {list.n, list.features[k].d}, list.tensors[k].scalar_type()));
+    outs.push_back(
+        empty_like_with(list.tensors[k], {list.n, list.features[k].d}, list.tensors[k].scalar_type()));
   weighted_products(op, weights, list, outs, 0);
   return in_dtype_of(outs, variables);
 }

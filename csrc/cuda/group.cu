@@ -3,9 +3,9 @@
 // Checks of a group, and the column means of its float32 features: subtracting them leaves distances and
 // centered matrices unchanged and saves digits. Few samples: one launch for the group. Many: the rows are
 // shared among blocks, whose sums are added up in order.
-#include "group.h"
-
 #include <algorithm>
+
+#include "group.h"
 
 namespace bido {
 namespace {
@@ -86,8 +86,9 @@ void fill_means(const char* op, FeatureList& list, const std::vector<int64_t>* o
                     static_cast<unsigned>(segments));
     launch(op, list.tensors[0], column_sums_kernel, grid, 0, g);
     for (int k = 0; segments > 1 && k < g.group.count; ++k)
-      launch(op, list.tensors[0], segment_means_kernel, dim3(static_cast<unsigned>(ceil_div(g.padded[k], kBlock))),
-             0, static_cast<const float*>(g.sums[k]), targets[k], g.padded[k], segments, list.n);
+      launch(op, list.tensors[0], segment_means_kernel,
+             dim3(static_cast<unsigned>(ceil_div(g.padded[k], kBlock))), 0,
+             static_cast<const float*>(g.sums[k]), targets[k], g.padded[k], segments, list.n);
     g.group.count = 0;
     widest = 0;
     targets.clear();

@@ -14,7 +14,7 @@ namespace bido {
 namespace {
 
 constexpr int64_t kGroupedUpTo = 1024;  // rows up to which the weights of all variables are made together
-constexpr int64_t kWeightRows = 4096;   // rows of weights that exist at a time (planner.h has the same number)
+constexpr int64_t kWeightRows = 4096;  // rows of weights that exist at a time (planner.h has the same number)
 constexpr int kRowsPerBlock = kBlock / kWarp;
 
 struct WeightsArguments {
@@ -29,8 +29,8 @@ struct WeightsArguments {
   bool unbiased;
 };
 
-// A row of weights per warp. Each block first adds up, for its variable, what the gradients of its pairs make of
-// every partner: their coefficients and the constant of its own shift.
+// A row of weights per warp. Each block first adds up, for its variable, what the gradients of its pairs make
+// of every partner: their coefficients and the constant of its own shift.
 __global__ void __launch_bounds__(kBlock) hsic_weights_kernel(WeightsArguments w) {
   __shared__ double scratch[kBlock / kWarp];
   __shared__ double coefficients[kMostVariables];
@@ -74,27 +74,31 @@ __global__ void __launch_bounds__(kBlock) hsic_weights_kernel(WeightsArguments w
 
 }  // namespace
 
-std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variables, Tensor parameters, Tensor sums,
-                                       Tensor tiles, std::vector<int64_t> kinds, std::vector<int64_t> first,
-                                       std::vector<int64_t> second, bool unbiased, int64_t tile,
-                                       std::vector<int64_t> wanted, bool tf32) {
+std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variables, Tensor parameters,
+                                       Tensor sums, Tensor tiles, std::vector<int64_t> kinds,
+                                       std::vector<int64_t> first, std::vector<int64_t> second, bool unbiased,
+                                       int64_t tile, std::vector<int64_t> wanted, bool tf32) {
   const char* const op = "hsic_backward";
   const OnDevice guard(parameters);
   const bool dense = tile >= variables.at(0).size(0);
   // Where the Gram matrices are kept, only the gradients' own products read features.
-  const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32, dense ? &wanted : nullptr);
+  const HsicGroup g =
+      hsic_group(op, variables, parameters, kinds, first, second, tf32, dense ? &wanted : nullptr);
   const int64_t n = g.list.n, features = g.list.count();
-  STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()) &&
-                      sums.scalar_type() == ScalarType::Double && sums.numel() == g.variables() * n && tile >= 1,
-                  op, ": the gradients and the row sums must be those of the forward");
-  STD_TORCH_CHECK(!dense || tiles.numel() == features * n * n, op, ": the kept matrices must be those of the forward");
+  STD_TORCH_CHECK(
+      grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()) &&
+          sums.scalar_type() == ScalarType::Double && sums.numel() == g.variables() * n && tile >= 1,
+      op, ": the gradients and the row sums must be those of the forward");
+  STD_TORCH_CHECK(!dense || tiles.numel() == features * n * n, op,
+                  ": the kept matrices must be those of the forward");
   STD_TORCH_CHECK(dense || g.features_only(), op, ": Gram matrices and second labels have no streaming form");
   grad = torch::stable::contiguous(grad);
   sums = torch::stable::contiguous(sums);
   const int64_t rows = dense ? std::min(n, kWeightRows) : tile;
-  Tensor panels = dense ? g.with_extra(op, torch::stable::view(torch::stable::contiguous(tiles), {features, n, n}),
-                                       variables)
-                        : empty_like_with(parameters, {features, rows, n}, ScalarType::Float);
+  Tensor panels =
+      dense ? g.with_extra(op, torch::stable::view(torch::stable::contiguous(tiles), {features, n, n}),
+                           variables)
+            : empty_like_with(parameters, {features, rows, n}, ScalarType::Float);
   std::vector<Tensor> norms;
   if (!dense)
     for (const Features& f : g.list.features) norms.push_back(squared_norms(op, f, sums, n));
@@ -127,8 +131,9 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
     Tensor here = torch::stable::narrow(panels, 1, dense ? begin : 0, height);
     if (!dense)
       for (int64_t k = 0; k < features; ++k)
-        gram_panel(op, g.list.features[k], norms[k], parameters,
-                   {static_cast<float*>(panels.mutable_data_ptr()) + k * rows * n, n, n, begin, height, 0, n, true});
+        gram_panel(
+            op, g.list.features[k], norms[k], parameters,
+            {static_cast<float*>(panels.mutable_data_ptr()) + k * rows * n, n, n, begin, height, 0, n, true});
     w.e = g.entries(here, begin, 0);
     for (size_t k = 0; k < wanted.size(); k += at_once) {
       const size_t last = std::min(wanted.size(), k + at_once);
@@ -150,10 +155,11 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
       Tensor weights = empty_like_with(parameters, {count, height, n}, ScalarType::Float);
       w.weights = static_cast<float*>(weights.mutable_data_ptr());
       launch(op, weights, hsic_weights_kernel,
-             dim3(static_cast<unsigned>(ceil_div(height, kRowsPerBlock)), static_cast<unsigned>(count)), 0, w);
+             dim3(static_cast<unsigned>(ceil_div(height, kRowsPerBlock)), static_cast<unsigned>(count)), 0,
+             w);
       if (made > 0)
-        weighted_products(op, torch::stable::narrow(weights, 0, 0, made), some_of(g.list, places), feature_outs,
-                          begin);
+        weighted_products(op, torch::stable::narrow(weights, 0, 0, made), some_of(g.list, places),
+                          feature_outs, begin);
       for (int64_t q = made; q < count; ++q) {  // the gradient of a Gram matrix is G itself
         Tensor target = torch::stable::narrow(outs[order[q]], 0, begin, height);
         torch::stable::copy_(target, torch::stable::select(weights, 0, q));

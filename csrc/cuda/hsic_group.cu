@@ -11,7 +11,8 @@ HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const
   for (size_t p = 0; p < first.size(); ++p)
     STD_TORCH_CHECK(first[p] >= 0 && first[p] < count && second[p] >= 0 && second[p] < count, op,
                     ": a pair names a variable that is not there");
-  HsicGroup g{features_of(op, variables, parameters, kinds, tf32, means_of), {}, {}, parameters, parameters, -1};
+  HsicGroup g{
+      features_of(op, variables, parameters, kinds, tf32, means_of), {}, {}, parameters, parameters, -1};
   int next = static_cast<int>(g.list.count());
   for (int64_t v = 0; v < count; ++v) {
     if (is_features(kinds[v])) {

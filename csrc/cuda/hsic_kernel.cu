@@ -102,7 +102,8 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
   const auto pairs = static_cast<int64_t>(first.size());
   STD_TORCH_CHECK(tile >= n || kept_tiles == 0, op, ": on this device either all is kept (tile >= n = ", n,
                   ") or nothing is (kept_tiles = 0)");
-  STD_TORCH_CHECK(tile >= n || g.features_only(), op, ": Gram matrices and second labels have no streaming form");
+  STD_TORCH_CHECK(tile >= n || g.features_only(), op,
+                  ": Gram matrices and second labels have no streaming form");
   STD_TORCH_CHECK(tile >= 1, op, ": tile must be positive");
   const bool whole = tile >= n;
   const Tensor sums = whole ? torch::stable::new_empty(parameters, {count, n})
@@ -118,8 +119,8 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
   s.unbiased = unbiased;
   s.whole = whole;
   std::copy(g.slots.begin(), g.slots.end(), s.slots);
-  ValuesArguments v{s.sums, s.products, static_cast<double*>(values.mutable_data_ptr()), {}, {}, n,
-                    estimator(n, unbiased)};
+  ValuesArguments v{
+      s.sums, s.products, static_cast<double*>(values.mutable_data_ptr()), {}, {}, n, estimator(n, unbiased)};
   for (int64_t p = 0; p < pairs; ++p) {
     v.first[p] = static_cast<int>(first[p]);
     v.second[p] = static_cast<int>(second[p]);
@@ -129,10 +130,13 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
   const auto add = [&](const Tensor& panels, int64_t begin) {
     s.e = g.entries(panels, begin, begin);
     const auto tasks = static_cast<unsigned>(pairs + count);
-    launch(op, sums, row_sums_kernel, dim3(static_cast<unsigned>(ceil_div(s.e.rows, kRowsPerBlock)), tasks), 0, s);
+    launch(op, sums, row_sums_kernel, dim3(static_cast<unsigned>(ceil_div(s.e.rows, kRowsPerBlock)), tasks),
+           0, s);
     if (s.e.columns > s.e.rows)
-      launch(op, sums, column_sums_kernel,
-             dim3(static_cast<unsigned>(ceil_div(s.e.columns - s.e.rows, kBlock)), static_cast<unsigned>(count)), 0, s);
+      launch(
+          op, sums, column_sums_kernel,
+          dim3(static_cast<unsigned>(ceil_div(s.e.columns - s.e.rows, kBlock)), static_cast<unsigned>(count)),
+          0, s);
   };
 
   Tensor kept = empty_like_with(parameters, {features, whole ? 1 : 0, whole ? n : tile, whole ? n : tile},

@@ -19,7 +19,8 @@ BIDO_CUDA_LIBRARY(m) {
       " int tile, int kept_tiles, bool tf32) -> (Tensor, Tensor, Tensor)");
   m.def(
       "hsic_backward(Tensor grad, Tensor[] variables, Tensor parameters, Tensor sums, Tensor tiles,"
-      " int[] kinds, int[] first, int[] second, bool unbiased, int tile, int[] wanted, bool tf32) -> Tensor[]");
+      " int[] kinds, int[] first, int[] second, bool unbiased, int tile, int[] wanted, bool tf32) -> "
+      "Tensor[]");
   m.def(
       "nhsic(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, float eps,"
       " bool wide, int[] wanted, bool tf32) -> (Tensor, Tensor, Tensor, Tensor)");

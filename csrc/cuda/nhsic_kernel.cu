@@ -30,7 +30,8 @@ struct FactorArguments {
 
 template <int kOwn>  // rows and columns of a thread
 __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f) {
-  __shared__ double means[kMostRows], pivot_row[2][kMostRows], pivot_column[2][kMostRows], scratch[kBlock / kWarp];
+  __shared__ double means[kMostRows], pivot_row[2][kMostRows], pivot_column[2][kMostRows],
+      scratch[kBlock / kWarp];
   const int v = static_cast<int>(blockIdx.x), n = static_cast<int>(f.e.n);
   const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   double a[kOwn][kOwn];
@@ -142,7 +143,8 @@ __global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments
   for (int b = threadIdx.x; b < g.partner_count; b += kBlock) {
     double c = 0;
     for (int p = 0; p < g.pairs; ++p)  // a pair of a variable with itself counts twice
-      c += ((g.first[p] == own && g.second[p] == g.partners[b]) + (g.second[p] == own && g.first[p] == g.partners[b])) *
+      c += ((g.first[p] == own && g.second[p] == g.partners[b]) +
+            (g.second[p] == own && g.first[p] == g.partners[b])) *
            g.grad[p];
     coefficients[b] = c;
   }
@@ -205,15 +207,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
   const OnDevice guard(parameters);
   HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32);
   const int64_t n = g.list.n, count = g.variables(), pairs = static_cast<int64_t>(first.size());
-  STD_TORCH_CHECK(n <= kMostRows && wide, op, ": the CUDA kernel takes n <= ", kMostRows, " in float64 algebra");
+  STD_TORCH_CHECK(n <= kMostRows && wide, op, ": the CUDA kernel takes n <= ", kMostRows,
+                  " in float64 algebra");
   // The matrices of the wanted variables lie first: they are kept.
   std::vector<int64_t> order = wanted;
   for (int64_t v = 0; v < count; ++v)
     if (v != g.label_index && std::find(wanted.begin(), wanted.end(), v) == wanted.end()) order.push_back(v);
   for (size_t k = 0; k < order.size(); ++k) {
-    STD_TORCH_CHECK(order[k] >= 0 && order[k] < count && order[k] != g.label_index, op, ": labels have no gradient");
+    STD_TORCH_CHECK(order[k] >= 0 && order[k] < count && order[k] != g.label_index, op,
+                    ": labels have no gradient");
     g.slots[order[k]] = static_cast<int>(k);
-    if (const int64_t place = g.list.find(order[k]); place >= 0) g.list.features[place].slot = static_cast<int>(k);
+    if (const int64_t place = g.list.find(order[k]); place >= 0)
+      g.list.features[place].slot = static_cast<int>(k);
   }
   const auto matrices = static_cast<int64_t>(order.size()), kept = static_cast<int64_t>(wanted.size());
   Tensor grams = empty_like_with(parameters, {matrices, n, n}, ScalarType::Float);
@@ -262,19 +267,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
           torch::stable::narrow(factors, 0, 0, static_cast<int64_t>(partners.size()))};
 }
 
-std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variables, Tensor parameters, Tensor stack,
-                                        Tensor inverses, Tensor factors, std::vector<int64_t> kinds,
-                                        std::vector<int64_t> first, std::vector<int64_t> second, double eps,
-                                        std::vector<int64_t> wanted, bool tf32) {
+std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variables, Tensor parameters,
+                                        Tensor stack, Tensor inverses, Tensor factors,
+                                        std::vector<int64_t> kinds, std::vector<int64_t> first,
+                                        std::vector<int64_t> second, double eps, std::vector<int64_t> wanted,
+                                        bool tf32) {
   const char* const op = "nhsic_backward";
   const OnDevice guard(parameters);
   const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32, &wanted);
   const int64_t n = g.list.n, count = static_cast<int64_t>(wanted.size());
   const std::vector<int64_t> partners = partners_of(first, second, wanted);
   STD_TORCH_CHECK(n <= kMostRows && inverses.scalar_type() == ScalarType::Double &&
-                      factors.scalar_type() == ScalarType::Double && grad.scalar_type() == ScalarType::Double &&
-                      stack.scalar_type() == ScalarType::Float && stack.numel() == count * n * n &&
-                      inverses.numel() == stack.numel() && grad.numel() == static_cast<int64_t>(first.size()) &&
+                      factors.scalar_type() == ScalarType::Double &&
+                      grad.scalar_type() == ScalarType::Double && stack.scalar_type() == ScalarType::Float &&
+                      stack.numel() == count * n * n && inverses.numel() == stack.numel() &&
+                      grad.numel() == static_cast<int64_t>(first.size()) &&
                       factors.numel() == static_cast<int64_t>(partners.size()) * n * n,
                   op, ": what is given must be what the forward kept");
   grad = torch::stable::contiguous(grad);
@@ -314,7 +321,8 @@ std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variabl
     }
     targets.push_back(k);
     places.push_back(place);
-    outs.push_back(empty_like_with(parameters, {n, g.list.features[place].d}, g.list.tensors[place].scalar_type()));
+    outs.push_back(
+        empty_like_with(parameters, {n, g.list.features[place].d}, g.list.tensors[place].scalar_type()));
   }
   if (all_features) {
     weighted_products(op, weights, some_of(g.list, places), outs, 0);

@@ -108,7 +108,8 @@ struct WeightRows {
   float4 x[kPasses];
   float sums[kPasses] = {};
 
-  __device__ WeightRows(const float* w, int64_t w_stride, int64_t first, int64_t last, int64_t columns, bool aligned)
+  __device__ WeightRows(const float* w, int64_t w_stride, int64_t first, int64_t last, int64_t columns,
+                        bool aligned)
       : weights(w), stride(w_stride), row_begin(first), row_last(last), n(columns), vectors(aligned) {}
   __device__ int row(int pass) const {
     return static_cast<int>(threadIdx.x) / kThreadsPerRow + pass * kRowsPerPass;
@@ -133,7 +134,8 @@ struct WeightRows {
       if constexpr (Product::kPlanes == 2) {
         sums[p] += (x[p].x + x[p].y) + (x[p].z + x[p].w);
       } else {
-        sums[p] += (round_to_tf32(x[p].x) + round_to_tf32(x[p].y)) + (round_to_tf32(x[p].z) + round_to_tf32(x[p].w));
+        sums[p] +=
+            (round_to_tf32(x[p].x) + round_to_tf32(x[p].y)) + (round_to_tf32(x[p].z) + round_to_tf32(x[p].w));
       }
       store_chunk<Product::kPlanes>(tile, plane_bytes, row(p), threadIdx.x % kThreadsPerRow, x[p]);
     }
@@ -160,7 +162,7 @@ struct TransposedFeatures {
     samples = lane / 4;
     column = column_begin + group * 4;
     mean = f.type == FeatureType::float32 && column < f.d ? *reinterpret_cast<const float4*>(f.means + column)
-                                                           : make_float4(0, 0, 0, 0);
+                                                          : make_float4(0, 0, 0, 0);
   }
   __device__ void load(int64_t sample) {
     if (!active) return;
@@ -178,9 +180,12 @@ struct TransposedFeatures {
     if (!active) return;
     constexpr int kPlanes = Product::kPlanes;
     store_chunk<kPlanes>(tile, plane_bytes, group * 4, samples, make_float4(x[0].x, x[1].x, x[2].x, x[3].x));
-    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 1, samples, make_float4(x[0].y, x[1].y, x[2].y, x[3].y));
-    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 2, samples, make_float4(x[0].z, x[1].z, x[2].z, x[3].z));
-    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 3, samples, make_float4(x[0].w, x[1].w, x[2].w, x[3].w));
+    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 1, samples,
+                         make_float4(x[0].y, x[1].y, x[2].y, x[3].y));
+    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 2, samples,
+                         make_float4(x[0].z, x[1].z, x[2].z, x[3].z));
+    store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 3, samples,
+                         make_float4(x[0].w, x[1].w, x[2].w, x[3].w));
   }
 };
 

@@ -37,6 +37,7 @@ struct BFloat16Product {
 
 // The tensor cores truncate what they add up: after this many steps the sum goes to a register.
 constexpr int kStepsPerSum = 64;
+static_assert(kSharedAlignment % kTileAlignment == 0);
 
 // A stage of the pipeline in shared memory: planes of A, then planes of B.
 template <class Product, int kRowsA, int kRowsB>
@@ -60,7 +61,7 @@ struct WarpTile {
   static constexpr int kAccumulators = kM * kN * 4;
   static constexpr bool kWgmma = false;
   using StageOf = Stage<Product, kRowsA, kRowsB>;
-  static constexpr int kSharedBytes = kStages * StageOf::kBytes;
+  static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
 
   int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
 
@@ -85,7 +86,7 @@ struct WarpTile {
     if (fresh)
 #pragma unroll
       for (float& value : acc) value = 0;
-    auto& c = reinterpret_cast<float(&)[kM][kN][4]>(acc);
+    auto& c = reinterpret_cast<float (&)[kM][kN][4]>(acc);
 #pragma unroll
     for (int slice = 0; slice < kRowBytes / 32; ++slice) {
       uint32_t a[Product::kPlanes][kM][4], b[Product::kPlanes][kN / 2][4];
@@ -124,7 +125,7 @@ struct WarpgroupTile {
   static constexpr int kAccumulators = 64;
   static constexpr bool kWgmma = true;
   using StageOf = Stage<Product, kRowsA, kRowsB>;
-  static constexpr int kSharedBytes = kStages * StageOf::kBytes;
+  static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
 
   int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
 
@@ -133,7 +134,8 @@ struct WarpgroupTile {
     return {warp * 16 + p.row, index / 4 * 8 + p.column};
   }
 
-  // Nothing but wgmma may touch the accumulators while products run: a fresh sum is told to the first of them.
+  // Nothing but wgmma may touch the accumulators while products run: a fresh sum is told to the first of
+  // them.
   __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, bool fresh) const {
     begin_wgmma();
 #pragma unroll
@@ -165,8 +167,8 @@ struct WarpgroupTile {
 // total += A B' over entries begin..end of the summed dimension. `b_is_a`: both operands are the same rows.
 // Ends with a barrier: shared memory is free again.
 template <class Tile, class LoaderA, class LoaderB>
-__device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t begin, int64_t end, bool b_is_a,
-                              float (&total)[Tile::kAccumulators]) {
+__device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t begin, int64_t end,
+                              bool b_is_a, float (&total)[Tile::kAccumulators]) {
   using Product = typename Tile::Product;
   using StageOf = typename Tile::StageOf;
   char* const shared = dynamic_shared_memory();

@@ -48,10 +48,11 @@ __global__ void __launch_bounds__(kBlock, 1) weighted_product_kernel(WeightedArg
     const int64_t tiles_m = (w.rows + Tile::kRowsA - 1) / Tile::kRowsA;
     const int64_t tiles_n = (f.d + Tile::kRowsB - 1) / Tile::kRowsB;
     if (blockIdx.x >= tiles_m * tiles_n) return;
-    const int64_t i_begin = blockIdx.x % tiles_m * Tile::kRowsA, column_begin = blockIdx.x / tiles_m * Tile::kRowsB;
+    const int64_t i_begin = blockIdx.x % tiles_m * Tile::kRowsA,
+                  column_begin = blockIdx.x / tiles_m * Tile::kRowsB;
     const Tile tile;
-    WeightRows<Product, Tile::kRowsA> a(w.weights + w.places[blockIdx.y] * w.rows * w.n, w.n, i_begin, w.rows - 1,
-                                        w.n, w.vectors);
+    WeightRows<Product, Tile::kRowsA> a(w.weights + w.places[blockIdx.y] * w.rows * w.n, w.n, i_begin,
+                                        w.rows - 1, w.n, w.vectors);
     TransposedFeatures<Product, Tile::kRowsB> b(f, column_begin, w.n);
     float total[Tile::kAccumulators] = {};
     block_product(tile, a, b, 0, w.n, false, total);

@@ -7,16 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks import implementations
 from benchmarks.results import load
-
 from bido_ext import _serve
 from bido_ext._self_check import FAMILIES
 
 
-def test_every_family_is_timed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_family_is_timed_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "implementations.json"
-    arguments = ["--device", "cpu", "--smoke", "--rounds", "2", "--dtypes", "float32", "--json", str(path)]
+    arguments = [
+        "--device",
+        "cpu",
+        "--smoke",
+        "--rounds",
+        "2",
+        "--dtypes",
+        "float32",
+        "--json",
+        str(path),
+    ]
     found = _serve.functions_of
 
     def only_reference(op: str, implementation: str) -> object:
@@ -27,7 +39,9 @@ def test_every_family_is_timed_and_saved(tmp_path: Path, capsys: pytest.CaptureF
         assert implementations.main(arguments) == 0
     records = load(path)
     assert {r["spec"]["name"] for r in records} == {f"implementations_{op}" for op in FAMILIES}
-    assert all(r["rows"][0]["name"] == "reference" and r["rows"][0]["median_ms"] > 0 for r in records)
+    assert all(
+        r["rows"][0]["name"] == "reference" and r["rows"][0]["median_ms"] > 0 for r in records
+    )
     assert "nhsic  n = 24" in capsys.readouterr().out
 
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Stands in for the CUDA runtime so that the kernels of csrc/cuda run on the host, in tests: every thread of a
-// block is a fiber, blocks run one after the other. Correctness only; what it cannot show is speed, memory
+// Stands in for the CUDA runtime so that the kernels of csrc/cuda run on the host, in tests: every thread of
+// a block is a fiber, blocks run one after the other. Correctness only; what it cannot show is speed, memory
 // ordering between barriers, and whether the instructions mean on hardware what the manual says.
 //
-// It is unkind on purpose: shared memory starts as NaN, the order of the threads between barriers can be turned
-// around or shuffled (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach
-// is an error.
+// It is unkind on purpose: shared memory starts as NaN, the order of the threads between barriers can be
+// turned around or shuffled (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads
+// reach is an error.
 #pragma once
 
 #include <cmath>
@@ -63,9 +63,9 @@ constexpr size_t kExchangeStride = 64;
 int64_t launches();  // since the start
 char* dynamic_shared_memory();
 int shared_bytes();
-int major_capability();   // BIDO_EMULATOR_CAPABILITY, default 8
-int multiprocessors();    // BIDO_EMULATOR_MULTIPROCESSORS, default 132
-bool lazy_wgmma();        // BIDO_EMULATOR_WGMMA=lazy: asynchronous products run as late as they may
+int major_capability();  // BIDO_EMULATOR_CAPABILITY, default 8
+int multiprocessors();   // BIDO_EMULATOR_MULTIPROCESSORS, default 132
+bool lazy_wgmma();       // BIDO_EMULATOR_WGMMA=lazy: asynchronous products run as late as they may
 
 template <typename T>
 T shuffle(T value, int source) {

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The matrix instructions of csrc/cuda/matrix_instructions.cuh on the host, by the layouts of the PTX manual.
-// TF32 operands lose the bits that the hardware does not read. Asynchronous products run when they are issued,
-// or as late as they may (BIDO_EMULATOR_WGMMA=lazy), when a stage that was overwritten too early would show.
+// TF32 operands lose the bits that the hardware does not read. Asynchronous products run when they are
+// issued, or as late as they may (BIDO_EMULATOR_WGMMA=lazy), when a stage that was overwritten too early
+// would show.
 #pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
 #include <cstring>
@@ -11,9 +15,6 @@
 #include <stdexcept>
 #include <unordered_map>
 #include <vector>
-
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include "cuda_runtime.h"
 
@@ -126,7 +127,8 @@ void multiply_now(float* c, uint64_t a, uint64_t b, bool add) {
     const int row = warp * 16 + lane / 4 + 8 * (k % 4 / 2), column = k / 4 * 8 + 2 * (lane % 4) + k % 2;
     float sum = 0;
     for (int byte = 0; byte < 32; byte += kBytes)
-      sum += element<E>(of_descriptor(a, row, byte, kBytes)) * element<E>(of_descriptor(b, column, byte, kBytes));
+      sum += element<E>(of_descriptor(a, row, byte, kBytes)) *
+             element<E>(of_descriptor(b, column, byte, kBytes));
     c[k] = add ? c[k] + sum : sum;
   }
 }

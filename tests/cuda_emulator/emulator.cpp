@@ -125,7 +125,8 @@ void run_block(dim3 block_index, dim3 grid, dim3 block, int shared_bytes) {
   m.alive = threads;
   m.arrived = 0;
   m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, static_cast<char>(0xFF));  // NaN
-  m.shared_start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(m.shared.data()) + 1023) & ~uintptr_t{1023});
+  m.shared_start =
+      reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(m.shared.data()) + 1023) & ~uintptr_t{1023});
   m.shared_size = shared_bytes;
   std::vector<int> order(threads);
   for (int t = 0; t < threads; ++t) {
@@ -162,7 +163,8 @@ const Place& place() { return machine.running->place; }
 
 void run_grid(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& kernel) {
   ++machine.launches;
-  if (shared_bytes > 227 * 1024) throw std::runtime_error("CUDA emulator: more shared memory than any device has");
+  if (shared_bytes > 227 * 1024)
+    throw std::runtime_error("CUDA emulator: more shared memory than any device has");
   machine.kernel = &kernel;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)

@@ -61,12 +61,8 @@ def test_a_step_of_few_samples_is_a_handful_of_launches(cuda_kernels: Any) -> No
     assert count() - before == 8
 
     before = count()
-    values, *kept = cuda_kernels.nhsic(
-        group, parameters, kinds, FIRST, SECOND, 1e-5, True, LAYERS
-    )
+    values, *kept = cuda_kernels.nhsic(group, parameters, kinds, FIRST, SECOND, 1e-5, True, LAYERS)
     assert count() - before == 5
-    cuda_kernels.nhsic_backward(
-        grad, group, parameters, *kept, kinds, FIRST, SECOND, 1e-5, LAYERS
-    )
+    cuda_kernels.nhsic_backward(grad, group, parameters, *kept, kinds, FIRST, SECOND, 1e-5, LAYERS)
     assert count() - before == 8
     assert values.isfinite().all()

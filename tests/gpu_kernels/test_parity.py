@@ -248,7 +248,16 @@ def test_nhsic_of_few_samples(cuda_kernels: Any, n: int) -> None:
 def test_nhsic_of_features_that_are_not_numbers_is_not_a_number(cuda_kernels: Any) -> None:
     x = features(10, 4, torch.float32)
     x[3, 1] = float("nan")
-    args = ([x, torch.arange(10) % 2], torch.ones(2, dtype=torch.float64), [0, 3], [0], [1], 1e-5, True, [0])
+    args = (
+        [x, torch.arange(10) % 2],
+        torch.ones(2, dtype=torch.float64),
+        [0, 3],
+        [0],
+        [1],
+        1e-5,
+        True,
+        [0],
+    )
     assert cuda_kernels.nhsic(*args)[0].isnan().all()
 
 
