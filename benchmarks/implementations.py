@@ -100,13 +100,14 @@ def call_of(op: str, functions: dict[str, Callable[..., Any]], s: Step) -> Calla
     def gaussian_gram() -> object:
         return functions["gaussian_gram_backward"](gram, forward(x, gamma, True), x, gamma, True)
 
-    return {
+    calls: dict[str, Callable[[], object]] = {
         "hsic": hsic,
         "nhsic": nhsic,
         "gram_stack": gram_stack,
         "gaussian_gram": gaussian_gram,
         "double_center": partial(forward, gram),
-    }[op]
+    }
+    return calls[op]
 
 
 def as_graph(call: Callable[[], object]) -> Callable[[], object]:

@@ -148,7 +148,8 @@ def _small_batches(op: str) -> str:
     """What serves the batches for which a composition has a kernel of its own on CUDA devices."""
     if op not in CUDA_KERNELS or _cuda_problem is not None:
         return ""
-    return f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda after a self-check at first use, never run on hardware"
+    small = f"n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda"
+    return f"; {small}, never run on hardware; serves after a self-check at first use"
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:
