@@ -38,7 +38,12 @@ void launch(const char* op, const Tensor& like, void (*kernel)(Parameters...), d
             const Arguments&... arguments) {
   if (shared_bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  kernel<<<grid, kBlock, shared_bytes, current_cuda_stream(like.get_device_index())> > >(arguments...);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(kBlock);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = current_cuda_stream(like.get_device_index());
+  cudaLaunchKernelEx(&config, kernel, arguments...);
   check_launch(op);
 }
 inline int device_attribute(const Tensor& like, cudaDeviceAttr attribute) {
