@@ -7,7 +7,6 @@ demo is the single commands in a row.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bido_ext.lab.attack import Gan, GanConfig, GmiConfig, Reconstructions, invert, train_gan
-from bido_ext.lab.checkpoint import load_model, weights_digest
+from bido_ext.lab.checkpoint import load_model
 from bido_ext.lab.data import DigitTask, load_mnist
 from bido_ext.lab.data.digits import split_digits
-from bido_ext.lab.models import MODELS
-from bido_ext.lab.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.stage import RunOptions, Stage
 from bido_ext.lab.synthetic import synthetic_digits
 from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
@@ -30,8 +26,6 @@ DATASETS = {
     "mnist": "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
     "synthetic": "seven-segment digits drawn on the spot, for smoke runs",
 }
-# Size of the images that the attack's generator makes.
-ATTACK_INPUT = (1, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -50,16 +44,6 @@ class Trained:
     model: nn.Module
     val_accuracy: float
     test_accuracy: float
-    seconds: float
-    path: Path
-    note: str
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """The reconstructions of one attack and the time it took."""
-
-    reconstructions: Reconstructions
     seconds: float
     path: Path
     note: str
@@ -98,7 +82,7 @@ def train_judge(data: LabData, config: TrainConfig, out: Path, options: RunOptio
 def _train(
     role: str, data: LabData, config: TrainConfig, out: Path, options: RunOptions
 ) -> Trained:
-    stage = Stage(out, _config(role, data=data.digest, training=asdict(config)), "model.pt")
+    stage = Stage(out, stage_config(role, data=data.digest, training=asdict(config)), "model.pt")
     outcome = stage.outcome(options)
     if outcome is None:
         outcome = _fit(role, data, config, out, options)
@@ -128,79 +112,6 @@ def _fit(
     }
 
 
-def train_prior(
-    data: LabData, config: GanConfig, out: Path, options: RunOptions
-) -> tuple[Gan, str]:
-    """Train the attacker's generator on the public images; a finished one is loaded.
-
-    Returns:
-        The GAN and one line on whether it was reused.
-
-    Raises:
-        ValueError: If ``out`` holds another configuration, see ``Stage``.
-    """
-    stage = Stage(out, _config("prior", data=data.digest, training=asdict(config)), "gan.pt")
-    done = stage.outcome(options)
-    gan = train_gan(
-        config,
-        data.task.public.tensors[0],
-        out,
-        progress=options.progress and done is None,
-        device=options.device,
-    )
-    stage.finish({"seconds": gan.seconds})
-    return gan, stage.note
-
-
-def attack_target(
-    target: nn.Module, arch: str, gan: Gan, config: GmiConfig, classes: int, out: Path,
-    options: RunOptions,
-) -> Attacked:  # fmt: skip
-    """Attack every private class of ``target`` with GMI; a finished attack is loaded.
-
-    The outcome belongs to these very weights of target and generator: other weights, another
-    attack.
-
-    Args:
-        target: The model under attack.
-        arch: Its architecture, key of ``MODELS``.
-        gan: The attacker's prior.
-        config: The attack.
-        classes: Number of private classes.
-        out: Folder of the attack.
-        options: How to run.
-
-    Raises:
-        ValueError: If the model does not take the generator's images, or ``out`` holds another
-            configuration, see ``Stage``.
-    """
-    if MODELS[arch].input_shape != ATTACK_INPUT:
-        raise ValueError(
-            f"gmi makes images of shape {ATTACK_INPUT}, the model {arch!r} takes "
-            f"{MODELS[arch].input_shape}"
-        )
-    inputs = {"target": weights_digest(target), "generator": weights_digest(gan.generator)}
-    stage = Stage(
-        out,
-        _config("attack", attack="gmi", settings=asdict(config), **inputs),
-        "reconstructions.pt",
-    )
-    done = stage.outcome(options)
-    if done is not None:
-        return Attacked(
-            load_reconstructions(stage.product), done["seconds"], stage.product, stage.note
-        )
-    began = time.monotonic()
-    found = invert(
-        config, target, gan, range(classes), run_dir=out, progress=options.progress,
-        device=options.device,
-    )  # fmt: skip
-    seconds = time.monotonic() - began
-    save_reconstructions(found, stage.config, stage.product)
-    stage.finish({"seconds": seconds})
-    return Attacked(found, seconds, stage.product, stage.note)
-
-
 def pick_device(name: str) -> torch.device:
     """ "auto" (CUDA if there is one), or the name of a device.
 
@@ -218,7 +129,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _config(role: str, **settings: Any) -> dict[str, Any]:
+def stage_config(role: str, **settings: Any) -> dict[str, Any]:
+    """What a stage's outcome depends on, with its role and this package's version."""
     try:
         version = metadata.version("bido-ext")
     except metadata.PackageNotFoundError:  # run from a source tree that was never installed
