@@ -108,5 +108,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="holds no mapping of names to tensors"):
         load_pretrained(_vgg(), tmp_path / "list.pth")
     torch.save({}, tmp_path / "empty.pth")
-    with pytest.raises(ValueError, match="reinit must name modules of the model or 'head', got 'x'"):
+    with pytest.raises(
+        ValueError, match="reinit must name modules of the model or 'head', got 'x'"
+    ):
         load_pretrained(_vgg(), tmp_path / "empty.pth", reinit=("x",))

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .celeba import celeba
 from .cifar10 import cifar10
@@ -15,7 +16,7 @@ from .listing import Listing
 from .mnist import load_mnist
 from .person_folders import facescrub, folders, lfw
 from .public_folder import public_folder
-from .task import ImageTask, hash_of, task_of
+from .task import ImageTask, task_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class DatasetSpec:
         crop: side of the square cut from the middle of each file; 0: the largest there is.
         listing: reads which files there are, (root, seed); None: not a folder of image files.
         needs_root: whether a folder must be given.
+        arch_options: options of ``arch`` for these images.
     """
 
     name: str
@@ -42,6 +44,7 @@ class DatasetSpec:
     crop: int = 0
     listing: Callable[[Path, int], Listing] | None = None
     needs_root: bool = True
+    arch_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -60,7 +63,7 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "cifar10",
             "classes 0-4 private, 5-9 public; a torchvision folder (cifar-10-batches-py)",
-            True, True, 32, "vgg16",
+            True, True, 32, "vgg16", arch_options={"image_size": 32},
         ),
         DatasetSpec(
             "celeba",
@@ -194,11 +197,3 @@ def listings(config: DataConfig) -> tuple[Listing, Listing]:
         raise ValueError(f"--public-data must name the folder of the data set {public_spec.name!r}")
     assert public_spec.listing is not None  # DataConfig checks it
     return private, public_spec.listing(config.public_root, config.seed)
-
-
-def digest_of(task: ImageTask | DigitTask) -> str:
-    """Hash of the images and labels of a task."""
-    if isinstance(task, ImageTask):
-        return task.digest
-    sets = (task.train, task.val, task.test, task.public)
-    return hash_of(*(tensor.numpy().tobytes() for part in sets for tensor in part.tensors))

@@ -82,7 +82,7 @@ def task_of(
         num_classes=len(private.class_names),
         judge_classes=len(private.class_names),
         class_names=private.class_names,
-        digest=hash_of(private_digest, public_digest, labels.tolist(), len(pool)),
+        digest=hash_of(private_digest, public_digest, labels.tolist(), val.tolist(), len(pool)),
     )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrained weights from a local file, checked name by name: nothing is skipped in silence."""
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,6 +73,17 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
             "modules named in reinit keep fresh weights"
         )
     body.load_state_dict({**wanted, **used})
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file of weights; a training is that of its content, wherever it lies."""
+    if not Path(path).is_file():
+        raise ValueError(f"pretrained: there is no file {path}")
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _modules(body: FeatureClassifier, reinit: Sequence[str]) -> set[str]:
