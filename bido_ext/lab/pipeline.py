@@ -16,25 +16,19 @@ import torch
 from torch import nn
 
 from bido_ext.lab.checkpoint import load_model
-from bido_ext.lab.data import DigitTask, load_mnist
-from bido_ext.lab.data.digits import split_digits
+from bido_ext.lab.data import DataConfig, DigitTask, ImageTask, load_task
+from bido_ext.lab.models.pretrained import file_sha256
 from bido_ext.lab.stage import RunOptions, Stage
-from bido_ext.lab.synthetic import synthetic_digits
 from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
-
-DATASETS = {
-    "mnist": "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
-    "synthetic": "seven-segment digits drawn on the spot, for smoke runs",
-}
 
 
 @dataclass(frozen=True)
 class LabData:
-    """The sets of the experiment and the hash of the digits they were cut from."""
+    """The sets of the experiment and the hash of the images they were cut from."""
 
     name: str
     digest: str
-    task: DigitTask
+    task: DigitTask | ImageTask
 
 
 @dataclass(frozen=True)
@@ -50,15 +44,23 @@ class Trained:
 
 
 def load_data(name: str, root: Path | None = None, image_size: int = 32) -> LabData:
-    """Load and split "mnist" (``root``: a torchvision-style folder) or "synthetic" digits.
+    """Load and split a data set, key of ``DATASETS``; ``root`` is its folder.
 
     Raises:
-        ValueError: If the name is unknown or the folder holds no MNIST.
+        ValueError: If the name is unknown or the folder holds something else.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    digits = load_mnist(root) if name == "mnist" else synthetic_digits()
-    return LabData(name, digits.sha256(), split_digits(digits, image_size))
+    return load_images(DataConfig(private=name, root=root, image_size=image_size))
+
+
+def load_images(config: DataConfig, *, progress: bool = False) -> LabData:
+    """Load and split what ``config`` names.
+
+    Raises:
+        ValueError: If a folder is missing, or holds something else or damaged files.
+    """
+    task = load_task(config, progress=progress)
+    name = config.private if config.public is None else f"{config.private}+{config.public}"
+    return LabData(name, task.digest, task)
 
 
 def train_target(data: LabData, config: TrainConfig, out: Path, options: RunOptions) -> Trained:
@@ -82,7 +84,10 @@ def train_judge(data: LabData, config: TrainConfig, out: Path, options: RunOptio
 def _train(
     role: str, data: LabData, config: TrainConfig, out: Path, options: RunOptions
 ) -> Trained:
-    stage = Stage(out, stage_config(role, data=data.digest, training=asdict(config)), "model.pt")
+    training = asdict(config)
+    if config.pretrained:  # the same weights are the same training, wherever they lie
+        training["pretrained"] = file_sha256(config.pretrained)
+    stage = Stage(out, stage_config(role, data=data.digest, training=training), "model.pt")
     outcome = stage.outcome(options)
     if outcome is None:
         outcome = _fit(role, data, config, out, options)

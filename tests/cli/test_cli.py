@@ -160,7 +160,7 @@ def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
     def broken(*_):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_data", broken)
+    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", broken)
     result = bido("train", *SMOKE, "--out", tmp_path / "x")
     assert result.exit_code == 1
     assert result.stderr.startswith("bido: the disk is full (RuntimeError;")
