@@ -82,11 +82,11 @@ def test_doctor_shows_backends_and_versions():
 
 def test_evaluate_measures_a_model(trained):
     document = json.loads(bido("evaluate", trained["target"], *SMOKE, "--json").stdout)
-    assert document["test_set"] == "private digits"
+    assert document["test_set"] == "private classes"
     assert document["defence"] == "bido-coco"
     assert 0 <= document["natural_accuracy"] <= 1
     text = bido("evaluate", trained["evaluator"], *SMOKE).stdout
-    assert "200 test images (all ten digits" in text
+    assert "200 test images (all 10 classes" in text
 
 
 def test_evaluate_judges_reconstructions(trained, tmp_path):
@@ -136,7 +136,10 @@ def test_files_of_the_wrong_kind_are_named(trained, tmp_path):
     cases = [
         (("evaluate", trained["reconstructions"], *SMOKE), "--evaluator must name"),
         (("evaluate", trained["prior"] / "gan.pt", *SMOKE), "not a bido_ext.model file"),
-        (("evaluate", trained["target"], *SMOKE, "--picture", "a.png"), "has none"),
+        (
+            ("evaluate", trained["target"], *SMOKE, "--picture", "a.png"),
+            "--picture needs reconstructions",
+        ),
         (
             ("evaluate", trained["reconstructions"], *SMOKE, "--evaluator", trained["target"]),
             "num_classes=5, expected 10",
