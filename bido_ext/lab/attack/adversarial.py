@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import augmentation, random_affine
 
 from .networks import LATENT_DIM, check_shape
 
 FILE = "gan.pt"
+Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class AdversarialTrainer(ABC):
     generator: nn.Module
     critic: nn.Module
 
-    def __init__(self, config: AdversarialConfig, public: Tensor, device: torch.device) -> None:
+    def __init__(self, config: AdversarialConfig, public: Public, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.public, self.device = config, public, device
+        self.config, self.device = config, device
         self.shape = check_public(public)
+        self.public = public if isinstance(public, ImageSet) else ImageSet(public, None)
         self.ranges = augmentation(config.augment)
         self.build()
         for network in (self.generator, self.critic):
@@ -123,7 +126,7 @@ class AdversarialTrainer(ABC):
     def draw(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A batch of public images, augmented, and their row numbers in ``public``."""
         chosen = torch.randint(len(self.public), (self.config.batch_size,), generator=random)
-        real = self.public[chosen]
+        real = self.public.batch(chosen)
         if self.ranges is not None:
             real = random_affine(real, self.ranges, random)
         return real.to(self.device), chosen
@@ -196,13 +199,13 @@ def train(
     return path
 
 
-def check_public(public: Tensor) -> tuple[int, int, int]:
+def check_public(public: Public) -> tuple[int, int, int]:
     """The shape of one public image.
 
     Raises:
         ValueError: not (n, channels, side, side), or a shape the networks do not make.
     """
     try:
-        return check_shape(public.shape[1:])
+        return check_shape(public.shape if isinstance(public, ImageSet) else public.shape[1:])
     except ValueError as error:
         raise ValueError(f"public must be (n, *shape): {error}") from None

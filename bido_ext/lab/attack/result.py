@@ -58,3 +58,14 @@ def collect(
         list(classes),
         torch.cat(confidence).unflatten(0, by_class),
     )
+
+
+def sample_major(latents: Tensor, restarts: int) -> Tensor:
+    """Latents (restarts * classes, samples, ...) in the order of ``Reconstructions``.
+
+    Returns:
+        (restarts * samples * classes, ...): class after class within a sample, sample after sample
+        within a restart.
+    """
+    by_restart = latents.unflatten(0, (restarts, -1)).transpose(1, 2)
+    return by_restart.flatten(0, 2)

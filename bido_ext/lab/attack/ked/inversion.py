@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bido_ext.lab.attack.networks import LATENT_DIM
-from bido_ext.lab.attack.result import Reconstructions, collect
+from bido_ext.lab.attack.result import Reconstructions, collect, sample_major
 from bido_ext.lab.attack.rows import Rows
 from bido_ext.lab.attack.search import Keep, Search, run_search
 from bido_ext.lab.attack.settings import check_at_least, check_positive
@@ -114,9 +114,7 @@ def draw_samples(mu: Tensor, logvar: Tensor, rows: Rows, samples: int) -> Tensor
     """``samples`` latents of each row's Gaussian: (restarts * samples * classes, dim)."""
     eps = rows.noise("ked sample", 0, samples, mu.shape[1])
     latents = mu[:, None] + (logvar / 2).exp()[:, None] * eps  # [restarts * classes, samples, dim]
-    restarts = len(set(rows.restarts))
-    by_restart = latents.unflatten(0, (restarts, -1)).transpose(1, 2)
-    return by_restart.flatten(0, 2)
+    return sample_major(latents, len(set(rows.restarts)))
 
 
 class _Ked(Search):
