@@ -19,7 +19,6 @@ from bido_ext.lab.stage import RunOptions
 from .inputs import Inputs, size_of
 from .schema import Recipe, from_table
 
-
 # Settings for generators from a file alone, and their values with a GAN that is trained here.
 _WITH_OWN_GAN = {"centre": 0, "layered": False}
 
