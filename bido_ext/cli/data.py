@@ -12,9 +12,7 @@ import typer
 from bido_ext.cli.errors import FAILURE, plain_errors
 from bido_ext.cli.options import Json, Public, PublicData, print_json
 
-data = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Check data sets before a long run."
-)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @data.callback()
