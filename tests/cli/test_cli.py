@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.cli.options import parse_weights
 
-COMMANDS = ("train", "attack", "evaluate", "demo", "bench", "list", "doctor")
+COMMANDS = ("train", "attack", "evaluate", "demo", "sweep", "bench", "list", "doctor")
 SMOKE = ("--preset", "smoke")
 
 

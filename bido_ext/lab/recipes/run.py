@@ -37,6 +37,7 @@ def run_recipe(
     *,
     smoke: bool = False,
     from_scratch: bool = False,
+    shared: Path | None = None,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
 ) -> RecipeResult:
@@ -49,6 +50,8 @@ def run_recipe(
             takes that folder itself too), and ``weights`` with files of pretrained weights.
         smoke: Draw tiny data sets into ``out`` and start from fresh weights.
         from_scratch: Start from fresh weights where the recipe names a file.
+        shared: Folder of what runs with other targets share: made-up data, the evaluation
+            classifier, and the generator unless it belongs to the target; default: ``out``.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
 
@@ -60,9 +63,11 @@ def run_recipe(
     """
     options = RunOptions(on_change="rerun") if options is None else options
     say = (narrator or Narrator(stages=5)).stage
+    shared = out if shared is None else shared
     search, prior_training = attack_settings(recipe, smoke=smoke)
+    own_prior = find_attack(recipe.attack.name).needs == "ked gan"
     if smoke:
-        data_root = out / "data"
+        data_root = shared / "data"
         for name in {recipe.data.private, recipe.data.public} - {"", "mnist", "synthetic"}:
             write_small(name, data_root / name, **asdict(recipe.smoke_data))
     fresh = smoke or from_scratch
@@ -70,7 +75,7 @@ def run_recipe(
     evaluator_config = _with_weights(recipe.evaluator, data_root, fresh)
 
     with say("Load the data", f"{recipe.data.private}: {recipe.title}") as told:
-        cache = out / "cache" if smoke else None
+        cache = shared / "cache" if smoke else None
         data = _load(recipe, target_config, data_root, cache, options)
         judged_on = data
         if _size(evaluator_config) != _size(target_config):
@@ -83,14 +88,15 @@ def run_recipe(
     with say(
         "Train the evaluation classifier", "It judges later; the attacker never uses it."
     ) as told:
-        evaluator = train_judge(judged_on, evaluator_config, out / "evaluator", options)
+        evaluator = train_judge(judged_on, evaluator_config, shared / "evaluator", options)
         told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
     with say("Train the classifier", f"Its defence: {target_config.defence}.") as told:
         target = train_target(data, target_config, out / "target", options)
         told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
     with say("Attack the classifier", ATTACKS[recipe.attack.name].description) as told:
         prior, note = train_prior(
-            recipe.attack.name, PublicSet.of(data), prior_training, out / "prior", options,
+            recipe.attack.name, PublicSet.of(data), prior_training,
+            (out if own_prior else shared) / "prior", options,
             target=target.model,
         )  # fmt: skip
         classes = range(min(recipe.attack.classes or task.num_classes, task.num_classes))
@@ -117,8 +123,18 @@ def run_recipe(
         required_evaluator_accuracy=recipe.required_evaluator_accuracy,
         attack=recipe.attack.name,
         metrics=metrics,
+        val_accuracy=target.val_accuracy,
+        target_confidence=float(found.target_confidence.mean()),
         config={
-            "data": {**asdict(recipe.data), "sha256": data.digest},
+            "data": {
+                **asdict(recipe.data),
+                "sha256": data.digest,
+                "private_train": len(task.train),
+                "private_val": len(task.val),
+                "private_test": len(task.test),
+                "public_images": len(task.public),
+                "num_classes": task.num_classes,
+            },
             "target": asdict(target_config),
             "evaluator": asdict(evaluator_config),
             "attack": asdict(search),
