@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.cli.options import parse_weights
 
-COMMANDS = ("train", "attack", "evaluate", "demo", "sweep", "bench", "list", "doctor")
+COMMANDS = (
+    "train", "attack", "evaluate", "demo", "run", "sweep", "data", "bench", "list", "doctor",
+)  # fmt: skip
 SMOKE = ("--preset", "smoke")
 
 
@@ -63,7 +65,9 @@ def test_the_main_help_names_every_command():
     assert "bido demo --preset smoke" in text
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defences", "models", "datasets", "presets"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defences", "models", "datasets", "presets", "recipes"]
+)
 def test_list_speaks_text_and_json(kind):
     rows = json.loads(bido("list", kind, "--json").stdout)
     text = bido("list", kind).stdout
