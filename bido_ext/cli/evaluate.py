@@ -150,7 +150,7 @@ def _judge(
     evaluator.to(device)
     own_accuracy = accuracy(evaluator, task.judge_test)
     private = ImageSet.of(task.train).only(found.classes)
-    reference = PrivateReference.of(evaluator, *private.tensors)
+    reference = PrivateReference.of(evaluator, private, private.labels)
     metrics = judge_attack(evaluator, found.images, found.classes, reference, inception=network)
     if picture is not None:
         save_comparison(picture, evaluator, found.images, found.classes, reference)

@@ -122,7 +122,7 @@ def _results(recipe: Recipe, run: RecipeResult, rows: tuple[Row, ...], command: 
         config={
             "data": run.config["data"],
             "evaluator": run.config["evaluator"],
-            "prior": run.config["prior"],
+            "generator": run.config["generator"],
             "attack": {"name": run.attack, **run.config["attack"]},
         },
         evaluator=EvaluatorResult(

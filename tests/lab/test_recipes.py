@@ -12,7 +12,8 @@ from bido_ext.cli.app import app
 from bido_ext.lab.attack import ATTACKS
 from bido_ext.lab.models import build_model
 from bido_ext.lab.recipes import load_recipe, recipe_names
-from bido_ext.lab.recipes.run import attack_settings, run_recipe
+from bido_ext.lab.recipes.attack_step import attack_settings
+from bido_ext.lab.recipes.run import run_recipe
 
 GOOD = """
 title = "t"
@@ -58,8 +59,8 @@ def test_every_recipe_is_valid(name, smoke):
         for config, classes in ((recipe.target, 1000), (recipe.evaluator, 1000)):
             build_model(config.arch, classes, config.defence, config.arch_options)
     if recipe.attack.name in ATTACKS:
-        search, prior = attack_settings(recipe, smoke=smoke)
-        assert (search.seed, prior.seed) == (3, 3)
+        settings = attack_settings(recipe, smoke=smoke)
+        assert (settings.search.seed, settings.prior.seed) == (3, 3)
 
 
 def test_published_settings():
@@ -110,11 +111,20 @@ def test_unknown_settings_of_the_attack_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_of_a_generator_file_go_with_it():
+    recipe = load_recipe("facescrub224-ppa")
+    assert attack_settings(recipe).search.centre == 800
+    assert attack_settings(recipe, from_scratch=True).search.centre == 0
+    recipe = load_recipe("celeba64-resnet34-none-vmi")
+    assert attack_settings(recipe).search.layered
+    assert not attack_settings(recipe, from_scratch=True).search.layered
+
+
 def test_data_and_weights_must_be_there(tmp_path):
     recipe = load_recipe("ffhq")
     with pytest.raises(ValueError, match="recipe starts from vgg16_bn-6c64b313.pth, and there is"):
         run_recipe(recipe, tmp_path / "run", tmp_path)
-    with pytest.raises(ValueError, match=r"must hold a folder 'celeba' for each data set"):
+    with pytest.raises(ValueError, match=r"must hold a folder .celeba. for each data set"):
         run_recipe(recipe, tmp_path / "run", tmp_path, from_scratch=True)
 
 

@@ -94,7 +94,7 @@ def _extended(table: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> d
 _BELONGINGS = {
     "defence": ("weights",),
     "arch": ("arch_options", "pretrained", "reinit"),
-    "name": ("settings", "prior"),  # of an attack
+    "name": ("settings", "prior", "generator", "truncation", "prior_size"),  # of an attack
 }
 
 

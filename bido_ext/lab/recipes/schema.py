@@ -42,12 +42,18 @@ class RecipeAttack:
     Attributes:
         name: key of ``ATTACKS``; a recipe may name one that a later release brings.
         classes: how many private classes are attacked, from label 0 on; 0: all.
+        generator: file of StyleGAN2 weights in ``weights``; empty: a GAN is trained.
+        truncation: psi of that generator.
+        prior_size: side of the images of a GAN that is trained; 0: the target's.
         settings: of the attack's configuration.
         prior: of the configuration of its generator's training.
     """
 
     name: str
     classes: int = 0
+    generator: str = ""
+    truncation: float = 1.0
+    prior_size: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
 
