@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.cli.options import parse_weights
 
-COMMANDS = ("train", "attack", "evaluate", "demo", "run", "data", "bench", "list", "doctor")
+COMMANDS = (
+    "train", "attack", "evaluate", "demo", "run", "sweep", "data", "bench", "list", "doctor",
+)  # fmt: skip
 SMOKE = ("--preset", "smoke")
 
 

@@ -24,6 +24,7 @@ from bido_ext.lab.data.augment import augmentation, random_affine
 from .networks import LATENT_DIM, check_shape
 
 FILE = "gan.pt"
+AUTO = "auto"
 Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
 
@@ -36,7 +37,8 @@ class AdversarialConfig:
         batch_size: images per step.
         lr, beta1, beta2: of Adam, both networks.
         width, critic_width: multiply the channel counts of the published networks.
-        augment: key of ``AUGMENTATIONS`` for the public images.
+        augment: key of ``AUGMENTATIONS`` for the public images; "auto" is "public-digits" for grey
+            images and "none" for colour.
         checkpoint_every: generator steps between checkpoints.
     """
 
@@ -48,7 +50,7 @@ class AdversarialConfig:
     beta2: float = 0.999
     width: float = 1.0
     critic_width: float = 1.0
-    augment: str = "public-digits"
+    augment: str = AUTO
     seed: int = 0
     checkpoint_every: int = 200
 
@@ -61,7 +63,8 @@ class AdversarialConfig:
         for name in ("lr", "width", "critic_width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        augmentation(self.augment)
+        if self.augment != AUTO:
+            augmentation(self.augment)
 
 
 class AdversarialTrainer(ABC):
@@ -78,7 +81,8 @@ class AdversarialTrainer(ABC):
         self.config, self.device = config, device
         self.shape = check_public(public)
         self.public = public if isinstance(public, ImageSet) else ImageSet(public, None)
-        self.ranges = augmentation(config.augment)
+        automatic = "public-digits" if self.shape[0] == 1 else "none"
+        self.ranges = augmentation(automatic if config.augment == AUTO else config.augment)
         self.build()
         for network in (self.generator, self.critic):
             network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -74,6 +74,7 @@ def run_attack(
     data: LabData,
     target: Trained,
     out: Path,
+    shared: Path,
     options: RunOptions,
 ) -> tuple[Attacked, str]:
     """Attack ``target`` with the generator that the recipe names, else with one trained here.
@@ -84,6 +85,7 @@ def run_attack(
         data: Images in the size that the target takes.
         target: The attacked classifier.
         out: Folder of the run.
+        shared: Folder of a generator that does not depend on the target.
         options: How to run.
 
     Returns:
@@ -98,8 +100,9 @@ def run_attack(
     else:
         size = chosen.prior_size or side
         public = PublicSet.of(data if size == side else inputs.images(size))
+        owner = out if find_attack(chosen.name).needs == "ked gan" else shared
         generator, note = train_prior(
-            chosen.name, public, settings.prior, out / "prior", options, target=target.model
+            chosen.name, public, settings.prior, owner / "prior", options, target=target.model
         )
     classes = range(min(chosen.classes or data.task.num_classes, data.task.num_classes))
     # PPA resizes what its generator makes; the others attack at the generator's size.

@@ -30,6 +30,7 @@ def run_recipe(
     *,
     smoke: bool = False,
     from_scratch: bool = False,
+    shared: Path | None = None,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
 ) -> RecipeResult:
@@ -42,6 +43,8 @@ def run_recipe(
             takes that folder itself too), and ``weights`` with files of pretrained weights.
         smoke: Draw tiny data sets into ``out`` and start from fresh weights.
         from_scratch: Start from fresh weights where the recipe names a file.
+        shared: Folder of what runs with other targets share: made-up data, the evaluation
+            classifier, and the generator unless it belongs to the target; default: ``out``.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
 
@@ -53,9 +56,10 @@ def run_recipe(
     """
     options = RunOptions(on_change="rerun") if options is None else options
     say = (narrator or Narrator(stages=5)).stage
+    shared = out if shared is None else shared
     settings = attack_settings(recipe, smoke=smoke, from_scratch=from_scratch)
     if smoke:
-        inputs = Inputs.small(recipe, out, options.progress)
+        inputs = Inputs.small(recipe, shared, options.progress)
     else:
         inputs = Inputs(recipe, data_root, None, from_scratch, options.progress)
     target_config, judge_config = map(inputs.weighted, (recipe.target, recipe.evaluator))
@@ -69,13 +73,13 @@ def run_recipe(
     with say(
         "Train the evaluation classifier", "It judges later; the attacker never uses it."
     ) as told:
-        evaluator = train_judge(judged_on, judge_config, out / "evaluator", options)
+        evaluator = train_judge(judged_on, judge_config, shared / "evaluator", options)
         told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
     with say("Train the classifier", f"Its defence: {target_config.defence}.") as told:
         target = train_target(data, target_config, out / "target", options)
         told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
     with say("Attack the classifier", ATTACKS[recipe.attack.name].description) as told:
-        attacked, note = run_attack(inputs, settings, data, target, out, options)
+        attacked, note = run_attack(inputs, settings, data, target, out, shared, options)
         told += [note and f"generator: {note}", attacked.note]
     with say("Judge the attack", "By the evaluation classifier, against the private images."):
         metrics = _judged(data, evaluator, attacked, out / "attack" / "comparison.png")
@@ -91,8 +95,10 @@ def run_recipe(
         required_evaluator_accuracy=recipe.required_evaluator_accuracy,
         attack=recipe.attack.name,
         metrics=metrics,
+        val_accuracy=target.val_accuracy,
+        target_confidence=float(attacked.reconstructions.target_confidence.mean()),
         config={
-            "data": {**asdict(recipe.data), "sha256": data.digest},
+            "data": {**asdict(recipe.data), "sha256": data.digest, **_counts(data)},
             "target": asdict(target_config),
             "evaluator": asdict(judge_config),
             "attack": asdict(settings.search),
@@ -110,6 +116,17 @@ def run_recipe(
     )
     write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
+
+
+def _counts(data: LabData) -> dict[str, int]:
+    task = data.task
+    return {
+        "private_train": len(task.train),
+        "private_val": len(task.val),
+        "private_test": len(task.test),
+        "public_images": len(task.public),
+        "num_classes": task.num_classes,
+    }
 
 
 def _told(data: LabData) -> str:

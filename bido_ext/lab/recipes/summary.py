@@ -22,6 +22,8 @@ class RecipeResult:
         evaluator_accuracy, required_evaluator_accuracy: of the evaluation classifier.
         attack: name of the attack.
         metrics: how the attack fared.
+        val_accuracy: of the attacked classifier on the split that selected its epoch.
+        target_confidence: mean probability it gives its own reconstructions.
         config: everything that was configured.
         machine, versions: where it ran.
         seconds: computing time of the steps.
@@ -38,6 +40,8 @@ class RecipeResult:
     required_evaluator_accuracy: float
     attack: str
     metrics: AttackMetrics
+    val_accuracy: float
+    target_confidence: float
     config: dict[str, Any]
     machine: dict[str, str]
     versions: dict[str, str]

@@ -82,6 +82,9 @@ class Row:
     config: dict[str, Any]
     commands: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _as_read(self.config))
+
     @property
     def weights_text(self) -> str:
         """The weights for a table, "-" if there are none."""
@@ -103,6 +106,9 @@ class Results:
     config: dict[str, dict[str, Any]]
     evaluator: EvaluatorResult
     rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _as_read(self.config))
 
     @property
     def undefended(self) -> Row | None:
@@ -134,6 +140,12 @@ class Results:
         except (KeyError, TypeError) as error:
             raise ValueError(f"results lack a field or have a wrong one: {error}") from None
         return cls(**fields)
+
+
+def _as_read(config: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from the file, where tuples are lists."""
+    read: dict[str, Any] = json.loads(json.dumps(config))
+    return read
 
 
 def _row(document: dict[str, Any]) -> Row:
