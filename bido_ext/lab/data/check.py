@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from .image_set import ImageSet
 from .listing import Files, Listing, check_labels
 from .registry import DataConfig, find_dataset, listings, load_task
 
@@ -92,9 +93,10 @@ def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
         task = load_task(config)
     except (ValueError, RuntimeError) as error:
         return DataReport(*names, problems=(str(error),))
-    labels = task.train.tensors[1].tolist()
+    train = ImageSet.of(task.train)
+    labels = train.labels.tolist()
     per_class = Counter(labels).values()
-    height, width = task.train.tensors[0].shape[-2:]
+    height, width = train.shape[-2:]
     counts = {part: len(getattr(task, part)) for part in ("train", "val", "test", "public")}
     return DataReport(
         *names,
