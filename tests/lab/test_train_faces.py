@@ -52,6 +52,7 @@ def test_the_command_trains_on_faces(root, tmp_path):
     resumed = bido(
         "train", "--dataset", "celeba", "--data", root, *SHORT, "--milestones", "1",
         "--pretrained", tmp_path / "a" / "model.pt", "--out", tmp_path / "c", "--evaluator",
+        "--arch", "vgg16",
     )  # fmt: skip
     assert resumed.exit_code == 0, resumed.stderr
 
