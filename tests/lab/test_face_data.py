@@ -56,6 +56,17 @@ def test_celeba_by_identities(celeba, tmp_path):
     assert len(private.public) == 0
 
 
+def test_the_most_frequent_people_are_private(celeba, monkeypatch):
+    for name in ("trainset.txt", "testset.txt", "ganset.txt"):
+        (celeba / name).unlink()
+    monkeypatch.setattr("bido_ext.lab.data.celeba.NUM_IDENTITIES", 2)
+    private, public = listings(DataConfig("celeba", celeba))
+    assert private.class_names == ("1", "2")
+    assert (len(private.train), len(private.test)) == (14, 2)
+    assert set(public.public.identities) == {"3", "4", "5", "6"}
+    assert len(public.public) == 8 + 12
+
+
 def test_lists_that_do_not_fit_are_refused(celeba):
     config, train = DataConfig("celeba", celeba), celeba / "trainset.txt"
     good = train.read_text()

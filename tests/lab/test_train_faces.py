@@ -85,6 +85,17 @@ def test_bad_options(arguments, message, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_it_learns_who_is_who(tmp_path):
+    root = write_small("folders", tmp_path / "people", classes=4, images=24)
+    task = load_task(DataConfig("folders", root, image_size=32))
+    config = TrainConfig(
+        arch="vgg16", arch_options={**TINY, "pixel_range": "signed"}, epochs=6, batch_size=16,
+        lr=5e-3, sampler="identity", defence="bido-hsic", augment="flip",
+    )  # fmt: skip
+    result = train_classifier(config, task, tmp_path / "run", progress=False)
+    assert result.test_accuracy > 0.7, "chance is 0.25"
+
+
 def test_identity_batches_reach_the_loss(root, tmp_path, monkeypatch):
     batches = []
     cross_entropy = training.F.cross_entropy
