@@ -60,6 +60,11 @@ def check(
         typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")
         if not report.identities_known:
             typer.echo("people  not told by the data: only files and their bytes were compared")
+        if report.published:
+            wanted = ", ".join(f"{part} {count}" for part, count in report.published.items())
+            here = {**report.counts, "classes": report.num_classes}
+            same = "as here" if here == report.published else "not as here"
+            typer.echo(f"published split: {wanted} ({same})")
         for size, count in report.image_sizes.items():
             typer.echo(f"size    {size} pixels: {count} files")
         for problem in report.problems:
