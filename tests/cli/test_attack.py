@@ -83,6 +83,24 @@ def test_every_attack_on_faces(faces, attack, tmp_path):
     assert json.loads(again.stdout) == json.loads(done.stdout)
 
 
+def test_judging_faces(faces, tmp_path):
+    sets = ("--dataset", "lfw", "--data", faces["data"])
+    command = ("attack", faces["model"], *SMOKE, "--prior", faces["out"] / "judged", *sets)
+    made = bido(*command, "--prior-steps", 1, "--prior-set", "width=0.05", "--out", tmp_path)
+    assert made.exit_code == 0, made.stderr
+    # The same classifier as its own judge: only the path is tested here.
+    command = ("evaluate", tmp_path / "reconstructions.pt", *SMOKE, *sets)
+    judged = bido(*command, "--evaluator", faces["model"], "--required", "1.1")
+    assert judged.exit_code == 0, judged.stderr
+    assert "NOT MET" in judged.stdout
+    assert "bootstrap over identities" in judged.stdout
+    assert "class | top-1" in judged.stdout
+    natural = bido("evaluate", faces["model"], *SMOKE, *sets, "--json")
+    assert json.loads(natural.stdout)["test_set"] == "private classes"
+    wrong = bido("evaluate", faces["model"], *SMOKE)
+    assert "model must have the 5 private classes of 'synthetic' or the 10" in wrong.stderr
+
+
 def test_attack_with_public_images_of_ones_own(faces, tmp_path):
     command = ("attack", faces["model"], *SMOKE, "--prior", tmp_path / "g", "--out", tmp_path / "a")
     command += ("--prior-set", "augment=none", "--prior-steps", 1, "--public-images")
