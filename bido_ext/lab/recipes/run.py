@@ -62,14 +62,14 @@ def run_recipe(
         inputs = Inputs.small(recipe, shared, options.progress)
     else:
         inputs = Inputs(recipe, data_root, None, from_scratch, options.progress)
-    # All that is missing is told before anything is trained.
-    if inputs.weights(recipe.attack.generator) is None:
-        inputs.check_public()
     plan = replace(
         recipe,
         target=inputs.weighted(recipe.target),
         evaluator=inputs.weighted(recipe.evaluator),
     )
+    # All that is missing is told before anything is trained.
+    if inputs.weights(recipe.attack.generator) is None:
+        inputs.check_public()
     found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
     config = {
         "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
