@@ -7,10 +7,13 @@ import typer
 
 from bido_ext.cli.attack import attack
 from bido_ext.cli.bench import bench
+from bido_ext.cli.data import data
 from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
 from bido_ext.cli.list import list_
+from bido_ext.cli.run import run
+from bido_ext.cli.sweep import sweep
 from bido_ext.cli.train import train
 
 app = typer.Typer(
@@ -30,12 +33,14 @@ def bido() -> None:
     Start with:  bido demo --preset smoke    seconds, nothing to fetch
                  bido demo                   minutes, MNIST
     By hand:     bido train, then bido attack, then bido evaluate
+    Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
     How fast:    bido bench
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
     """
 
 
-for _command in (train, attack, evaluate, demo, bench, doctor):
+for _command in (train, attack, evaluate, demo, run, sweep, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
+app.add_typer(data, name="data")

@@ -4,12 +4,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Data, Device, Fresh, Json, Preset, Seed, overridden, print_json
+from bido_ext.cli.options import (
+    Crop,
+    Data,
+    Dataset,
+    Device,
+    Fresh,
+    Json,
+    Preset,
+    Public,
+    PublicData,
+    Seed,
+    overridden,
+    print_json,
+)
+from bido_ext.cli.settings import parse_classes, with_settings
 
 
 @plain_errors
@@ -17,75 +31,178 @@ def attack(
     model: Annotated[Path, typer.Argument(help="The model under attack: a model.pt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for reconstructions.pt.")],
     prior: Annotated[
-        Path, typer.Option("--prior", help="Folder of the generator; trained there if missing.")
-    ],
+        Path | None,
+        typer.Option("--prior", help="Folder of the generator; trained there if missing."),
+    ] = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(help="vmi, ppa: a StyleGAN2 state dict instead of --prior."),
+    ] = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Psi of --generator; default: 0.5 for ppa, 1 for vmi.")
+    ] = None,
     attack: Annotated[str, typer.Option(help="See: bido list attacks.")] = "gmi",
+    classes: Annotated[
+        str | None, typer.Option(help="Labels to attack, as 0-59,70; default: all.")
+    ] = None,
     restarts: Annotated[int | None, typer.Option(help="Independent starts a class.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in the latents.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     id_weight: Annotated[float | None, typer.Option(help="Weight of the identity loss.")] = None,
     prior_steps: Annotated[int | None, typer.Option(help="Generator steps of the prior.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the attack, as name=value; repeatable."),
+    ] = None,
+    prior_set: Annotated[
+        list[str] | None,
+        typer.Option("--prior-set", help="Any setting of the prior, as name=value; repeatable."),
+    ] = None,
+    public_images: Annotated[
+        Path | None,
+        typer.Option(help="The attacker's images as an .npz with 'images', instead of a data set."),
+    ] = None,
+    force_foreign_gan: Annotated[
+        bool,
+        typer.Option(
+            "--force-foreign-gan",
+            help="KED-MI: attack with a GAN trained for another target (overstates defences).",
+        ),
+    ] = False,
     preset: Preset = "quick",
     seed: Seed = 0,
+    dataset: Dataset = None,
     data: Data = None,
+    crop: Crop = None,
+    public: Public = None,
+    public_data: PublicData = None,
     device: Device = "auto",
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has the model's weights and public images only. Its generator does not depend on
-    the model, so one --prior serves every attack. Judge the outcome with bido evaluate.
+    The attacker has the model's weights and public images only. The generator of gmi, vmi and ppa
+    does not depend on the model, so one --prior serves every model; that of ked belongs to one
+    model, each needs a folder of its own. Judge the outcome with bido evaluate. A killed attack
+    continues when the same command is given again.
 
     \b
     Example:
       bido attack runs/hsic/model.pt --prior runs/gan --restarts 20 --out runs/gmi-hsic
+      bido attack runs/hsic/model.pt --attack ked --prior runs/ked-gan-hsic --out runs/ked-hsic
+      bido attack runs/faces/model.pt --attack ppa --dataset lfw --data ~/lfw --classes 0-19 \\
+        --prior runs/faces-gan --prior-set augment=flip --out runs/ppa-faces
     """
     from dataclasses import replace
 
-    from bido_ext.lab.attack import ATTACKS
+    from bido_ext.lab.attack import find_attack, load_stylegan2
+    from bido_ext.lab.attack_settings import settings_for
+    from bido_ext.lab.attacking import attack_target, train_prior
     from bido_ext.lab.checkpoint import load_model
-    from bido_ext.lab.pipeline import attack_target, load_data, pick_device, train_prior
+    from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.models import find_model
+    from bido_ext.lab.pipeline import pick_device
     from bido_ext.lab.presets import find_preset
     from bido_ext.lab.stage import RunOptions
 
     base = find_preset(preset).with_seed(seed)
-    if attack not in ATTACKS:
-        raise ValueError(f"--attack must be one of {', '.join(ATTACKS)}, got {attack!r}")
+    spec = find_attack(attack)
+    if force_foreign_gan and spec.needs != "ked gan":
+        raise ValueError(f"--force-foreign-gan is for --attack ked, got --attack {attack}")
+    if (prior is None) == (generator is None):
+        raise ValueError("--prior or --generator must be given, and not both")
+    if generator is not None and spec.needs != "generator":
+        raise ValueError(f"--generator is for --attack vmi and ppa, got --attack {attack}")
+    search, training = settings_for(base, attack)
+    options_given = _known(search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
+    search = with_settings(overridden(search, **options_given), set_ or [], "--set")
+    training = with_settings(
+        overridden(training, steps=prior_steps), prior_set or [], "--prior-set"
+    )
     target, facts = load_model(model)
-    settings = overridden(base.attack, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
+    labels = parse_classes(classes, facts["num_classes"])
+    shape = find_model(facts["arch"]).shape(facts["arch_options"])
     options = RunOptions(fresh=fresh, progress=not json, device=pick_device(device))
-    digits = load_data(base.data, data)
-    if facts["num_classes"] != digits.task.num_classes:
-        raise ValueError(
-            f"model must have the {digits.task.num_classes} private classes, {model} has "
-            f"{facts['num_classes']}; is it an evaluation classifier?"
+    gan: Any
+    told = ""
+    if generator is not None:
+        psi = {"ppa": 0.5}.get(attack, 1.0) if truncation is None else truncation
+        gan = load_stylegan2(generator, truncation=psi)
+    else:
+        assert prior is not None
+        images = _public_set(
+            public_images,
+            DataConfig(dataset or base.data, data, public, public_data, shape[-1], crop),
+            facts["num_classes"], shape, model, progress=not json,
+        )  # fmt: skip
+        gan, told = train_prior(
+            attack,
+            images,
+            training,
+            prior,
+            replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
+            target=target,
+            force_foreign_gan=force_foreign_gan,
         )
-    gan, _ = train_prior(
-        digits,
-        overridden(base.prior, steps=prior_steps),
-        prior,
-        replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
-    )
-    attacked = attack_target(
-        target, facts["arch"], gan, settings, digits.task.num_classes, out, options
-    )
-    confidence = float(attacked.reconstructions.target_confidence.mean())
+    more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
+    if attack == "ppa":
+        more["input_size"] = shape[-1]
+    attacked = attack_target(attack, target, gan, search, labels, out, options, **more)
+    found = attacked.reconstructions
+    confidence = float(found.target_confidence.mean())
     if json:
         print_json(
             {
                 "reconstructions": str(attacked.path),
+                "attack": attack,
                 "target_confidence": confidence,
-                "restarts": settings.restarts,
-                "classes": list(attacked.reconstructions.classes),
+                "restarts": len(found.images),
+                "classes": list(found.classes),
                 "seconds": attacked.seconds,
             }
         )
         return
-    if attacked.note:
-        typer.echo(attacked.note, err=True)
+    for note in filter(None, (told and f"prior: {told}", attacked.note)):
+        typer.echo(note, err=True)
     typer.echo(
         f"the model itself takes its reconstructions for the wanted class with probability "
         f"{confidence:.3f}; whether they show it, bido evaluate tells\n"
         f"reconstructions: {attacked.path}"
     )
+
+
+def _known(config: Any, **given: Any) -> dict[str, Any]:
+    """The options that were given, which must be settings of this attack."""
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if not hasattr(config, name):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is no setting of this attack ({type(config).__name__})")
+    return given
+
+
+def _public_set(
+    file: Path | None, config: Any, classes: int, shape: tuple[int, int, int], model: Path,
+    *, progress: bool,
+) -> Any:  # fmt: skip
+    """The attacker's images: those of ``--public-images``, else of the data set."""
+    from bido_ext.lab.attacking import PublicSet
+    from bido_ext.lab.pipeline import load_images
+
+    if file is not None:
+        images = PublicSet.read(file)
+    else:
+        data = load_images(config, progress=progress)
+        if classes != data.task.num_classes:
+            raise ValueError(
+                f"model must have the {data.task.num_classes} private classes, {model} has "
+                f"{classes}; is it an evaluation classifier?"
+            )
+        images = PublicSet.of(data)
+    if images.images.shape != shape:
+        raise ValueError(
+            f"public images must have the shape {shape}, as {model} takes them, got "
+            f"{images.images.shape}"
+        )
+    return images

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.attack import Gan
+from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
 from bido_ext.lab.commands import Commands
-from bido_ext.lab.defences import DEFENCES
+from bido_ext.lab.defences import DEFENCES, LABELS
 from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack, save_comparison
 from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import (
     LabData,
     Trained,
-    attack_target,
     load_data,
     train_judge,
-    train_prior,
     train_target,
 )
 from bido_ext.lab.presets import DemoPreset
@@ -40,14 +39,6 @@ from bido_ext.lab.report import (
 )
 from bido_ext.lab.report.table import attack_text
 from bido_ext.lab.stage import RunOptions
-
-LABELS = {
-    "none": "no defence",
-    "mid": "MID",
-    "unilateral": "COCO(X, logits)",
-    "bido-hsic": "BiDO-HSIC",
-    "bido-coco": "BiDO-COCO",
-}
 
 
 def run_demo(
@@ -136,7 +127,9 @@ class _Run:
             "Train the attacker's generator (public digits only)",
             "It gives the attack a prior of what images look like and never sees a private digit.",
         ) as told:
-            gan, note = train_prior(data, preset.prior, self.out / "gan", self.options)
+            gan, note = train_prior(
+                "gmi", PublicSet.of(data), preset.prior, self.out / "gan", self.options
+            )
             told.append(note)
         return data, evaluator, gan, reference, gan.seconds
 
@@ -169,7 +162,7 @@ class _Run:
             f"{preset.attack.steps} steps in the generator's latents.",
         ) as told:
             attacked = attack_target(
-                target.model, config.arch, gan, preset.attack, data.task.num_classes, attack_dir,
+                "gmi", target.model, gan, preset.attack, range(data.task.num_classes), attack_dir,
                 self.options,
             )  # fmt: skip
             found = attacked.reconstructions
@@ -189,7 +182,7 @@ class _Run:
             target_confidence=float(found.target_confidence.mean()),
             picture=picture.relative_to(self.out).as_posix(),
             seconds={"training": target.seconds, "attack": attacked.seconds},
-            config=asdict(config),
+            config=config.plain(),
             commands=self.commands.row(name, defence, config.weights),
         )
 
@@ -215,7 +208,7 @@ class _Run:
             task=_task_facts(data, preset.notes),
             config={
                 "data": {"name": data.name, "sha256": data.digest},
-                "evaluator": asdict(preset.evaluator),
+                "evaluator": preset.evaluator.plain(),
                 "prior": asdict(preset.prior),
                 "attack": {"name": "gmi", "classes": task.num_classes, **asdict(preset.attack)},
             },

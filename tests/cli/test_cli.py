@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.cli.options import parse_weights
 
-COMMANDS = ("train", "attack", "evaluate", "demo", "bench", "list", "doctor")
+COMMANDS = (
+    "train", "attack", "evaluate", "demo", "run", "sweep", "data", "bench", "list", "doctor",
+)  # fmt: skip
 SMOKE = ("--preset", "smoke")
 
 
@@ -63,7 +65,9 @@ def test_the_main_help_names_every_command():
     assert "bido demo --preset smoke" in text
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defences", "models", "datasets", "presets"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defences", "models", "datasets", "presets", "recipes"]
+)
 def test_list_speaks_text_and_json(kind):
     rows = json.loads(bido("list", kind, "--json").stdout)
     text = bido("list", kind).stdout
@@ -82,11 +86,11 @@ def test_doctor_shows_backends_and_versions():
 
 def test_evaluate_measures_a_model(trained):
     document = json.loads(bido("evaluate", trained["target"], *SMOKE, "--json").stdout)
-    assert document["test_set"] == "private digits"
+    assert document["test_set"] == "private classes"
     assert document["defence"] == "bido-coco"
     assert 0 <= document["natural_accuracy"] <= 1
     text = bido("evaluate", trained["evaluator"], *SMOKE).stdout
-    assert "200 test images (all ten digits" in text
+    assert "200 test images (all 10 classes" in text
 
 
 def test_evaluate_judges_reconstructions(trained, tmp_path):
@@ -136,7 +140,10 @@ def test_files_of_the_wrong_kind_are_named(trained, tmp_path):
     cases = [
         (("evaluate", trained["reconstructions"], *SMOKE), "--evaluator must name"),
         (("evaluate", trained["prior"] / "gan.pt", *SMOKE), "not a bido_ext.model file"),
-        (("evaluate", trained["target"], *SMOKE, "--picture", "a.png"), "has none"),
+        (
+            ("evaluate", trained["target"], *SMOKE, "--picture", "a.png"),
+            "--picture needs reconstructions",
+        ),
         (
             ("evaluate", trained["reconstructions"], *SMOKE, "--evaluator", trained["target"]),
             "num_classes=5, expected 10",
@@ -157,10 +164,10 @@ def test_files_of_the_wrong_kind_are_named(trained, tmp_path):
 
 
 def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_data", broken)
+    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", broken)
     result = bido("train", *SMOKE, "--out", tmp_path / "x")
     assert result.exit_code == 1
     assert result.stderr.startswith("bido: the disk is full (RuntimeError;")
