@@ -118,6 +118,7 @@ class DataConfig:
         val_fraction: share of each class's training images that selects the model.
         seed: of the splits.
         cache: folder for decoded images; None: that of the user.
+        private_only: leave the public images of a data set of files out, where nobody attacks.
     """
 
     private: str = "mnist"
@@ -130,6 +131,7 @@ class DataConfig:
     val_fraction: float = 0.1
     seed: int = 0
     cache: Path | None = None
+    private_only: bool = False
 
     def __post_init__(self) -> None:
         spec = find_dataset(self.private)
@@ -204,6 +206,8 @@ def listings(config: DataConfig) -> tuple[Listing, Listing]:
     if spec.listing is None or config.root is None:
         raise ValueError(f"data set {spec.name!r} is no folder of image files")
     private = spec.listing(config.root, config.seed)
+    if config.private_only:
+        return private, Listing()
     if config.public in (None, config.private) and config.public_root is None:
         # Without a public part of its own nothing is public, rather than the private images.
         return private, private if spec.own_public else Listing()

@@ -18,7 +18,7 @@ from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import LabData, Trained, train_judge, train_target
 from bido_ext.lab.stage import RunOptions
 
-from .attack_step import AttackSettings, attack_settings, run_attack
+from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
 from .summary import RecipeResult
@@ -62,21 +62,21 @@ def run_recipe(
         inputs = Inputs.small(recipe, shared, options.progress)
     else:
         inputs = Inputs(recipe, data_root, None, from_scratch, options.progress)
-    inputs.weights(
-        recipe.attack.generator
-    )  # all that is missing is told before anything is trained
     plan = replace(
         recipe,
         target=inputs.weighted(recipe.target),
         evaluator=inputs.weighted(recipe.evaluator),
     )
+    # All that is missing is told before anything is trained.
+    if inputs.weights(recipe.attack.generator) is None:
+        inputs.check_public()
     found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
     config = {
-        "data": {**asdict(recipe.data), "sha256": found.data.digest, **_counts(found.data)},
+        "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
         "target": asdict(plan.target),
         "evaluator": asdict(plan.evaluator),
         "attack": asdict(settings.search),
-        "generator": found.generator
+        "generator": found.attack.generator
         if inputs.weights(recipe.attack.generator)
         else asdict(settings.prior),
     }
@@ -87,14 +87,23 @@ def run_recipe(
 
 @dataclass(frozen=True)
 class _Found:
-    """What the stages of a run gave; ``generator`` is one line on where it came from."""
+    """What the stages of a run gave."""
 
     data: LabData
     evaluator: Trained
     target: Trained
-    attacked: Attacked
-    generator: str
+    attack: AttackRun
     metrics: AttackMetrics
+
+    def counts(self) -> dict[str, int]:
+        task = self.data.task
+        return {
+            "private_train": len(task.train),
+            "private_val": len(task.val),
+            "private_test": len(task.test),
+            "public_images": self.attack.public_images,
+            "num_classes": task.num_classes,
+        }
 
     def result(
         self, recipe: Recipe, config: dict[str, Any], *, smoke: bool, device: str
@@ -112,14 +121,14 @@ class _Found:
             attack=recipe.attack.name,
             metrics=self.metrics,
             val_accuracy=self.target.val_accuracy,
-            target_confidence=float(self.attacked.reconstructions.target_confidence.mean()),
+            target_confidence=float(self.attack.attacked.reconstructions.target_confidence.mean()),
             config=config,
             machine={**machine_facts(), "device": device},
             versions=package_versions(),
             seconds={
                 "evaluator": self.evaluator.seconds,
                 "target": self.target.seconds,
-                "attack": self.attacked.seconds,
+                "attack": self.attack.attacked.seconds,
             },
         )
 
@@ -136,9 +145,10 @@ def _run(
     """The five stages."""
     say = narrator.stage
     with say("Load the data", f"{plan.data.private}: {plan.title}") as told:
-        data = judged_on = inputs.images(size_of(plan.target))
+        # Without the public images: another public set, or none, needs no other classifiers.
+        data = judged_on = inputs.images(size_of(plan.target), private_only=True)
         if size_of(plan.evaluator) != size_of(plan.target):
-            judged_on = inputs.images(size_of(plan.evaluator))
+            judged_on = inputs.images(size_of(plan.evaluator), private_only=True)
         told.append(_told(data))
     with say(
         "Train the evaluation classifier", "It judges later; the attacker never uses it."
@@ -149,30 +159,16 @@ def _run(
         target = train_target(data, plan.target, out / "target", options)
         told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
     with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
-        attacked, note = run_attack(inputs, settings, data, target, out, shared, options)
-        told += [note and f"generator: {note}", attacked.note]
+        attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
+        told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
     with say("Judge the attack", "By the evaluation classifier, against the private images."):
-        metrics = _judged(data, evaluator, attacked, out / "attack" / "comparison.png")
-    return _Found(data, evaluator, target, attacked, note, metrics)
-
-
-def _counts(data: LabData) -> dict[str, int]:
-    task = data.task
-    return {
-        "private_train": len(task.train),
-        "private_val": len(task.val),
-        "private_test": len(task.test),
-        "public_images": len(task.public),
-        "num_classes": task.num_classes,
-    }
+        metrics = _judged(data, evaluator, attack.attacked, out / "attack" / "comparison.png")
+    return _Found(data, evaluator, target, attack, metrics)
 
 
 def _told(data: LabData) -> str:
     task = data.task
-    return (
-        f"{task.num_classes} classes, {len(task.train)} private training images, "
-        f"{len(task.public)} public images"
-    )
+    return f"{task.num_classes} classes, {len(task.train)} private training images"
 
 
 def _judged(data: LabData, evaluator: Trained, attacked: Attacked, picture: Path) -> AttackMetrics:
