@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import own, truth
+from benchmarks.case import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.problem import make_step
-from benchmarks.registry import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.rivals import measure_rivals
 from benchmarks.rivals.gemm_floor import step_floor
 

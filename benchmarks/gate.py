@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.case import Implementation, OpCase, is_own
 from benchmarks.problem import Problem
-from benchmarks.registry import Implementation, OpCase, build, is_own
+from benchmarks.registry import build
 
 
 class Result(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.registry import is_own
+from benchmarks.case import is_own
 from benchmarks.results import Record, growth, load
 from benchmarks.table import TITLES, names_in
 

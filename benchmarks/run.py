@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from benchmarks import bido_step, rivals
+from benchmarks.case import MODES, CaseSpec
 from benchmarks.gate import GateError
 from benchmarks.measure import MIN_ROUNDS
-from benchmarks.registry import MODES, OPS, STEP_MEASURES, CaseSpec, build, default_specs
+from benchmarks.registry import OPS, STEP_MEASURES, build, default_specs
 from benchmarks.results import Record, default_path, growth_text, save
 from benchmarks.runner import NothingToRunError, Settings, run_case
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from benchmarks import isolated, own
+from benchmarks.case import OWN, OpCase, is_own, mode_of
 from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_of
 from benchmarks.machine import machine_line
 from benchmarks.measure import MIN_ROUNDS, Timing, interleaved
 from benchmarks.problem import Problem
-from benchmarks.registry import OWN, OpCase, is_own, mode_of
 from benchmarks.results import Record
 from benchmarks.rivals import FOREIGN
 from benchmarks.rivals.gemm_floor import combine, floor_calls

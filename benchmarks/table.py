@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.case import OWN, is_own
 from benchmarks.machine import ROOT
-from benchmarks.registry import OWN, is_own
 from benchmarks.results import RESULTS, Record, load
 from benchmarks.rivals import NAMES
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import bido_step, rivals
+from benchmarks.case import OWN, OpCase
 from benchmarks.gate import GateError, Verdict, judge, truth_of
 from benchmarks.machine import machine_line
 from benchmarks.measure import MIN_ROUNDS, interleaved, paired_ratio
 from benchmarks.problem import Problem, images
-from benchmarks.registry import OWN, STEP_MEASURES, OpCase, build
+from benchmarks.registry import STEP_MEASURES, build
 from benchmarks.results import Record, default_path, save
 from benchmarks.run import text_table
 from bido_ext import FeatureTaps

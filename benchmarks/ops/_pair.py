@@ -6,8 +6,8 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import own, truth
+from benchmarks.case import OWN, CaseSpec, Implementation, OpCase, feature_bytes
 from benchmarks.problem import make_pair
-from benchmarks.registry import OWN, CaseSpec, Implementation, OpCase, feature_bytes
 from benchmarks.rivals import measure_rivals
 from benchmarks.rivals.gemm_floor import pair_floor
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from benchmarks.case import CaseSpec, OpCase
 from benchmarks.ops._pair import pair_case, pair_specs
-from benchmarks.registry import CaseSpec, OpCase
 
 
 def case(spec: CaseSpec) -> OpCase:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import own, truth
+from benchmarks.case import OWN, CaseSpec, OpCase
 from benchmarks.problem import make_matrix
-from benchmarks.registry import OWN, CaseSpec, OpCase
 from benchmarks.rivals import center_rivals
 from benchmarks.rivals.gemm_floor import copy_floor
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import own, truth
+from benchmarks.case import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.ops._pair import pair_specs
 from benchmarks.problem import make_gram
-from benchmarks.registry import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.rivals import gram_rivals
 from benchmarks.rivals.gemm_floor import gram_floor
 

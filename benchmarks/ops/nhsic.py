@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from benchmarks.case import CaseSpec, OpCase
 from benchmarks.ops._pair import pair_case, pair_specs
-from benchmarks.registry import CaseSpec, OpCase
 
 #: In n x n x n products: a Cholesky factor and its inverse of X and of Z are half a product each,
 #: P T P of the backward is two.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import registry, runner
+from benchmarks.case import OWN, CaseSpec, Implementation, OpCase
 from benchmarks.gate import GateError, judge, relative_error, truth_of
 from benchmarks.problem import Problem
-from benchmarks.registry import OWN, Implementation, OpCase, default_specs
+from benchmarks.registry import default_specs
 from benchmarks.rivals import hand_backward
 from benchmarks.runner import Settings, run_case
 
@@ -43,7 +44,7 @@ def case_with(
     (spec,) = default_specs("hsic", smoke=True)
     genuine = registry.build
 
-    def build(spec: registry.CaseSpec) -> OpCase:
+    def build(spec: CaseSpec) -> OpCase:
         case = genuine(spec)
         return replace(case, implementations={**case.implementations, name: function})
 

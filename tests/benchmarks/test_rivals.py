@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.case import OWN, CaseSpec
 from benchmarks.gate import evaluate, gradient_error, relative_error, truth_of
 from benchmarks.problem import make_pair
-from benchmarks.registry import OPS, OWN, STEP_MEASURES, CaseSpec, build, default_specs
+from benchmarks.registry import OPS, STEP_MEASURES, build, default_specs
 from benchmarks.rivals import compiled
 from benchmarks.truth import hsic_by_panels, measure_truth
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bido_step, run, runner
+from benchmarks.case import CaseSpec
 from benchmarks.isolated import memory
 from benchmarks.ops import double_center
-from benchmarks.registry import OPS, STEP_MEASURES, CaseSpec
+from benchmarks.registry import OPS, STEP_MEASURES
 from benchmarks.results import load
 
 THREADS = "1"
