@@ -50,21 +50,40 @@ __device__ inline float feature(const Features& f, int64_t at) {
   }
 }
 
-// Four features from `column` on, as float32, zero from column d on.
-__device__ inline float4 four_features(const Features& f, int64_t row, int64_t column) {
-  const int64_t at = row * f.stride + column;
-  if (f.vectors && column + 4 <= f.d) {
-    if (f.type == FeatureType::float32)
-      return *reinterpret_cast<const float4*>(static_cast<const float*>(f.x) + at);
-    const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(f.x) + at);
-    if (f.type == FeatureType::bfloat16)
-      return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xFFFF0000u),
-              __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xFFFF0000u)};
-  }
-  float v[4];
+// Four float32 features from `column` on, zero from column d on.
+__device__ inline float4 four_floats(const Features& f, int64_t row, int64_t column) {
+  const float* const x = static_cast<const float*>(f.x) + row * f.stride + column;
+  if (f.vectors && column + 4 <= f.d) return *reinterpret_cast<const float4*>(x);
+  return make_float4(column < f.d ? x[0] : 0, column + 1 < f.d ? x[1] : 0, column + 2 < f.d ? x[2] : 0,
+                     column + 3 < f.d ? x[3] : 0);
+}
+
+// The bits of four half-precision features, zero from column d on.
+__device__ inline uint2 four_halves(const Features& f, int64_t row, int64_t column) {
+  const uint16_t* const x = static_cast<const uint16_t*>(f.x) + row * f.stride + column;
+  if (f.vectors && column + 4 <= f.d) return *reinterpret_cast<const uint2*>(x);
+  uint32_t v[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = column + i < f.d ? feature(f, at + i) : 0.0f;
-  return {v[0], v[1], v[2], v[3]};
+  for (int i = 0; i < 4; ++i) v[i] = column + i < f.d ? x[i] : 0;
+  return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
+}
+
+__device__ inline float widen(FeatureType type, uint32_t bits) {
+  if (type == FeatureType::bfloat16) return __uint_as_float(bits << 16);
+  Half value;
+  value.x = static_cast<uint16_t>(bits);
+  return static_cast<float>(value);
+}
+
+__device__ inline float4 widened(FeatureType type, uint2 bits) {
+  return make_float4(widen(type, bits.x & 0xFFFF), widen(type, bits.x >> 16), widen(type, bits.y & 0xFFFF),
+                     widen(type, bits.y >> 16));
+}
+
+// Four features of any type.
+__device__ inline float4 four_features(const Features& f, int64_t row, int64_t column) {
+  if (f.type == FeatureType::float32) return four_floats(f, row, column);
+  return widened(f.type, four_halves(f, row, column));
 }
 
 }  // namespace bido

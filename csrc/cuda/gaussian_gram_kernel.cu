@@ -2,8 +2,7 @@
 //
 // gaussian_gram on CUDA:  K_ij = exp(-gamma |x_i - x_j|^2), or E = K - 1 by expm1, and its backward
 //   grad_x = (A - diag(A 1)) x,  A = 4 gamma sym(grad) o K.
-// Column means, squared norms of the centered rows, then one block per tile on or above the diagonal
-// (gram_products.cu).
+// Column means, then products of the centered rows by tiles on or above the diagonal (gram_products.cu).
 #include "gram_weights.h"
 #include "group.h"
 #include "library.h"
@@ -26,9 +25,7 @@ Tensor gaussian_gram_cuda(Tensor x, Tensor gamma, bool minus_one, bool tf32) {
   const FeatureList list = only_variable("gaussian_gram", x, gamma, tf32);
   const int64_t n = list.n;
   Tensor out = empty_like_with(x, {n, n}, ScalarType::Float);
-  const Tensor norms = squared_norms("gaussian_gram", list.features[0], out, n);
-  float* const target = static_cast<float*>(out.mutable_data_ptr());
-  gram_panel("gaussian_gram", list.features[0], norms, gamma, {target, n, n, 0, n, 0, n, minus_one});
+  fill_grams("gaussian_gram", list, gamma, out, minus_one);
   return out;
 }
 

@@ -86,18 +86,28 @@ __global__ void __launch_bounds__(kBlock, 1) gram_panel_kernel(PanelArguments p)
     float total[Tile::kAccumulators] = {};
     block_product(tile, a, b, 0, p.f.d, same, total);
     const float gamma = static_cast<float>(p.parameters[p.f.parameter]);
+    const float* __restrict__ const norms = p.norms;
+    const int64_t to_diagonal = j_first - i_first;
+    // All values first: then no write stands between the reads of the norms.
 #pragma unroll
     for (int k = 0; k < Tile::kAccumulators; ++k) {
       const Place place = tile.place(k);
       const int64_t i = i_begin + place.row, j = j_begin + place.column;
       if (i >= out.rows || j >= out.columns) continue;
-      const int64_t from_diagonal = out.column_begin + j - (out.row_begin + i);
-      if (p.symmetric && from_diagonal < 0) continue;  // one owner per entry: both halves hold the same bits
-      const float norm_i = p.norms[out.row_begin + i], norm_j = p.norms[out.column_begin + j];
-      float value = gram_value(p.f.kind, out.minus_one, norm_i, norm_j, total[k], gamma);
-      if (from_diagonal == 0) value = diagonal_value(p.f.kind, out.minus_one, norm_i, value);
-      out.out[i * out.stride + j] = value;
-      if (p.symmetric) out.out[j * out.stride + i] = value;
+      const float norm_i = norms[out.row_begin + i], norm_j = norms[out.column_begin + j];
+      total[k] = gram_value(p.f.kind, out.minus_one, norm_i, norm_j, total[k], gamma);
+      if (to_diagonal + place.column == place.row)
+        total[k] = diagonal_value(p.f.kind, out.minus_one, norm_i, total[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < Tile::kAccumulators; ++k) {
+      const Place place = tile.place(k);
+      const int64_t i = i_begin + place.row, j = j_begin + place.column;
+      if (i >= out.rows || j >= out.columns) continue;
+      // One owner per entry of a symmetric matrix: both halves hold the same bits.
+      if (p.symmetric && to_diagonal + place.column < place.row) continue;
+      out.out[i * out.stride + j] = total[k];
+      if (p.symmetric) out.out[j * out.stride + i] = total[k];
     }
   }
 }
@@ -109,6 +119,7 @@ struct SplitArguments {
   float* partial;  // [all splits, n, n], upper tiles
   float* out;      // [slots, n, n]
   int64_t n;
+  bool minus_one;
 };
 
 template <class Tile, template <class, int> class Rows>
@@ -144,14 +155,15 @@ __global__ void __launch_bounds__(kBlock) gram_of_products_kernel(SplitArguments
   if (i > j || j >= s.n) return;
   const float* products = s.partial + s.offsets[blockIdx.y] * s.n * s.n;
   float inner = 0, norm_i = 0, norm_j = 0;
+#pragma unroll 4
   for (int k = 0; k < s.splits[blockIdx.y]; ++k, products += s.n * s.n) {
     inner += products[i * s.n + j];
     norm_i += products[i * (s.n + 1)];
     norm_j += products[j * (s.n + 1)];
   }
   const float gamma = static_cast<float>(s.parameters[f.parameter]);
-  float value = gram_value(f.kind, true, norm_i, norm_j, inner, gamma);
-  if (i == j) value = diagonal_value(f.kind, true, norm_i, value);
+  float value = gram_value(f.kind, s.minus_one, norm_i, norm_j, inner, gamma);
+  if (i == j) value = diagonal_value(f.kind, s.minus_one, norm_i, value);
   float* const out = s.out + f.slot * s.n * s.n;
   out[i * s.n + j] = value;
   out[j * s.n + i] = value;
@@ -161,11 +173,12 @@ __global__ void __launch_bounds__(kBlock) gram_of_products_kernel(SplitArguments
 bool split_pays(int64_t n, int processors) { return upper_tile_count(ceil_div(n, 64)) < kWaves * processors; }
 
 void split_grams(const char* op, const std::vector<Features>& features, const Tensor& parameters,
-                 const Tensor& out, int64_t n) {
+                 const Tensor& out, int64_t n, bool minus_one) {
   const int64_t pairs = upper_tile_count(ceil_div(n, 64));
   const double blocks = static_cast<double>(kWaves * multiprocessors(out)) / static_cast<double>(pairs);
   SplitArguments s{};
   s.n = n;
+  s.minus_one = minus_one;
   s.parameters = static_cast<const double*>(parameters.const_data_ptr());
   s.out = static_cast<float*>(out.mutable_data_ptr());
   double width = 0;
@@ -255,7 +268,8 @@ void gram_panel(const char* op, const Features& f, const Tensor& norms, const Te
   }
 }
 
-void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out) {
+void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out,
+                bool minus_one) {
   const int64_t n = list.n;
   for (const FeatureType type : {FeatureType::float32, FeatureType::half, FeatureType::bfloat16}) {
     std::vector<Features> same;
@@ -264,12 +278,12 @@ void fill_grams(const char* op, const FeatureList& list, const Tensor& parameter
     if (split_pays(n, multiprocessors(out))) {
       for (size_t begin = 0; begin < same.size(); begin += kMostPerLaunch) {
         const auto last = std::min(same.size(), begin + kMostPerLaunch);
-        split_grams(op, {same.begin() + begin, same.begin() + last}, parameters, out, n);
+        split_grams(op, {same.begin() + begin, same.begin() + last}, parameters, out, n, minus_one);
       }
     } else {
       for (const Features& f : same) {
         float* const target = static_cast<float*>(out.mutable_data_ptr()) + f.slot * n * n;
-        gram_panel(op, f, squared_norms(op, f, out, n), parameters, {target, n, n, 0, n, 0, n, true});
+        gram_panel(op, f, squared_norms(op, f, out, n), parameters, {target, n, n, 0, n, 0, n, minus_one});
       }
     }
   }

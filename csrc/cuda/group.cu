@@ -134,13 +134,17 @@ FeatureList features_of(const char* op, const std::vector<Tensor>& variables, co
                   ": parameters must be contiguous float64");
   FeatureList list;
   list.n = variables[0].size(0);
-  STD_TORCH_CHECK(list.n >= 1 && list.n < (int64_t{1} << 31), op, ": the rows must be 1 to 2^31 - 1");
+  STD_TORCH_CHECK(list.n >= 1 && list.n <= (int64_t{1} << 26), op, ": the rows must be 1 to 2^26");
   for (size_t v = 0; v < variables.size(); ++v) {
     const bool labels = kinds[v] == static_cast<int64_t>(KernelKind::labels);
     STD_TORCH_CHECK(kinds[v] >= 0 && kinds[v] <= static_cast<int64_t>(KernelKind::gram) &&
                         variables[v].dim() == (labels ? 1 : 2) && variables[v].size(0) == list.n,
                     op, ": variables must have the same rows, features two dimensions and labels one");
     if (labels) STD_TORCH_CHECK(variables[v].scalar_type() == ScalarType::Long, op, ": labels must be int64");
+    STD_TORCH_CHECK(variables[v].get_device_index() == parameters.get_device_index(), op,
+                    ": all variables must be on the device of the parameters");
+    if (kinds[v] == static_cast<int64_t>(KernelKind::gram))
+      STD_TORCH_CHECK(variables[v].size(1) == list.n, op, ": a Gram matrix must be (n, n)");
     if (!is_features(kinds[v])) continue;
     Tensor x = variables[v];
     STD_TORCH_CHECK(x.size(1) >= 1, op, ": features need columns");

@@ -35,8 +35,9 @@ FeatureList some_of(const FeatureList& list, const std::vector<int64_t>& places)
 // out (n, n): the scale where labels agree.
 void fill_label_gram(const char* op, const Tensor& labels, const double* scale, float* out);
 
-// out[slot] (n, n) of every feature variable, both halves.
-void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out);
+// out[slot] (n, n) of every feature variable, both halves; K itself for Gaussian kernels without `minus_one`.
+void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out,
+                bool minus_one = true);
 
 // |x_i - mean|^2 of the operands as the products take them, float32 [n].
 Tensor squared_norms(const char* op, const Features& f, const Tensor& like, int64_t n);

@@ -83,7 +83,7 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
   const bool dense = tile >= variables.at(0).size(0);
   // Where the Gram matrices are kept, only the gradients' own products read features.
   const HsicGroup g =
-      hsic_group(op, variables, parameters, kinds, first, second, tf32, dense ? &wanted : nullptr);
+      hsic_group(op, variables, parameters, kinds, first, second, wanted, tf32, dense ? &wanted : nullptr);
   const int64_t n = g.list.n, features = g.list.count();
   STD_TORCH_CHECK(
       grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()) &&

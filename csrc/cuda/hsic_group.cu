@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "hsic_group.h"
 
 namespace bido {
 HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
                      const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
-                     const std::vector<int64_t>& second, bool tf32, const std::vector<int64_t>* means_of) {
+                     const std::vector<int64_t>& second, const std::vector<int64_t>& wanted, bool tf32,
+                     const std::vector<int64_t>* means_of) {
   const auto count = static_cast<int64_t>(kinds.size());
   STD_TORCH_CHECK(count <= kMostVariables && first.size() == second.size() && first.size() <= kMostPairs, op,
                   ": at most ", kMostVariables, " variables and ", kMostPairs, " pairs");

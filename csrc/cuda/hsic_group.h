@@ -26,7 +26,7 @@ struct HsicGroup {
 
 HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
                      const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
-                     const std::vector<int64_t>& second, bool tf32,
+                     const std::vector<int64_t>& second, const std::vector<int64_t>& wanted, bool tf32,
                      const std::vector<int64_t>* means_of = nullptr);
 
 }  // namespace bido

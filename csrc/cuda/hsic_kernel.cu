@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
                                              int64_t kept_tiles, bool tf32) {
   const char* const op = "hsic";
   const OnDevice guard(parameters);
-  const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32);
+  const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, {}, tf32);
   const int64_t n = g.list.n, count = g.variables(), features = g.list.count();
   const auto pairs = static_cast<int64_t>(first.size());
   STD_TORCH_CHECK(tile >= n || kept_tiles == 0, op, ": on this device either all is kept (tile >= n = ", n,
@@ -161,7 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
       add(panels, begin);
     }
   }
-  launch(op, sums, values_kernel, dim3(static_cast<unsigned>(pairs)), 0, v);
+  if (pairs > 0) launch(op, sums, values_kernel, dim3(static_cast<unsigned>(pairs)), 0, v);
   return {values, sums, kept};
 }
 

@@ -87,6 +87,12 @@ __device__ inline void wait_wgmma() {
 #endif
 }
 
+// After the wait: keeps reads of the accumulators behind it.
+__device__ inline void now_readable(float (&c)[64]) {
+#pragma unroll
+  for (float& value : c) asm volatile("" : "+f"(value)::"memory");
+}
+
 #define BIDO_FLOATS_8(c, i)                                                                   \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])

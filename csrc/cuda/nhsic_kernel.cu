@@ -205,7 +205,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
                                                       std::vector<int64_t> wanted, bool tf32) {
   const char* const op = "nhsic";
   const OnDevice guard(parameters);
-  HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32);
+  HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, wanted, tf32);
   const int64_t n = g.list.n, count = g.variables(), pairs = static_cast<int64_t>(first.size());
   STD_TORCH_CHECK(n <= kMostRows && wide, op, ": the CUDA kernel takes n <= ", kMostRows,
                   " in float64 algebra");
@@ -274,7 +274,7 @@ std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variabl
                                         bool tf32) {
   const char* const op = "nhsic_backward";
   const OnDevice guard(parameters);
-  const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, tf32, &wanted);
+  const HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, wanted, tf32, &wanted);
   const int64_t n = g.list.n, count = static_cast<int64_t>(wanted.size());
   const std::vector<int64_t> partners = partners_of(first, second, wanted);
   STD_TORCH_CHECK(n <= kMostRows && inverses.scalar_type() == ScalarType::Double &&

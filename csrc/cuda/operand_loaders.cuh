@@ -45,7 +45,7 @@ struct FloatRows {
 #pragma unroll
     for (int p = 0; p < kPasses; ++p) {
       const int64_t i = row_begin + row(p);
-      x[p] = four_features(f, i < row_last ? i : row_last, column);
+      x[p] = four_floats(f, i < row_last ? i : row_last, column);
     }
   }
   __device__ void store(char* tile, int plane_bytes) const {
@@ -147,37 +147,50 @@ struct WeightRows {
 template <class Product, int kColumns>
 struct TransposedFeatures {
   static constexpr int kActive = kColumns * 2;  // threads: kColumns / 4 groups x 8 groups of samples
-  static_assert(kActive <= kBlock);
+  static_assert(kActive == kBlock);
   const Features& f;
   int64_t column, n;
-  int group, samples;
-  bool active;
-  float4 mean, x[4];
+  int group, samples, left;
+  float4 mean;
+  uint4 raw[4];  // four float32 or, in two words, half-precision features of a sample each
 
   __device__ TransposedFeatures(const Features& features, int64_t column_begin, int64_t rows)
-      : f(features), n(rows) {
+      : f(features), n(rows), left(0) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    active = static_cast<int>(threadIdx.x) < kActive;
     group = lane % 4 + static_cast<int>(threadIdx.x) / kWarp * 4;
-    samples = lane / 4;
+    samples = (lane / 4) ^ (lane & 2);  // eight lanes then write to eight different chunk places
     column = column_begin + group * 4;
     mean = f.type == FeatureType::float32 && column < f.d ? *reinterpret_cast<const float4*>(f.means + column)
                                                           : make_float4(0, 0, 0, 0);
   }
+  // Samples beyond the last one repeat it; store() makes zeros of them.
   __device__ void load(int64_t sample) {
-    if (!active) return;
+    const int64_t first = sample + samples * 4, rest = n - first;
+    left = column >= f.d ? 0 : rest < 4 ? static_cast<int>(rest) : 4;
+    const int64_t at = column < f.d ? column : 0;
+    if (f.type == FeatureType::float32) {
 #pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      const int64_t j = sample + samples * 4 + q;
-      x[q] = make_float4(0, 0, 0, 0);
-      if (j < n && column < f.d) {
-        const float4 v = four_features(f, j, column);
-        x[q] = make_float4(v.x - mean.x, v.y - mean.y, v.z - mean.z, v.w - mean.w);
+      for (int q = 0; q < 4; ++q) {
+        const float4 v = four_floats(f, first + q < n ? first + q : n - 1, at);
+        raw[q] = *reinterpret_cast<const uint4*>(&v);
+      }
+    } else {
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const uint2 v = four_halves(f, first + q < n ? first + q : n - 1, at);
+        raw[q] = make_uint4(v.x, v.y, 0, 0);
       }
     }
   }
   __device__ void store(char* tile, int plane_bytes) const {
-    if (!active) return;
+    float4 x[4];
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      const float4 v = f.type == FeatureType::float32 ? *reinterpret_cast<const float4*>(&raw[q])
+                                                      : widened(f.type, make_uint2(raw[q].x, raw[q].y));
+      x[q] = q < left ? make_float4(v.x - mean.x, v.y - mean.y, v.z - mean.z, v.w - mean.w)
+                      : make_float4(0, 0, 0, 0);
+    }
     constexpr int kPlanes = Product::kPlanes;
     store_chunk<kPlanes>(tile, plane_bytes, group * 4, samples, make_float4(x[0].x, x[1].x, x[2].x, x[3].x));
     store_chunk<kPlanes>(tile, plane_bytes, group * 4 + 1, samples,

@@ -35,8 +35,9 @@ struct BFloat16Product {
   static constexpr int kDepth = 64;
 };
 
-// The tensor cores truncate what they add up: after this many steps the sum goes to a register.
-constexpr int kStepsPerSum = 64;
+// The tensor cores truncate what they add up, always towards zero: after this many steps (96 products of
+// float32 operands) the sum goes to a register, which rounds.
+constexpr int kStepsPerSum = 8;
 static_assert(kSharedAlignment % kTileAlignment == 0);
 
 // A stage of the pipeline in shared memory: planes of A, then planes of B.
@@ -111,9 +112,9 @@ struct WarpTile {
       }
     }
   }
-  __device__ void before_barrier() const {}
+  __device__ void after_store() const {}
   __device__ void wait_previous() const {}
-  __device__ void wait_all() const {}
+  __device__ void wait_all(float (&)[kAccumulators]) const {}
 };
 
 // wgmma on sm_90a: two warpgroups of 64 x 128 each. Three stages, so that one barrier a step is enough: the
@@ -159,9 +160,12 @@ struct WarpgroupTile {
     }
     commit_wgmma();
   }
-  __device__ void before_barrier() const { fence_shared_for_wgmma(); }
+  __device__ void after_store() const { fence_shared_for_wgmma(); }
   __device__ void wait_previous() const { wait_wgmma<1>(); }
-  __device__ void wait_all() const { wait_wgmma<0>(); }
+  __device__ void wait_all(float (&acc)[kAccumulators]) const {
+    wait_wgmma<0>();
+    now_readable(acc);
+  }
 };
 
 // total += A B' over entries begin..end of the summed dimension. `b_is_a`: both operands are the same rows.
@@ -187,21 +191,24 @@ __device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t 
   float acc[Tile::kAccumulators];
   load(0);
   store(0);
+  tile.after_store();
   if (steps > 1) load(1);
-  for (int k = 0; k < steps; ++k) {
-    tile.before_barrier();
-    __syncthreads();
-    tile.issue(acc, stage(k), b_is_a, k % kStepsPerSum == 0);
-    if (k + 1 < steps) {
-      tile.wait_previous();
-      store(k + 1);
-      if (k + 2 < steps) load(k + 2);
+  // Two loops, so that no accumulator is read while products of the inner one may still run.
+  for (int first = 0; first < steps; first += kStepsPerSum) {
+    const int last = first + kStepsPerSum < steps ? first + kStepsPerSum : steps;
+    for (int k = first; k < last; ++k) {
+      __syncthreads();
+      tile.issue(acc, stage(k), b_is_a, k == first);
+      if (k + 1 < steps) {
+        tile.wait_previous();
+        store(k + 1);
+        tile.after_store();
+        if (k + 2 < steps) load(k + 2);
+      }
     }
-    if ((k + 1) % kStepsPerSum == 0 || k + 1 == steps) {
-      tile.wait_all();
+    tile.wait_all(acc);
 #pragma unroll
-      for (int i = 0; i < Tile::kAccumulators; ++i) total[i] += acc[i];
-    }
+    for (int i = 0; i < Tile::kAccumulators; ++i) total[i] += acc[i];
   }
   __syncthreads();
 }

@@ -21,16 +21,36 @@ struct WeightedArguments {
   bool vectors;
 };
 
-__device__ inline void store_feature(const Features& f, void* out, int64_t at, float value) {
-  switch (f.type) {
-    case FeatureType::float32:
-      static_cast<float*>(out)[at] = value;
-      break;
-    case FeatureType::half:
-      static_cast<Half*>(out)[at] = static_cast<Half>(value);
-      break;
-    default:
-      static_cast<BFloat16*>(out)[at] = static_cast<BFloat16>(value);
+// The block of the gradient from its sums: less the diagonal part, in the dtype of the features. All values
+// that a group of entries needs are read before the first of them is written.
+template <typename T, class Tile>
+__device__ void write_block(const Tile& tile, const WeightedArguments& w, const Features& f,
+                            const float* row_sums, int64_t i_begin, int64_t column_begin,
+                            const float (&total)[Tile::kAccumulators]) {
+  constexpr int kAtOnce = 8;
+  const T* __restrict__ const x = static_cast<const T*>(f.x) + w.row_begin * f.stride;
+  T* __restrict__ const out = static_cast<T*>(w.outs[blockIdx.y]) + w.row_begin * f.d;
+  const bool diagonal = f.kind != KernelKind::linear, centered = f.type == FeatureType::float32;
+#pragma unroll
+  for (int first = 0; first < Tile::kAccumulators; first += kAtOnce) {
+    float own[kAtOnce] = {};
+    if (diagonal) {
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const Place place = tile.place(first + k);
+        const int64_t i = i_begin + place.row, column = column_begin + place.column;
+        if (i < w.rows && column < f.d)
+          own[k] = static_cast<float>(x[i * f.stride + column]) - (centered ? f.means[column] : 0.0f);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const Place place = tile.place(first + k);
+      const int64_t i = i_begin + place.row, column = column_begin + place.column;
+      if (Tile::Product::kPlanes == 1) own[k] = round_to_tf32(own[k]);
+      const float value = total[first + k] - (diagonal ? row_sums[place.row] * own[k] : 0.0f);
+      if (i < w.rows && column < f.d) out[i * f.d + column] = static_cast<T>(value);
+    }
   }
 }
 
@@ -62,20 +82,13 @@ __global__ void __launch_bounds__(kBlock, 1) weighted_product_kernel(WeightedArg
       if (threadIdx.x % kThreadsPerRow == 0) row_sums[a.row(p)] = sum;
     }
     __syncthreads();
-    const bool diagonal = f.kind != KernelKind::linear, centered = f.type == FeatureType::float32;
-#pragma unroll
-    for (int k = 0; k < Tile::kAccumulators; ++k) {
-      const Place place = tile.place(k);
-      const int64_t i = i_begin + place.row, column = column_begin + place.column;
-      if (i >= w.rows || column >= f.d) continue;
-      float value = total[k];
-      if (diagonal) {
-        float own = feature(f, (w.row_begin + i) * f.stride + column);
-        if (centered) own -= f.means[column];
-        if (Product::kPlanes == 1) own = round_to_tf32(own);
-        value -= row_sums[place.row] * own;
-      }
-      store_feature(f, w.outs[blockIdx.y], (w.row_begin + i) * f.d + column, value);
+    switch (f.type) {
+      case FeatureType::float32:
+        return write_block<float>(tile, w, f, row_sums, i_begin, column_begin, total);
+      case FeatureType::half:
+        return write_block<Half>(tile, w, f, row_sums, i_begin, column_begin, total);
+      default:
+        return write_block<BFloat16>(tile, w, f, row_sums, i_begin, column_begin, total);
     }
   }
 }

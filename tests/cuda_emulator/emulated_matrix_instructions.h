@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The matrix instructions of csrc/cuda/matrix_instructions.cuh on the host, by the layouts of the PTX manual.
-// TF32 operands lose the bits that the hardware does not read. Asynchronous products run when they are
-// issued, or as late as they may (BIDO_EMULATOR_WGMMA=lazy), when a stage that was overwritten too early
-// would show.
+// TF32 operands lose the bits that the hardware does not read, sums those that it cuts off. Asynchronous
+// products run when they are issued, or as late as they may (BIDO_EMULATOR_WGMMA=lazy), when a stage that was
+// overwritten too early would show.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -56,6 +56,12 @@ float element(const char* at) {
   }
 }
 
+// What the tensor cores add up they cut off, towards zero.
+inline float truncated(double sum) {
+  const auto nearest = static_cast<float>(sum);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 template <Element E>
 constexpr int kElementBytes = E == Element::tf32 ? 4 : 2;
 
@@ -90,15 +96,15 @@ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
   const int lane = static_cast<int>(threadIdx.x) % emulator::kLanes;
   for (int r = 0; r < 4; ++r) {
     const int row = lane / 4 + 8 * (r / 2), column = 2 * (lane % 4) + r % 2;
-    float sum = 0;
+    double sum = c[r];
     for (int word = 0; word < 8; ++word) {
       const uint32_t* const x = &of_lane(row % 8 * 4 + word % 4)->a[row / 8 + 2 * (word / 4)];
       const uint32_t* const y = &of_lane(column * 4 + word % 4)->b[word / 4];
       for (int e = 0; e < kPerWord; ++e)
-        sum += emulated::element<E>(reinterpret_cast<const char*>(x) + e * kBytes) *
+        sum += static_cast<double>(emulated::element<E>(reinterpret_cast<const char*>(x) + e * kBytes)) *
                emulated::element<E>(reinterpret_cast<const char*>(y) + e * kBytes);
     }
-    c[r] += sum;
+    c[r] = emulated::truncated(sum);
   }
 }
 
@@ -125,11 +131,11 @@ void multiply_now(float* c, uint64_t a, uint64_t b, bool add) {
   const int warp = static_cast<int>(threadIdx.x) / emulator::kLanes % 4;
   for (int k = 0; k < 64; ++k) {
     const int row = warp * 16 + lane / 4 + 8 * (k % 4 / 2), column = k / 4 * 8 + 2 * (lane % 4) + k % 2;
-    float sum = 0;
+    double sum = add ? c[k] : 0.0;
     for (int byte = 0; byte < 32; byte += kBytes)
       sum += element<E>(of_descriptor(a, row, byte, kBytes)) *
              element<E>(of_descriptor(b, column, byte, kBytes));
-    c[k] = add ? c[k] + sum : sum;
+    c[k] = truncated(sum);
   }
 }
 
@@ -145,6 +151,7 @@ inline Pending& pending() {
 }  // namespace emulated
 
 inline void fence_shared_for_wgmma() {}
+inline void now_readable(float (&)[64]) {}
 inline void begin_wgmma() {}
 
 template <Element E>

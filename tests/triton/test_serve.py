@@ -103,9 +103,36 @@ def test_a_pass_is_remembered_on_disk_a_failure_is_not(monkeypatch: pytest.Monke
         choose_among({"triton": {"double_center": counted}}, monkeypatch)
         _serve._verdicts.clear()
     assert len(calls) == 3  # one check of three shapes
+    assert list(_disk_cache.read("self_checks").values()) == ["passed"]
     (key,) = _disk_cache.read("self_checks")
     assert key.startswith("double_center/triton/torch.float32")
     assert torch.__version__ in key
+
+
+def test_a_check_that_ended_the_process_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"double_center": lambda K: defaults("double_center")["double_center"](K)}
+    choose_among({"triton": right}, monkeypatch)
+    (stored,) = _disk_cache.read("self_checks")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    _disk_cache.update("self_checks", stored, f"running in {gone.pid}")
+    _serve._verdicts.clear()
+    with pytest.warns(RuntimeWarning, match="did not live to its end"):
+        chosen = choose_among({"triton": right}, monkeypatch)
+    assert chosen is _serve._defaults["double_center"]
+    # one that runs elsewhere at this moment is no reason
+    _disk_cache.update("self_checks", stored, f"running in {os.getpid()}")
+    _serve._verdicts.clear()
+    assert choose_among({"triton": right}, monkeypatch) is right["double_center"]
+
+
+def test_large_groups_are_left_to_the_next_in_order() -> None:
+    group = [torch.rand(3, 2)] * 70
+    args = (group, None, [0] * 70, list(range(69)), [69] * 69, 1e-5, True, [])
+    assert not _serve.serves("nhsic", "cuda", {torch.float32}, args)
+    assert _serve.serves(
+        "nhsic", "cuda", {torch.float32}, (group[:9], None, [0] * 9, [0], [1], 1e-5, True, [])
+    )
 
 
 def test_a_recorded_implementation_comes_first_and_unchecked(
