@@ -125,6 +125,11 @@ class BiDOLoss(nn.Module):
         self.terms = {}
         self.samples = 0
 
+    @property
+    def world_size(self) -> int:
+        """Ranks whose samples the terms are of; 1 without process_group."""
+        return self._ranks.world_size if self._ranks else 1
+
     def extra_repr(self) -> str:
         """The settings, for printing."""
         return (
