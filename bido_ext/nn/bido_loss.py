@@ -13,6 +13,7 @@ from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, check_weight
+from bido_ext.ops._transforms import refuse_transforms
 from bido_ext.ops._validate import check_choice, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.cka import CkaMeasure
@@ -154,12 +155,14 @@ class BiDOLoss(nn.Module):
         Raises:
             TypeError, ValueError: An argument does not fit; the layer is named. With process_group all
                 ranks raise if one does.
+            RuntimeError: Called under a torch.func transform or forward-mode differentiation.
         """
         shards = None
         if self._ranks is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
         else:
             layers, shards = self._agree(x, features, y)
+        refuse_transforms("BiDOLoss", x, *layers.values())
         count = len(layers)
         inputs = [x.flatten(1), *layers.values(), y]
         if not self.lambda_x and not self.lambda_y:

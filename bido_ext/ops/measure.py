@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext.ops._transforms import refuse_transforms
 from bido_ext.ops._validate import (
     check_features,
     check_finite_result,
@@ -82,6 +83,7 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
+    refuse_transforms(measure.name, x, y)
     group = make_group([x, y], [kernel_x, kernel_y], num_classes)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))
