@@ -41,8 +41,9 @@ def run(name: str, module: types.ModuleType) -> list[nn.Module]:
     torch.manual_seed(0)
     train: Any = module.train
     if name == "torchvision_models":
+        return [train("resnet18", images(size=32))]
+    if name == "torchvision_models, large":
         return [
-            train("resnet18", images(size=32)),
             train("vgg11_bn", images(batch=2, size=32, steps=1)),
             train("densenet121", images(batch=2, size=32, steps=1)),
             train("vit_b_16", images(batch=2, size=16, steps=1), image_size=16),
@@ -83,6 +84,13 @@ def test_runs(name: str) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     for model in run(name, load(name)):
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_large_torchvision_models_run() -> None:
+    pytest.importorskip("torchvision")
+    for model in run("torchvision_models, large", load("torchvision_models")):
         assert all(torch.isfinite(p).all() for p in model.parameters())
 
 

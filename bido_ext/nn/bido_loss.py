@@ -14,7 +14,7 @@ from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, check_weight
 from bido_ext.ops._transforms import refuse_transforms
-from bido_ext.ops._validate import check_choice, check_positive, is_labels
+from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.cka import CkaMeasure
 from bido_ext.ops.coco import NORMS, CocoMeasure
@@ -105,7 +105,7 @@ class BiDOLoss(nn.Module):
         check_kernel(kernel_y, "kernel_y")
         self.kernel = Gaussian(sigma)
         self.kernel_y = kernel_y
-        self.num_classes = num_classes
+        self.num_classes = check_num_classes(num_classes)
         self._measure = _build_measure(
             measure,
             check_positive(eps, "eps"),

@@ -12,6 +12,7 @@ from bido_ext.ops._validate import (
     check_features,
     check_labels,
     check_same_samples,
+    check_strided,
     is_labels,
 )
 
@@ -36,6 +37,7 @@ def check_step(
     layers = _named(features)
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
         raise ValueError(f"x must be a floating-point batch (n, ...), got {describe(x)}.")
+    check_strided(x, "x")
     check_features(x.flatten(1), "x", minimum_rows)
     _check_targets(y, num_classes)
     check_same_samples(x, y, "x", "y")  # type: ignore[arg-type]
@@ -44,6 +46,7 @@ def check_step(
         what = f"features of layer '{name}'"
         if not isinstance(z, Tensor) or z.dtype not in FLOATS or z.dim() < 2:
             raise ValueError(f"{what} must be a floating-point batch (n, ...), got {describe(z)}.")
+        check_strided(z, what)
         flat[name] = check_features(z.flatten(1), what, minimum_rows)
         check_same_samples(x, flat[name], "x", what)
     return flat
@@ -70,6 +73,7 @@ def _check_targets(y: object, num_classes: int | None) -> None:
         raise TypeError(
             f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}."
         )
+    check_strided(y, "y")
     if is_labels(y):
         check_labels(y, "y", num_classes)
     elif y.dim() != 2:
