@@ -12,7 +12,16 @@ from fuzz_ops import fuzz
 
 def test_no_argument_breaks_an_op() -> None:
     outcomes = fuzz(400)
-    for op in ("hsic", "nhsic", "coco", "cka", "BiDOLoss", "gaussian_gram", "double_center", "plan"):
+    for op in (
+        "hsic",
+        "nhsic",
+        "coco",
+        "cka",
+        "BiDOLoss",
+        "gaussian_gram",
+        "double_center",
+        "plan",
+    ):
         assert outcomes[f"{op}: returned"] > 0
         assert outcomes[f"{op}: TypeError"] + outcomes[f"{op}: ValueError"] > 0
 
