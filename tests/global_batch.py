@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 import bido_ext as bx
 from bido_ext.nn.shards import GroupHandle
@@ -114,15 +115,16 @@ def float32_step(rank: int, counts: list[int], measure: str) -> dict[str, Any]:
     x, layers, y = float32_features(sum(counts))
     z = [shard(layer, counts, rank).clone().requires_grad_() for layer in layers]
     criterion = bx.BiDOLoss(**settings(measure), process_group=dist.group.WORLD)
-    with counted_collectives() as received:
+    with counted_collectives() as received, FlopCounterMode(display=False) as counter:
         value = criterion(shard(x, counts, rank), z, shard(y, counts, rank))
-        grads = torch.autograd.grad(value, z)
+        value.backward()
     return {
         "value": value.detach(),
         "terms": terms(criterion),
-        "grads": [g / len(counts) for g in grads],
+        "grads": [t.grad / len(counts) for t in z],
         "forward": received,
         "backward": [],
+        "flops": counter.get_total_flops(),
     }
 
 

@@ -28,6 +28,7 @@ from ranks import run_ranks
 from torch import Tensor
 
 import bido_ext as bx
+from benchmarks.scaling_model import cost_of_step
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
 
@@ -87,6 +88,14 @@ def test_moves_what_the_plan_says(ranks: list[dict[str, Any]]) -> None:
                     assert sum(result["forward"]) == plan.moved_bytes
                     assert len(result["forward"]) == plan.messages
                     assert result["backward"] == []
+
+
+def test_row_panels_do_the_share_of_work_that_the_model_says(ranks: list[dict[str, Any]]) -> None:
+    for counts in COUNTS[len(ranks)]:
+        for measure in ("hsic", "cka"):
+            for r, rank in enumerate(ranks):
+                cost = cost_of_step(sum(counts), [12, 9, 6, 0], measure, len(ranks), 4, counts[r])
+                assert rank[f"{measure} {counts} float32"]["flops"] == cost.product_flops
 
 
 def test_blocks_of_rows_give_the_same(ranks: list[dict[str, Any]]) -> None:
