@@ -31,7 +31,7 @@ SMOKE = presets.PRESETS["smoke"]
 #: Long enough that most kills find a checkpoint to resume from, and that some do not.
 LONGER = replace(
     SMOKE,
-    prior=replace(SMOKE.prior, steps=40, checkpoint_every=4),
+    prior=replace(SMOKE.prior, steps=160, checkpoint_every=10),
     attack=replace(SMOKE.attack, steps=80, checkpoint_every=8),
 )
 

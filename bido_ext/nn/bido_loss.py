@@ -13,6 +13,7 @@ from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, check_weight
+from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import refuse_transforms
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
@@ -23,7 +24,6 @@ from bido_ext.ops.hsic import HsicMeasure
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import Measure, check_kernel
 from bido_ext.ops.nhsic import NhsicMeasure
-from bido_ext.ops.plan import check_workspace
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
     from torch.distributed import ProcessGroup

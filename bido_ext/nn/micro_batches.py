@@ -162,7 +162,7 @@ def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
         torch.cuda.set_rng_state(state[1], device)
 
 
-def _synchronised(model: nn.Module, last: bool) -> Any:
+def _synchronised(model: Any, last: bool) -> Any:
     """Gradients travel between ranks with the last micro-batch only."""
     if hasattr(model, "set_requires_gradient_sync"):  # fully_shard
         model.set_requires_gradient_sync(last)

@@ -15,6 +15,13 @@ from typing import Any
 import torch
 
 from bido_ext._library import can_stream, keeps_tiles
+from bido_ext.ops._plan_arguments import (
+    LARGEST_N,
+    check_count,
+    check_device,
+    check_dims,
+    check_workspace,
+)
 from bido_ext.ops._validate import FLOATS, check_choice
 from bido_ext.ops.exchange import LABEL_BYTES, exchange_of_step
 from bido_ext.ops.group import Group
@@ -30,10 +37,6 @@ FLOAT64_UP_TO = 1024
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 GIB = 1 << 30
-#: Rows and columns are counted in 32 bits, bytes in 64.
-LARGEST_COUNT, LARGEST_WORKSPACE = 1 << 31, 1 << 62
-#: n x n matrices of a group are counted in bytes.
-LARGEST_N = 1 << 26
 #: Bound on the row panels of a rank where no workspace_bytes is given; ranks may share a machine's memory.
 PANEL_BYTES = GIB
 
@@ -95,13 +98,13 @@ def plan(
         >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")
     """
     check_choice(measure, "measure", MEASURES)
-    _check_count(n, "n", 2, LARGEST_N)
-    widths = _check_dims(dims)
+    check_count(n, "n", 2, LARGEST_N)
+    widths = check_dims(dims)
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
         raise TypeError(f"dtype must be float64, float32, bfloat16 or float16, got {dtype!r}.")
-    _check_device(device)
+    check_device(device)
     check_workspace(workspace_bytes)
-    _check_count(world_size, "world_size", 1)
+    check_count(world_size, "world_size", 1)
     element = accumulation_dtype(dtype).itemsize
     if world_size > 1:
         return _plan_global(n, widths, dtype, element, measure, workspace_bytes, device, world_size)
@@ -229,39 +232,6 @@ def _plan_algebra(
     )
 
 
-def _check_count(value: object, name: str, least: int, bound: int = LARGEST_COUNT) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
-    if not least <= value < bound:
-        raise ValueError(f"{name} must be at least {least} and below {bound}, got {value}.")
-
-
-def _check_device(device: object) -> None:
-    if not isinstance(device, (str, torch.device)):
-        raise TypeError(f"device must be a torch.device or a string, got {type(device).__name__}.")
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is none that PyTorch knows.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device}, but this machine has no CUDA device.")
-
-
-def _check_dims(dims: object) -> list[int]:
-    """Two widths or more, one of them of features."""
-    if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)):
-        raise TypeError(f"dims must be a list of widths, got {type(dims).__name__}.")
-    for d in dims:
-        _check_count(d, "each of dims", 0)
-    widths = [*dims, 0] if len(dims) == 1 else list(dims)
-    if len(widths) < 2 or max(widths) < 1:
-        raise ValueError(
-            "dims must be the widths of at least two variables, one of them features; "
-            f"got {list(dims)}."
-        )
-    return widths
-
-
 def _planner() -> Any:
     try:
         return importlib.import_module("bido_ext._C")
@@ -269,22 +239,6 @@ def _planner() -> Any:
         raise RuntimeError(
             "the planner is part of bido_ext._C, which was not built here."
         ) from error
-
-
-def check_workspace(workspace_bytes: object) -> None:
-    """None or a positive integer."""
-    if workspace_bytes is None:
-        return
-    if isinstance(workspace_bytes, bool) or not isinstance(workspace_bytes, int):
-        raise TypeError(
-            f"workspace_bytes must be an integer, got {type(workspace_bytes).__name__}."
-        )
-    if workspace_bytes <= 0:
-        raise ValueError(f"workspace_bytes must be positive, got {workspace_bytes}.")
-    if workspace_bytes >= LARGEST_WORKSPACE:
-        raise ValueError(
-            f"workspace_bytes must be below 2^62, got {workspace_bytes}: leave it unset."
-        )
 
 
 @torch.compiler.assume_constant_result
