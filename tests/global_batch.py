@@ -138,11 +138,35 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
     counts = COUNTS[world_size][0]
     results["blocks"] = step(rank, counts, "hsic", torch.float64, workspace_bytes=3000)
     results["local"] = step(rank, [8] * world_size, "hsic", torch.float64, local=True)
+    results["micro"] = micro_step(rank, counts)
+    results["compiled"] = compiled_value(rank, counts)
     results["refusals"] = refusals(rank)
     results["kernels"] = kernels(rank, counts)
     if world_size == 2:
         results["fully_shard"] = fully_sharded(rank, counts)
     return results
+
+
+def micro_step(rank: int, counts: list[int]) -> list[Tensor]:
+    """Averaged parameter gradients of a step in micro-batches of 4 under DDP."""
+    x, y = (shard(t, counts, rank) for t in a_batch(sum(counts), torch.float64))
+    model = a_model(torch.float64)
+    taps = bx.FeatureTaps(model, LAYERS)
+    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD)
+    parallel = DistributedDataParallel(model)
+    bx.MicroBatchedBiDO(parallel, taps, criterion, 4).backward(x, y)
+    return [p.grad for p in model.parameters()]
+
+
+def compiled_value(rank: int, counts: list[int]) -> dict[str, Tensor]:
+    """Value and gradient under torch.compile, where the exchange breaks the graph."""
+    x, layers, y = float32_features(sum(counts))
+    z = [shard(layer, counts, rank).clone().requires_grad_() for layer in layers]
+    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD)
+    compiled = torch.compile(lambda *step: 2 * criterion(*step), backend="eager")
+    value = compiled(shard(x, counts, rank), z, shard(y, counts, rank))
+    value.backward()
+    return {"value": value.detach() / 2, "grad": z[0].grad / (2 * len(counts))}
 
 
 def refusals(rank: int) -> dict[str, str]:

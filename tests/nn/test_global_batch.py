@@ -166,6 +166,21 @@ def test_fully_shard(ranks: list[dict[str, Any]]) -> None:
         assert relative_error(joined(rank["fully_shard"]), joined(grads)) < 1e-6
 
 
+def test_micro_batches_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    counts = COUNTS[len(ranks)][0]
+    _, _, grads = single("hsic", sum(counts), torch.float64)
+    for rank in ranks:
+        assert relative_error(joined(rank["micro"]), joined(grads)) < 1e-6
+
+
+def test_compiled_with_a_graph_break(ranks: list[dict[str, Any]]) -> None:
+    counts = COUNTS[len(ranks)][0]
+    for r, rank in enumerate(ranks):
+        eager = rank[f"hsic {counts} float32"]
+        assert relative_error(rank["compiled"]["value"], eager["value"]) < 1e-6
+        assert relative_error(rank["compiled"]["grad"], eager["grads"][0]) < 1e-6, r
+
+
 def test_one_rank_equals_no_group() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
