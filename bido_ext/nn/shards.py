@@ -92,6 +92,13 @@ class GroupHandle:
         if self.rank < 0:
             raise ValueError("this process is not part of process_group.")
 
+    @property
+    def device(self) -> torch.device:
+        """Where a message can start from that holds nothing of the batch."""
+        if dist.get_backend(self.group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
     def all_gather(self, output: Tensor, part: Tensor, wait: bool = True) -> Any:
         """Fills the flat ``output`` with the flat ``part`` of every rank, in rank order."""
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -119,7 +126,7 @@ def agree(
     kinds = [(tuple(t.shape[1:]), str(t.dtype)) for t in own]
     rows = _REFUSED if refusal is not None else own[0].shape[0]
     signature = zlib.crc32(repr((settings, kinds)).encode())
-    device = own[0].device if own else torch.device("cpu")
+    device = own[0].device if own else handle.device
     header = torch.tensor([rows, signature], dtype=torch.int64, device=device)
     headers = header.new_empty((handle.world_size, 2))
     handle.all_gather(headers.view(-1), header)

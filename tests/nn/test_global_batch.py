@@ -174,7 +174,9 @@ def test_micro_batches_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_compiled_with_a_graph_break(ranks: list[dict[str, Any]]) -> None:
-    counts = COUNTS[len(ranks)][0]
+    if len(ranks) != 2:
+        pytest.skip("once is enough")
+    counts = COUNTS[2][0]
     for r, rank in enumerate(ranks):
         eager = rank[f"hsic {counts} float32"]
         assert relative_error(rank["compiled"]["value"], eager["value"]) < 1e-6
