@@ -98,6 +98,7 @@ def test_the_sanitized_library_serves(package: Path) -> None:
 
 def test_fuzz(package: Path) -> None:
     calls = os.environ.get("BIDO_FUZZ_CALLS", "2000")
+    pytest.importorskip("hypothesis")
     said = run(package, str(ROOT / "tests" / "fuzz_ops.py"), calls)
     print(said)
     assert f"{calls} calls, no crash" in said
