@@ -10,7 +10,7 @@ loss = F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
 from importlib.metadata import PackageNotFoundError, version
 
 from bido_ext._library import BackendRow, backends, build_info, load_kernels
-from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps
+from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
 from bido_ext.ops import (
     Gaussian,
     InverseMultiquadric,
@@ -41,6 +41,8 @@ __all__ = [
     "InverseMultiquadric",
     "Kernel",
     "Linear",
+    "MicroBatchedBiDO",
+    "StepLosses",
     "backends",
     "build_info",
     "cka",

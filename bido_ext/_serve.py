@@ -38,7 +38,8 @@ RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 UNRECORDED = ("triton", "cuda")
 #: The largest batch whose nhsic the CUDA C++ kernel takes (csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
-#: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic (csrc/cuda/hsic_entries.cuh).
+#: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
+#: (csrc/cuda/hsic_entries.cuh).
 MOST_IN_GROUP = 64
 #: Compositions of other ops, for which a kernel is a special case: where none serves, a forced one too, the
 #: composition does.

@@ -3,5 +3,6 @@
 
 from bido_ext.nn.bido_loss import BiDOLoss, DependenceTerms
 from bido_ext.nn.feature_taps import FeatureTaps
+from bido_ext.nn.micro_batches import MicroBatchedBiDO, StepLosses
 
-__all__ = ["BiDOLoss", "DependenceTerms", "FeatureTaps"]
+__all__ = ["BiDOLoss", "DependenceTerms", "FeatureTaps", "MicroBatchedBiDO", "StepLosses"]

@@ -4,29 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bido_ext.ops._validate import (
-    FLOATS,
-    check_choice,
-    check_features,
-    check_labels,
-    check_positive,
-    check_same_samples,
-    is_labels,
-)
+from bido_ext.nn.finite_guard import FiniteGuard
+from bido_ext.nn.global_terms import global_values_eagerly
+from bido_ext.nn.shards import GroupHandle, Shards, agree
+from bido_ext.nn.step_arguments import check_step, check_weight
+from bido_ext.ops._plan_arguments import check_workspace
+from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.cka import CkaMeasure
 from bido_ext.ops.coco import NORMS, CocoMeasure
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.hsic import HsicMeasure
-from bido_ext.ops.kernels import Gaussian, Kernel
+from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import Measure, check_kernel
 from bido_ext.ops.nhsic import NhsicMeasure
-from bido_ext.ops.plan import check_workspace
+
+if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
 
@@ -55,9 +56,22 @@ class BiDOLoss(nn.Module):
         linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024.
         workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
             the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
+        process_group: A torch.distributed ProcessGroup (dist.group.WORLD) or a DeviceMesh of one dimension
+            over which the samples are spread. The terms are then those of the union of all ranks'
+            samples, the same on every rank; ranks may have different numbers of samples, or none. The
+            gradient of a rank's rows is multiplied by the number of ranks, so that the *average* over
+            ranks, which DistributedDataParallel and fully_shard take, is the gradient of the global
+            batch. If you sum gradients over ranks instead, divide this loss by the number of ranks.
+            Every rank has to call the loss equally often.
+        local: With process_group, keep the terms of each rank's own samples: nothing is exchanged.
+        guard: Whether a value that is not finite raises, naming step, layer and term: None on the CPU,
+            True everywhere (one host sync a step on a GPU), False never.
 
     Attributes:
         terms: dict layer name -> DependenceTerms of the last call.
+        samples: With process_group, the samples of all ranks in the last call. Where ranks have different
+            numbers, the classification loss of a rank belongs multiplied by its samples times the number
+            of ranks over this.
 
     Example:
         >>> taps = FeatureTaps(model, ["layer1", "layer2"])
@@ -80,15 +94,18 @@ class BiDOLoss(nn.Module):
         coco_norm: str = "spectral",
         linalg_dtype: torch.dtype | None = None,
         workspace_bytes: int | None = None,
+        process_group: ProcessGroup | DeviceMesh | None = None,
+        local: bool = False,
+        guard: bool | None = None,
     ) -> None:
         super().__init__()
         self.measure = check_choice(measure, "measure", MEASURES)
-        self.lambda_x = _check_weight(lambda_x, "lambda_x")
-        self.lambda_y = _check_weight(lambda_y, "lambda_y")
+        self.lambda_x = check_weight(lambda_x, "lambda_x")
+        self.lambda_y = check_weight(lambda_y, "lambda_y")
         check_kernel(kernel_y, "kernel_y")
         self.kernel = Gaussian(sigma)
         self.kernel_y = kernel_y
-        self.num_classes = num_classes
+        self.num_classes = check_num_classes(num_classes)
         self._measure = _build_measure(
             measure,
             check_positive(eps, "eps"),
@@ -101,7 +118,18 @@ class BiDOLoss(nn.Module):
                 f"workspace_bytes needs a measure that can stream, hsic or cka; got measure={measure!r}."
             )
         self.workspace_bytes = workspace_bytes
+        if not isinstance(local, bool):
+            raise TypeError(f"local must be True or False, got {type(local).__name__}.")
+        ranks = None if process_group is None else GroupHandle(process_group)
+        self._ranks = None if local else ranks
+        self._guard = FiniteGuard(guard)
         self.terms = {}
+        self.samples = 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks whose samples the terms are of; 1 without process_group."""
+        return self._ranks.world_size if self._ranks else 1
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
@@ -116,7 +144,7 @@ class BiDOLoss(nn.Module):
         """The weighted sum over the layers.
 
         Args:
-            x: Network input (n, ...), as the network sees it, n >= 2.
+            x: Network input (n, ...), as the network sees it, n >= 2 (over all ranks).
             features: Hidden outputs (n, ...) by layer name, or in a sequence; flattened to (n, -1).
             y: Integer labels (n,), or float targets (n, e).
 
@@ -125,18 +153,31 @@ class BiDOLoss(nn.Module):
             gradient, so that training equals training without it, bit by bit.
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the layer is named.
+            TypeError, ValueError: An argument does not fit; the layer is named. With process_group all
+                ranks raise if one does.
+            RuntimeError: Called under a torch.func transform or forward-mode differentiation.
         """
-        layers = self._check(x, features, y)
+        shards = None
+        if self._ranks is None:
+            layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
+        else:
+            layers, shards = self._agree(x, features, y)
+        refuse_transforms("BiDOLoss", x, *layers.values())
         count = len(layers)
         inputs = [x.flatten(1), *layers.values(), y]
         if not self.lambda_x and not self.lambda_y:
             inputs = [v.detach() for v in inputs]
         label_kernel = self.kernel_y if is_labels(y) else self.kernel_y or self.kernel
-        group = make_group(inputs, [self.kernel] * (1 + count) + [label_kernel], self.num_classes)
+        kernels = [self.kernel] * (1 + count) + [label_kernel or Linear()]
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
-        values = self._measure.values(group, pairs, self.workspace_bytes)
+        if shards is None or self._ranks is None:
+            values = self._local(inputs, kernels, pairs)
+        else:
+            values, inputs = global_values_eagerly(
+                self._measure, inputs, kernels, self.num_classes, pairs, shards, self._ranks,
+                self.workspace_bytes,
+            )  # fmt: skip
         d_x, d_y = values[:count], values[count:]
         total = values.new_zeros(())
         # A term without weight is still reported, but does not touch the value or the gradient.
@@ -148,54 +189,30 @@ class BiDOLoss(nn.Module):
         self.terms = {
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
         }
-        _check_finite(total, self.terms, {"x": x, **layers})
+        names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
+        self._guard.check(total, self.terms, dict(zip(names, inputs, strict=True)))
         return total if x.dtype == torch.float64 else total.to(torch.float32)
 
-    def _check(
+    def _local(self, inputs: list[Tensor], kernels: list[Kernel], pairs: Pairs) -> Tensor:
+        group = make_group(inputs, kernels, self.num_classes)
+        return self._measure.values(group, pairs, self.workspace_bytes)
+
+    @torch.compiler.disable
+    def _agree(
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
-    ) -> dict[str, Tensor]:
-        layers = _named(features)
-        if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
-            raise ValueError(f"x must be a floating-point batch (n, ...), got {_describe(x)}.")
-        check_features(x.flatten(1), "x", 2)
-        if not isinstance(y, Tensor) or not (is_labels(y) or y.dtype in FLOATS):
-            raise TypeError(
-                f"y must be integer labels (n,) or float targets (n, e), got {_describe(y)}."
-            )
-        if is_labels(y):
-            check_labels(y, "y", self.num_classes)
-        elif y.dim() != 2:
-            raise ValueError(
-                f"y is floating-point with shape {tuple(y.shape)}: class labels must be integers "
-                "(n,), targets must be (n, e)."
-            )
-        check_same_samples(x, y, "x", "y")
-        flat = {}
-        for name, z in layers.items():
-            if not isinstance(z, Tensor) or z.dtype not in FLOATS or z.dim() < 2:
-                raise ValueError(
-                    f"features of layer '{name}' must be a floating-point batch (n, ...), "
-                    f"got {_describe(z)}."
-                )
-            flat[name] = check_features(z.flatten(1), f"features of layer '{name}'", 2)
-            check_same_samples(x, flat[name], "x", f"features of layer '{name}'")
-        return flat
-
-
-def _named(features: object) -> dict[str, Tensor]:
-    if isinstance(features, Mapping):
-        named = dict(features)
-    elif isinstance(features, Sequence) and not isinstance(features, (str, Tensor)):
-        named = {str(i): z for i, z in enumerate(features)}
-    else:
-        raise TypeError(
-            f"features must be a dict of layer name to tensor or a list of tensors, got {_describe(features)}."
-        )
-    if not named:
-        raise ValueError(
-            "features is empty: run the model's forward pass before the loss, with FeatureTaps on it."
-        )
-    return named
+    ) -> tuple[dict[str, Tensor], Shards]:
+        """The checked layers of this rank and everybody's rows; a refusal is raised on all ranks."""
+        assert self._ranks is not None
+        layers: dict[str, Tensor] = {}
+        refusal: Exception | None = None
+        try:
+            layers = check_step(x, features, y, self.num_classes, minimum_rows=0)
+        except (TypeError, ValueError) as error:
+            refusal = error
+        own = [] if refusal else [x.flatten(1), *layers.values(), y]
+        shards = agree(self._ranks, own, self.extra_repr(), refusal)
+        self.samples = shards.n
+        return layers, shards
 
 
 def _build_measure(
@@ -208,36 +225,3 @@ def _build_measure(
         "cka": CkaMeasure,
     }
     return builders[name]()
-
-
-def _check_weight(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and not negative, got {value}.")
-    return float(value)
-
-
-def _check_finite(
-    total: Tensor, terms: dict[str, DependenceTerms], inputs: dict[str, Tensor]
-) -> None:
-    """On the CPU, outside of torch.compile: a value that is not finite names what made it so."""
-    if total.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(total)):
-        return
-    for name, tensor in inputs.items():
-        if not bool(torch.isfinite(tensor).all()):
-            what = "x" if name == "x" else f"features of layer '{name}'"
-            raise ValueError(f"{what} contain(s) NaN or Inf: the dependence is undefined.")
-    for name, term in terms.items():
-        for side, value in zip(("d(X, Z)", "d(Z, Y)"), term, strict=True):
-            if not bool(torch.isfinite(value)):
-                raise ValueError(
-                    f"{side} of layer '{name}' is not finite although its features are: their squared "
-                    "distances overflow float32, or the Gram matrix is singular (raise eps)."
-                )
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    return type(value).__name__

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Selector = Iterable[str | nn.Module] | Callable[[str, nn.Module], bool]
@@ -20,6 +21,9 @@ class FeatureTaps:
         layers: Names as in ``model.named_modules()``, or modules of the model, in the order the
             features shall have; or a predicate ``f(name, module) -> bool``.
 
+    Activation checkpointing (use_reentrant=False) and torch.compile see the hooks as part of the model;
+    torch.export leaves them out.
+
     Attributes:
         features: dict from layer name to its last output, in graph. Emptied by :meth:`clear`.
 
@@ -27,6 +31,7 @@ class FeatureTaps:
         ValueError: A layer is not in the model (the nearest name is suggested), none is chosen, or
             one is chosen twice.
         TypeError: A tapped layer returned something else than a tensor.
+        RuntimeError: A tapped layer runs inside a reentrant checkpoint; raised in the backward.
 
     Example:
         >>> taps = FeatureTaps(model, ["features.6", "features.13"])
@@ -45,6 +50,11 @@ class FeatureTaps:
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if torch.compiler.is_exporting():
+                return  # an exported model is the classifier alone
+            if not torch.compiler.is_compiling() and _in_backward():
+                self._check_recomputed(name)
+                return
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f"FeatureTaps: layer '{name}' returned {type(output).__name__}, not a tensor: "
@@ -53,6 +63,15 @@ class FeatureTaps:
             self.features[name] = output
 
         return keep
+
+    def _check_recomputed(self, name: str) -> None:
+        """A checkpointed layer runs again in the backward: what is kept stays, if it has a graph."""
+        kept = self.features.get(name)
+        if kept is not None and not kept.requires_grad:
+            raise RuntimeError(
+                f"FeatureTaps: layer '{name}' runs inside checkpoint(use_reentrant=True), which keeps no "
+                "graph in the forward: its BiDO terms would have no gradient. Pass use_reentrant=False."
+            )
 
     def clear(self) -> None:
         """Drops the kept features, and with them the memory of their graph."""
@@ -70,6 +89,10 @@ class FeatureTaps:
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _layer_names(model: nn.Module, layers: Selector) -> list[str]:

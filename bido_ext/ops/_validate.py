@@ -15,6 +15,23 @@ def is_labels(y: Tensor) -> bool:
     return y.dtype in INTEGERS
 
 
+def check_strided(x: Tensor, name: str) -> None:
+    """A tensor with memory of its own for each element: not sparse, nested or of a vendor's layout."""
+    if x.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got layout {x.layout}: call .to_dense().")
+
+
+def check_num_classes(num_classes: object) -> int | None:
+    """A positive integer or None."""
+    if num_classes is None:
+        return None
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes must be an integer, got {type(num_classes).__name__}.")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be positive, got {num_classes}.")
+    return num_classes
+
+
 def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
     """(n, d) floating-point features with n >= minimum_rows and d >= 1."""
     if not isinstance(x, Tensor):
@@ -28,6 +45,7 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
                 else "."
             )
         )
+    check_strided(x, name)
     if x.dim() != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}: flatten it first.")
     if x.shape[1] < 1:
@@ -41,6 +59,7 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
 
 def check_labels(y: Tensor, name: str, num_classes: int | None) -> Tensor:
     """(n,) integer labels; with num_classes and on the CPU their range is checked too."""
+    check_strided(y, name)
     if y.dim() != 1:
         raise ValueError(
             f"{name} holds integers, so it must be a vector of labels (n,), got {tuple(y.shape)}."
@@ -76,6 +95,7 @@ def check_gram(K: object, name: str) -> Tensor:
             f"{name} must be float32 or float64, got {K.dtype}: a Gram matrix loses its "
             "information below float32."
         )
+    check_strided(K, name)
     if K.dim() != 2 or K.shape[0] != K.shape[1] or K.shape[0] < 1:
         raise ValueError(f"{name} must be a square matrix (n, n), got {tuple(K.shape)}.")
     return K
@@ -83,9 +103,16 @@ def check_gram(K: object, name: str) -> Tensor:
 
 def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
     """One of the allowed words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
     return str(value)
+
+
+def check_bool(value: object, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}.")
+    return value
 
 
 def check_positive(value: object, name: str) -> float:

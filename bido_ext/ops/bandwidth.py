@@ -15,6 +15,8 @@ from bido_ext.ops._validate import check_positive
 from bido_ext.reference.gaussian_gram import squared_distances
 
 Sigma = float | int | str | Tensor
+#: Its square times any width is a float64 that is neither 0 nor infinite, as is that of its inverse.
+SMALLEST = 1e-140
 
 
 def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
@@ -36,7 +38,10 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
         if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
             check_positive(float(sigma), name)
         return sigma
-    return check_positive(sigma, name)
+    value = check_positive(sigma, name)
+    if not SMALLEST <= value <= 1 / SMALLEST:
+        raise ValueError(f"{name} must be between {SMALLEST} and {1 / SMALLEST}, got {value}.")
+    return value
 
 
 def gamma_of(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> Tensor:

@@ -6,6 +6,8 @@ variables: m times [n, d_v] or labels [n]  ->  values: [pairs] float64
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,10 +57,17 @@ class CkaMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        own = sorted({*pairs.first, *pairs.second})
-        every = Pairs([*pairs.first, *own], [*pairs.second, *own])
-        products = hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles)
-        count = len(pairs.first)
-        norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
-        size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])
-        return products[:count] / torch.where(size > 0, size, 1.0)
+        return cka_of_pairs(
+            pairs,
+            lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
+        )
+
+
+def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
+    """CKA of each pair from one call of ``hsic_of``, for the pairs and every variable with itself."""
+    own = sorted({*pairs.first, *pairs.second})
+    products = hsic_of(Pairs([*pairs.first, *own], [*pairs.second, *own]))
+    count = len(pairs.first)
+    norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
+    size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])
+    return products[:count] / torch.where(size > 0, size, 1.0)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
-from bido_ext.ops._validate import check_features
+from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._validate import check_bool, check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
 from bido_ext.reference.gram_stack import accumulation_dtype
@@ -40,6 +41,8 @@ def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> T
         torch.Size([4, 4])
     """
     check_features(x, "x")
+    refuse_transforms("gaussian_gram", x, vmap=True)
+    check_bool(scale_by_dim, "scale_by_dim")
     gamma = gamma_of(check_sigma(sigma), x.detach(), scale_by_dim)
     return torch.ops.bido_ext.gaussian_gram(x, gamma, False)
 

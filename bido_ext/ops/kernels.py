@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bido_ext.ops._validate import check_bool
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.reference.gaussian_gram import squared_distances
 
@@ -28,7 +29,9 @@ class Kernel:
 
     def label_scale(self, num_classes: int | None) -> float:
         """k(e_a, e_a) - k(e_a, e_b) of two one-hot vectors e_a, e_b."""
-        raise NotImplementedError
+        raise TypeError(
+            f"kernel_y is a {type(self).__name__} without label_scale(num_classes), which integer labels need."
+        )
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Gaussian(Kernel):
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
+        check_bool(self.scale_by_dim, "scale_by_dim")
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
         gamma = gamma_of(self.sigma, x.detach(), self.scale_by_dim)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext.ops._transforms import refuse_transforms
 from bido_ext.ops._validate import (
+    FLOATS,
     check_features,
     check_finite_result,
     check_labels,
+    check_num_classes,
     check_same_samples,
     is_labels,
 )
@@ -40,7 +43,13 @@ class Measure:
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
     """float32, float64 or None."""
-    if linalg_dtype not in (None, torch.float32, torch.float64):
+    if linalg_dtype is None:
+        return None
+    if (
+        not isinstance(linalg_dtype, torch.dtype)
+        or linalg_dtype.itemsize < 4
+        or linalg_dtype not in FLOATS
+    ):
         raise ValueError(
             f"linalg_dtype must be torch.float32 or torch.float64, got {linalg_dtype}."
         )
@@ -61,6 +70,8 @@ def check_kernel(kernel: object, name: str) -> None:
             f"{name} must be a kernel such as Gaussian(), Linear() or InverseMultiquadric(), "
             f"got {type(kernel).__name__}."
         )
+    if kernel is not None and type(kernel).gram_up_to_centering is Kernel.gram_up_to_centering:
+        raise TypeError(f"{name} is a {type(kernel).__name__} without gram_up_to_centering(x).")
 
 
 def measure_pair(
@@ -75,6 +86,7 @@ def measure_pair(
     """Checks the arguments of a measure d(x, y) and computes it; a 0-d tensor."""
     check_kernel(kernel_x, "kernel_x")
     check_kernel(kernel_y, "kernel_y")
+    check_num_classes(num_classes)
     check_features(x, "x", measure.minimum_rows)
     labels = isinstance(y, Tensor) and is_labels(y)
     if labels:
@@ -82,6 +94,7 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
+    refuse_transforms(measure.name, x, y)
     group = make_group([x, y], [kernel_x, kernel_y], num_classes)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))

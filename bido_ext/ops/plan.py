@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bido_ext._library import can_stream, keeps_tiles
-from bido_ext.ops._validate import check_choice
+from bido_ext.ops._plan_arguments import (
+    LARGEST_N,
+    check_count,
+    check_device,
+    check_dims,
+    check_workspace,
+)
+from bido_ext.ops._validate import FLOATS, check_choice
+from bido_ext.ops.exchange import LABEL_BYTES, exchange_of_step
 from bido_ext.ops.group import Group
 from bido_ext.reference.gram_stack import GRAM, accumulation_dtype
 
@@ -29,6 +37,8 @@ FLOAT64_UP_TO = 1024
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 GIB = 1 << 30
+#: Bound on the row panels of a rank where no workspace_bytes is given; ranks may share a machine's memory.
+PANEL_BYTES = GIB
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class Plan:
         kept_tiles: Tiles kept per variable; -1 for all.
         workspace_bytes: Predicted peak beyond inputs and gradients.
         reason: Why, with the numbers.
+        moved_bytes: With several ranks: bytes a rank receives in a step of the global batch, all of them in
+            the forward.
+        messages: Collectives of a step.
     """
 
     regime: str
@@ -49,6 +62,8 @@ class Plan:
     kept_tiles: int
     workspace_bytes: int
     reason: str
+    moved_bytes: int = 0
+    messages: int = 0
 
 
 def plan(
@@ -58,11 +73,12 @@ def plan(
     measure: str = "hsic",
     workspace_bytes: int | None = None,
     device: torch.device | str = "cpu",
+    world_size: int = 1,
 ) -> Plan:
     """Plans value and gradient of a measure: of two variables, or of a whole BiDO step.
 
     Args:
-        n: Samples.
+        n: Samples, of all ranks.
         dims: Widths of the variables: two for a pair, for a step those of X and of every layer. 0 stands
             for integer labels, as does a missing second one.
         dtype: Of the features.
@@ -70,6 +86,9 @@ def plan(
         workspace_bytes: Bound on the memory beyond inputs and gradients; default: the dense regime
             while it takes at most half of the free memory, else streaming.
         device: Where the features are.
+        world_size: Ranks of ``BiDOLoss(process_group=...)``, over which the samples are spread evenly.
+            hsic and cka then run from row panels ("panels"; ``tile``: rows of a block), nhsic and coco on
+            every rank as a whole.
 
     Raises:
         ValueError: An argument does not fit.
@@ -79,14 +98,16 @@ def plan(
         >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")
     """
     check_choice(measure, "measure", MEASURES)
-    widths = [*dims, 0] if len(dims) == 1 else list(dims)
-    if n < 2 or len(widths) < 2 or min(widths) < 0 or max(widths) < 1:
-        raise ValueError(
-            f"plan needs n >= 2 and the widths of at least two variables, one of them features; got n={n}, "
-            f"dims={list(dims)}."
-        )
+    check_count(n, "n", 2, LARGEST_N)
+    widths = check_dims(dims)
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
+        raise TypeError(f"dtype must be float64, float32, bfloat16 or float16, got {dtype!r}.")
+    check_device(device)
     check_workspace(workspace_bytes)
+    check_count(world_size, "world_size", 1)
     element = accumulation_dtype(dtype).itemsize
+    if world_size > 1:
+        return _plan_global(n, widths, dtype, element, measure, workspace_bytes, device, world_size)
     if measure in ("nhsic", "coco"):
         algebra = 8 if n <= FLOAT64_UP_TO else element
         return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
@@ -109,6 +130,51 @@ def plan(
     fits = "fits into" if result["regime"] == "dense" else "does not fit into"
     reason = f"dense takes {result['dense_bytes']:,} bytes and {fits} {bound}"
     return Plan(result["regime"], result["tile"], result["kept"], result["bytes"], reason)
+
+
+def _plan_global(
+    n: int, dims: Sequence[int], dtype: torch.dtype, element: int, measure: str,
+    workspace_bytes: int | None, device: torch.device | str, world_size: int,
+) -> Plan:  # fmt: skip
+    rows = -(-n // world_size)
+    moved = exchange_of_step(rows, dims, dtype.itemsize, measure, world_size)
+    gathered = n * sum(d * dtype.itemsize if d else LABEL_BYTES for d in dims)
+    text = f"{world_size} ranks, {moved.bytes:,} bytes received per rank and step"
+    if measure in ("nhsic", "coco"):
+        whole = plan(n, dims, dtype, measure, workspace_bytes, device)
+        return replace(
+            whole, workspace_bytes=whole.workspace_bytes + gathered, moved_bytes=moved.bytes,
+            messages=moved.messages, reason=f"{text}; {whole.reason}",
+        )  # fmt: skip
+    block, panel_bytes = row_blocks(n, len(dims), element, rows, workspace_bytes)
+    kept = "kept" if block >= rows else f"made twice, {block:,} rows at a time"
+    # The gathered rows, one variable centered, and the panels.
+    centered = n * max(dims) * element
+    return Plan(
+        "panels", block, -1 if block >= rows else 0, gathered + centered + panel_bytes,
+        f"{text}; panels of {rows:,} rows are {kept}", moved.bytes, moved.messages,
+    )  # fmt: skip
+
+
+def row_blocks(
+    n: int, variables: int, element: int, rows: int, workspace_bytes: int | None
+) -> tuple[int, int]:
+    """Rows of a block of a rank's row panels, and the bytes of a block.
+
+    One panel per variable, and the float64 weights of the backward with two temporaries.
+
+    Raises:
+        MemoryError: Not even one row fits into workspace_bytes.
+    """
+    per_row = n * (variables * element + 3 * 8)
+    block = (workspace_bytes or PANEL_BYTES) // per_row
+    if block < 1 and workspace_bytes is not None:
+        raise MemoryError(
+            f"one row of the Gram matrices of n={n:,} samples takes {per_row:,} bytes, more than "
+            f"workspace_bytes={workspace_bytes:,}."
+        )
+    block = max(1, min(block, rows))
+    return block, block * per_row
 
 
 def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Plan:
@@ -173,18 +239,6 @@ def _planner() -> Any:
         raise RuntimeError(
             "the planner is part of bido_ext._C, which was not built here."
         ) from error
-
-
-def check_workspace(workspace_bytes: object) -> None:
-    """None or a positive integer."""
-    if workspace_bytes is None:
-        return
-    if isinstance(workspace_bytes, bool) or not isinstance(workspace_bytes, int):
-        raise TypeError(
-            f"workspace_bytes must be an integer, got {type(workspace_bytes).__name__}."
-        )
-    if workspace_bytes <= 0:
-        raise ValueError(f"workspace_bytes must be positive, got {workspace_bytes}.")
 
 
 @torch.compiler.assume_constant_result

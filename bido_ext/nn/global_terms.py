@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A measure of the union of all ranks' samples; each rank gets the whole gradient of its own rows.
+
+hsic and cka run from row panels (row_panels.py): O(n^2 / ranks) per rank. nhsic and coco factorise whole Gram
+matrices, so there every rank computes the terms of the whole batch and keeps the gradient of its rows; so do
+kernels of the user's own. Features, and only features, are exchanged; the backward exchanges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bido_ext.nn.own_rows import tie_own_rows
+from bido_ext.nn.row_panels import hsic_of_row_panels
+from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
+from bido_ext.ops.cka import cka_of_pairs
+from bido_ext.ops.group import Group, Pairs, make_group
+from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.measure import Measure
+from bido_ext.reference.gram_stack import GRAM
+
+
+def global_values(
+    measure: Measure,
+    own: Sequence[Tensor],
+    kernels: Sequence[Kernel],
+    num_classes: int | None,
+    pairs: Pairs,
+    shards: Shards,
+    handle: GroupHandle,
+    workspace_bytes: int | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The measure of each pair of the global batch.
+
+    Args:
+        own: This rank's rows of each variable, in graph: features (n_r, d) or labels (n_r,).
+        workspace_bytes: As for the measure, per rank.
+
+    Returns:
+        Values, float64 [pairs], the same on all ranks; their gradient reaches ``own``, times the number
+        of ranks. And the gathered variables, (n, ...).
+    """
+    whole = gather_rows(handle, shards, own)
+    group = make_group(whole, kernels, num_classes)
+    if measure.name in ("hsic", "cka") and GRAM not in group.kinds:
+        # In the group's dtypes, as the gathered ones: the gradient goes on to what own was cast from.
+        rows = [t.to(v.dtype) for t, v in zip(own, group.variables, strict=True)]
+        hsic_of = _row_panels(rows, group, shards, handle, workspace_bytes)
+        return (cka_of_pairs(pairs, hsic_of) if measure.name == "cka" else hsic_of(pairs)), whole
+    tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
+    return measure.values(make_group(tied, kernels, num_classes), pairs, workspace_bytes), whole
+
+
+def _row_panels(
+    rows: Sequence[Tensor],
+    group: Group,
+    shards: Shards,
+    handle: GroupHandle,
+    workspace_bytes: int | None,
+) -> Callable[[Pairs], Tensor]:
+    def hsic_of(pairs: Pairs) -> Tensor:
+        return hsic_of_row_panels(rows, group, pairs, shards, handle, workspace_bytes)
+
+    return hsic_of
+
+
+#: Collectives whose sizes are found at run time do not belong into a graph.
+global_values_eagerly = torch.compiler.disable(global_values)

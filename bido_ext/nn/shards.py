@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch spread over ranks: who owns which rows, and how the rows of all are brought together.
+
+A step takes one message of 16 bytes that tells every rank's rows (and that all ranks bring the same kind of
+batch: what would hang or mix up rows becomes an error on all of them), and one message per variable. Ranks
+with fewer rows than the largest are padded, since all_gather moves equal parts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+_REFUSED = -1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Rows of the global batch by rank, in rank order.
+
+    Attributes:
+        counts: Rows of each rank.
+        rank: Of this process within the group.
+    """
+
+    counts: tuple[int, ...]
+    rank: int
+
+    @property
+    def n(self) -> int:
+        """Rows of the global batch."""
+        return sum(self.counts)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self.counts)
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest rank, to which the others are padded."""
+        return max(self.counts)
+
+    @property
+    def own(self) -> slice:
+        """This rank's rows of the global batch."""
+        start = sum(self.counts[: self.rank])
+        return slice(start, start + self.counts[self.rank])
+
+    @property
+    def even(self) -> bool:
+        """Whether all ranks have as many rows."""
+        return min(self.counts) == self.most
+
+
+class GroupHandle:
+    """A process group as an attribute of a module: copies of the module share it, no copy is made of it.
+
+    Args:
+        group: A ProcessGroup of torch.distributed, or a DeviceMesh of one dimension.
+
+    Raises:
+        TypeError: group is something else.
+        ValueError: The mesh has several dimensions, or this process is not part of the group.
+        RuntimeError: This PyTorch has no torch.distributed.
+    """
+
+    def __init__(self, group: object) -> None:
+        if not dist.is_available():
+            raise RuntimeError("process_group needs a PyTorch built with torch.distributed.")
+        if isinstance(group, DeviceMesh):
+            if group.ndim != 1:
+                raise ValueError(
+                    f"process_group is a DeviceMesh of {group.ndim} dimensions: pick the one over which "
+                    'samples are spread, as in mesh["dp"].'
+                )
+            group = group.get_group()
+        if not isinstance(group, dist.ProcessGroup):
+            raise TypeError(
+                "process_group must be a torch.distributed ProcessGroup or a DeviceMesh, got "
+                f"{type(group).__name__}: init_process_group first, then for example dist.group.WORLD."
+            )
+        self.group = group
+        self.rank, self.world_size = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("this process is not part of process_group.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where a message can start from that holds nothing of the batch."""
+        if dist.get_backend(self.group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
+    def all_gather(self, output: Tensor, part: Tensor, wait: bool = True) -> Any:
+        """Fills the flat ``output`` with the flat ``part`` of every rank, in rank order."""
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return gather(output, part, group=self.group, async_op=not wait)
+
+    def __deepcopy__(self, memo: object) -> GroupHandle:
+        return self
+
+
+def agree(
+    handle: GroupHandle, own: Sequence[Tensor], settings: str, refusal: Exception | None
+) -> Shards:
+    """Every rank learns the rows of all, or all refuse together.
+
+    Args:
+        own: This rank's variables, (n_r, ...) each; n_r may be 0.
+        settings: What must be the same everywhere, in words.
+        refusal: What this rank found wrong with its batch. It is raised after the others were told, so
+            that none of them waits for a message that never comes.
+
+    Raises:
+        ValueError: The ranks' batches do not belong together, a rank refused its own, or all of them
+            together hold less than two samples.
+    """
+    kinds = [(tuple(t.shape[1:]), str(t.dtype)) for t in own]
+    rows = _REFUSED if refusal is not None else own[0].shape[0]
+    signature = zlib.crc32(repr((settings, kinds)).encode())
+    device = own[0].device if own else handle.device
+    header = torch.tensor([rows, signature], dtype=torch.int64, device=device)
+    headers = header.new_empty((handle.world_size, 2))
+    handle.all_gather(headers.view(-1), header)
+    told = headers.tolist()
+    if refusal is not None:
+        raise refusal
+    refused = [r for r, (count, _) in enumerate(told) if count == _REFUSED]
+    if refused:
+        raise ValueError(f"rank(s) {refused} refused their part of the batch; see the error there.")
+    others = [r for r, (_, crc) in enumerate(told) if crc != signature]
+    if others:
+        raise ValueError(
+            f"the batch of rank {handle.rank} does not belong with that of rank(s) {others}: they differ in "
+            f"settings, layers, widths or dtypes; here {settings}, widths and dtypes {kinds}."
+        )
+    shards = Shards(tuple(count for count, _ in told), handle.rank)
+    if shards.n < 2:
+        raise ValueError(
+            f"the global batch has {shards.n} sample(s), at least 2 are needed to center."
+        )
+    return shards
+
+
+@torch.no_grad()
+def gather_rows(handle: GroupHandle, shards: Shards, own: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of all ranks, (n, ...) each, from this rank's (n_r, ...); no graph."""
+    pending = []
+    for t in own:
+        part = t.detach().contiguous()
+        if part.shape[0] < shards.most:
+            part = torch.cat([part, part.new_zeros((shards.most - part.shape[0], *part.shape[1:]))])
+        whole = part.new_empty((shards.world_size * shards.most, *part.shape[1:]))
+        # As bytes, so that no backend's list of dtypes matters.
+        work = handle.all_gather(
+            whole.view(-1).view(torch.uint8), part.view(-1).view(torch.uint8), wait=False
+        )
+        pending.append((whole, part, work))
+    gathered = []
+    for whole, _, work in pending:
+        work.wait()
+        if not shards.even:
+            parts = whole.split(shards.most)
+            whole = torch.cat([p[:count] for p, count in zip(parts, shards.counts, strict=True)])
+        gathered.append(whole)
+    return gathered

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks on what BiDOLoss is given in a step; each error names the argument or the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from bido_ext.ops._validate import (
+    FLOATS,
+    check_features,
+    check_labels,
+    check_same_samples,
+    check_strided,
+    is_labels,
+)
+
+
+def check_step(
+    x: object, features: object, y: object, num_classes: int | None, minimum_rows: int
+) -> dict[str, Tensor]:
+    """Checks input, hidden features and labels of one batch.
+
+    Args:
+        x: Network input (n, ...).
+        features: Mapping of layer name to (n, ...), or a sequence of such tensors.
+        y: Integer labels (n,) or float targets (n, e).
+        minimum_rows: Samples needed: 2, or 0 for one rank's part of a global batch.
+
+    Returns:
+        The features by layer name, (n, d) each.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit.
+    """
+    layers = _named(features)
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
+        raise ValueError(f"x must be a floating-point batch (n, ...), got {describe(x)}.")
+    check_strided(x, "x")
+    check_features(x.flatten(1), "x", minimum_rows)
+    _check_targets(y, num_classes)
+    check_same_samples(x, y, "x", "y")  # type: ignore[arg-type]
+    flat = {}
+    for name, z in layers.items():
+        what = f"features of layer '{name}'"
+        if not isinstance(z, Tensor) or z.dtype not in FLOATS or z.dim() < 2:
+            raise ValueError(f"{what} must be a floating-point batch (n, ...), got {describe(z)}.")
+        check_strided(z, what)
+        flat[name] = check_features(z.flatten(1), what, minimum_rows)
+        check_same_samples(x, flat[name], "x", what)
+    return flat
+
+
+def check_weight(value: object, name: str) -> float:
+    """A finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, got {value}.")
+    return float(value)
+
+
+def describe(value: object) -> str:
+    """What was given, for an error."""
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _check_targets(y: object, num_classes: int | None) -> None:
+    if not isinstance(y, Tensor) or not (is_labels(y) or y.dtype in FLOATS):
+        raise TypeError(
+            f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}."
+        )
+    check_strided(y, "y")
+    if is_labels(y):
+        check_labels(y, "y", num_classes)
+    elif y.dim() != 2:
+        raise ValueError(
+            f"y is floating-point with shape {tuple(y.shape)}: class labels must be integers "
+            "(n,), targets must be (n, e)."
+        )
+
+
+def _named(features: object) -> dict[str, Tensor]:
+    if isinstance(features, Mapping):
+        named = dict(features)
+    elif isinstance(features, Sequence) and not isinstance(features, (str, Tensor)):
+        named = {str(i): z for i, z in enumerate(features)}
+    else:
+        raise TypeError(
+            f"features must be a dict of layer name to tensor or a list of tensors, got {describe(features)}."
+        )
+    if not named:
+        raise ValueError(
+            "features is empty: run the model's forward pass before the loss, with FeatureTaps on it."
+        )
+    return named

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks on the arguments of plan and on workspace_bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+#: Rows and columns are counted in 32 bits, bytes in 64.
+LARGEST_COUNT, LARGEST_WORKSPACE = 1 << 31, 1 << 62
+#: n x n matrices of a group are counted in bytes.
+LARGEST_N = 1 << 26
+
+
+def check_count(value: object, name: str, least: int, bound: int = LARGEST_COUNT) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    if not least <= value < bound:
+        raise ValueError(f"{name} must be at least {least} and below {bound}, got {value}.")
+
+
+def check_device(device: object) -> None:
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a torch.device or a string, got {type(device).__name__}.")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that PyTorch knows.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but this machine has no CUDA device.")
+
+
+def check_dims(dims: object) -> list[int]:
+    """Two widths or more, one of them of features."""
+    if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)):
+        raise TypeError(f"dims must be a list of widths, got {type(dims).__name__}.")
+    for d in dims:
+        check_count(d, "each of dims", 0)
+    widths = [*dims, 0] if len(dims) == 1 else list(dims)
+    if len(widths) < 2 or max(widths) < 1:
+        raise ValueError(
+            "dims must be the widths of at least two variables, one of them features; "
+            f"got {list(dims)}."
+        )
+    return widths
+
+
+def check_workspace(workspace_bytes: object) -> None:
+    """None or a positive integer."""
+    if workspace_bytes is None:
+        return
+    if isinstance(workspace_bytes, bool) or not isinstance(workspace_bytes, int):
+        raise TypeError(
+            f"workspace_bytes must be an integer, got {type(workspace_bytes).__name__}."
+        )
+    if workspace_bytes <= 0:
+        raise ValueError(f"workspace_bytes must be positive, got {workspace_bytes}.")
+    if workspace_bytes >= LARGEST_WORKSPACE:
+        raise ValueError(
+            f"workspace_bytes must be below 2^62, got {workspace_bytes}: leave it unset."
+        )

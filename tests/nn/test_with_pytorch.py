@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BiDO together with what else PyTorch offers: compile, export, checkpointing, transforms, accumulation, layouts."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import relative_error
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+import bido_ext as bx
+
+MEASURES = ["hsic", "nhsic", "coco", "cka"]
+LAYERS = ["1", "3"]
+each_measure = pytest.mark.parametrize("measure", MEASURES)
+
+
+def a_model() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    ).double()
+
+
+def a_batch(n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    return torch.rand(n, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(n) % 3
+
+
+def a_step(model: nn.Module, measure: str) -> Callable[[Tensor, Tensor], Tensor]:
+    taps, criterion = bx.FeatureTaps(model, LAYERS), bx.BiDOLoss(measure, 0.1, 1.0)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
+
+    return step
+
+
+def gradients(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+
+
+@each_measure
+def test_compile_with_a_dynamic_batch(measure: str) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model, rival = a_model(), a_model()
+    step, eager = a_step(model, measure), a_step(rival, measure)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for n in (24, 60, 41, 100, 33):
+        x, y = a_batch(n)
+        for t in (x, y):
+            torch._dynamo.mark_dynamic(t, 0)
+        loss, want = compiled(x, y), eager(x, y)
+        loss.backward()
+        want.backward()
+        assert relative_error(loss.detach(), want.detach()) < 1e-9
+    assert relative_error(gradients(model), gradients(rival)) < 1e-7
+    # One for the first step, before the taps hold anything, and one for every n after it.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+@each_measure
+def test_gradients_accumulate(measure: str) -> None:
+    model, rival = a_model(), a_model()
+    step, other = a_step(model, measure), a_step(rival, measure)
+    total = torch.zeros(())
+    for n in (12, 20):
+        (step(*a_batch(n)) / 2).backward()
+        total = total + other(*a_batch(n)) / 2
+    total.backward()
+    assert relative_error(gradients(model), gradients(rival)) < 1e-9
+
+
+@each_measure
+def test_channels_last_model(measure: str) -> None:
+    model, rival = a_model(), a_model()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x, y = a_batch(12)
+    a_step(model, measure)(x.contiguous(memory_format=torch.channels_last), y).backward()
+    a_step(rival, measure)(x, y).backward()
+    assert relative_error(gradients(model), gradients(rival)) < 1e-7
+
+
+class Checkpointed(nn.Module):
+    """Its first layers run again in the backward."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.early = nn.Sequential(nn.Linear(36, 9), nn.Tanh(), nn.Linear(9, 6), nn.Tanh())
+        self.head = nn.Linear(6, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if self.reentrant:
+            x = x.requires_grad_()
+        return self.head(checkpoint(self.early, x, use_reentrant=self.reentrant))
+
+
+@each_measure
+def test_activation_checkpointing(measure: str) -> None:
+    x, y = a_batch(12)
+    torch.manual_seed(0)
+    model = Checkpointed(False).double()
+    plain = copy.deepcopy(model)
+    plain.forward = lambda x: plain.head(plain.early(x.flatten(1)))  # type: ignore[method-assign]
+    for net in (model, plain):
+        taps = bx.FeatureTaps(net, ["early.1", "early.3"])
+        loss = F.cross_entropy(net(x), y) + bx.BiDOLoss(measure)(x, taps.features, y)
+        kept = dict(taps.features)
+        loss.backward()
+        # The second run of the layers leaves what the first one left.
+        assert all(taps.features[name] is z for name, z in kept.items())
+    assert relative_error(gradients(model), gradients(plain)) < 1e-9
+
+
+def test_a_reentrant_checkpoint_is_refused() -> None:
+    x, y = a_batch(12)
+    model = Checkpointed(True).double()
+    taps = bx.FeatureTaps(model, ["early.1"])
+    loss = F.cross_entropy(model(x.clone()), y) + bx.BiDOLoss("hsic")(x, taps.features, y)
+    with pytest.raises(
+        RuntimeError, match=r"layer 'early.1' runs inside checkpoint\(use_reentrant"
+    ):
+        loss.backward()
+
+
+def test_export_has_no_trace_of_the_taps() -> None:
+    x, _ = a_batch(4)
+    plain = torch.export.export(a_model().eval(), (x,))
+    tapped = a_model().eval()
+    taps = bx.FeatureTaps(tapped, LAYERS)
+    with_hooks = torch.export.export(tapped, (x,))
+    assert taps.features == {}
+    taps.remove()
+    without = torch.export.export(tapped, (x,))
+    for program in (with_hooks, without):
+        assert program.graph_module.code == plain.graph_module.code
+        assert program.graph_signature == plain.graph_signature
+        torch.testing.assert_close(program.module()(x), tapped(x))
+    file = io.BytesIO()
+    torch.export.save(without, file)
+    assert b"bido" not in file.getvalue()
+
+
+def test_a_defended_model_is_pickled_without_hooks() -> None:
+    model = a_model()
+    with bx.FeatureTaps(model, LAYERS):
+        model(a_batch(4)[0])
+    file = io.BytesIO()
+    torch.save(model, file)
+    assert b"bido" not in file.getvalue()
+
+
+def loss_of(measure: str) -> Callable[[Tensor], Tensor]:
+    x, y = a_batch(12)
+    criterion = bx.BiDOLoss(measure)
+    return lambda z: criterion(x, [z], y)
+
+
+@each_measure
+def test_transforms_are_refused_in_words(measure: str) -> None:
+    z, f = torch.rand(12, 5), getattr(bx, measure)
+    y = torch.arange(12) % 3
+    for function, name in ((lambda z: f(z, y), measure), (loss_of(measure), "BiDOLoss")):
+        for transform, word in (
+            (lambda f: torch.func.grad(f)(z), "Grad"),
+            (lambda f: torch.func.jvp(f, (z,), (z,)), "Jvp"),
+            (lambda f: torch.func.vmap(f)(z[None]), "Vmap"),
+            (lambda f: torch.func.jacrev(f)(z), "Grad"),
+        ):
+            with pytest.raises(RuntimeError, match=rf"bido_ext.{name} has no rule for .*{word}"):
+                transform(function)
+        with (
+            forward_ad.dual_level(),
+            pytest.raises(RuntimeError, match=f"bido_ext.{name} has no forward-mode derivative"),
+        ):
+            function(forward_ad.make_dual(z, z))
+
+
+def test_transforms_of_the_matrix_ops() -> None:
+    x = torch.rand(3, 7, 4)
+    K = torch.func.vmap(bx.gaussian_gram)(x)
+    torch.testing.assert_close(K[1], bx.gaussian_gram(x[1]))
+    torch.testing.assert_close(torch.func.vmap(bx.double_center)(K)[2], bx.double_center(K[2]))
+    for f, argument in ((bx.gaussian_gram, x[0]), (bx.double_center, K[0])):
+        with pytest.raises(RuntimeError, match="has no rule for the torch.func transform"):
+            torch.func.grad(lambda t, f=f: f(t).sum())(argument)
+
+
+def test_functional_call() -> None:
+    x, y = a_batch(12)
+    model = a_model()
+    taps, criterion = bx.FeatureTaps(model, LAYERS), bx.BiDOLoss("hsic")
+    parameters = {k: (2 * p.detach()).requires_grad_() for k, p in model.named_parameters()}
+    torch.func.functional_call(model, parameters, (x,))
+    grads = torch.autograd.grad(
+        criterion(x, taps.features, y), list(parameters.values()), allow_unused=True
+    )
+    assert float(grads[0].abs().max()) > 0
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_guard_names_step_layer_and_term() -> None:
+    x, y = a_batch(12)
+    z = torch.rand(12, 5)
+    criterion = bx.BiDOLoss("hsic")
+    for _ in range(2):
+        criterion(x, {"fc": z}, y)
+    bad = z.clone()
+    bad[3, 2] = float("inf")
+    with pytest.raises(
+        ValueError, match=r"features of layer 'fc' contain\(s\) NaN or Inf in step 3"
+    ):
+        criterion(x, {"fc": bad}, y)
+    with pytest.raises(ValueError, match=r"d\(X, Z\) of layer 'fc' is not finite .*\(step 4\)"):
+        criterion(x.float(), {"fc": z * 1e30}, y)
+    assert torch.isnan(bx.BiDOLoss("hsic", guard=False)(x, {"fc": bad}, y))
+    with pytest.raises(ValueError, match="step 1"):
+        bx.BiDOLoss("hsic", guard=True)(x, {"fc": bad}, y)
+    with pytest.raises(TypeError, match="guard must be True, False or None, got str"):
+        bx.BiDOLoss(guard="yes")  # type: ignore[arg-type]
