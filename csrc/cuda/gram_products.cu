@@ -31,24 +31,43 @@ __device__ inline float diagonal_value(KernelKind kind, bool minus_one, float no
   return diagonal_minus_one(norm) + (minus_one ? 0.0f : 1.0f);
 }
 
-template <bool kTf32>
-__global__ void __launch_bounds__(kBlock) squared_norms_kernel(Features f, float* norms, int64_t n) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
-  if (i >= n) return;  // a whole warp
-  float sum = 0;
-  for (int64_t column = threadIdx.x % kWarp * 4; column < f.d; column += kWarp * 4) {
-    const float4 x = four_features(f, i, column);
-    const float4 mean = f.type == FeatureType::float32 ? *reinterpret_cast<const float4*>(f.means + column)
-                                                       : make_float4(0, 0, 0, 0);
-    float v[4] = {x.x - mean.x, x.y - mean.y, x.z - mean.z, x.w - mean.w};
+// The diagonals of products of rows with themselves, made as the entries of the Gram matrix are, so that what
+// the tensor cores cut off cancels in a distance. [splits, n]: the columns are shared among blocks.
+template <class Tile, template <class, int> class Rows>
+__global__ void __launch_bounds__(kBlock, 1) squared_norms_kernel(Features f, float* norms, int64_t n) {
+#ifdef BIDO_HAS_WGMMA
+  constexpr bool kRuns = true;
+#else
+  constexpr bool kRuns = !Tile::kWgmma;
+#endif
+  if constexpr (kRuns) {
+    constexpr int64_t kDepth = Tile::Product::kDepth;
+    static_assert(Tile::kRowsA == Tile::kRowsB);
+    const int64_t begin_row = static_cast<int64_t>(blockIdx.x) * Tile::kRowsA,
+                  steps = (f.d + kDepth - 1) / kDepth;
+    const int64_t begin = steps * blockIdx.y / gridDim.y * kDepth,
+                  end = steps * (blockIdx.y + 1) / gridDim.y * kDepth;
+    const Tile tile;
+    Rows<typename Tile::Product, Tile::kRowsA> a(f, begin_row, n - 1);
+    Rows<typename Tile::Product, Tile::kRowsB> b(f, begin_row, n - 1);
+    float total[Tile::kAccumulators] = {};
+    block_product(tile, a, b, begin, end < f.d ? end : f.d, true, total);
 #pragma unroll
-    for (float& e : v) {
-      if (kTf32) e = round_to_tf32(e);
-      sum += e * e;
+    for (int k = 0; k < Tile::kAccumulators; ++k) {
+      const Place place = tile.place(k);
+      if (place.row == place.column && begin_row + place.row < n)
+        norms[blockIdx.y * n + begin_row + place.row] = total[k];
     }
   }
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) norms[i] = sum;
+}
+
+__global__ void __launch_bounds__(kBlock)
+    sum_splits_kernel(const float* parts, float* norms, int64_t n, int splits) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= n) return;
+  float sum = 0;
+  for (int k = 0; k < splits; ++k) sum += parts[k * n + i];
+  norms[i] = sum;
 }
 
 struct PanelArguments {
@@ -238,18 +257,46 @@ void launch_panel(const char* op, const Tensor& like, const PanelArguments& p) {
   run(gram_panel_kernel<Tile, Rows>, Tile::kRowsA, Tile::kRowsB, Tile::kSharedBytes);
 }
 
+template <class Product, template <class, int> class Rows>
+Tensor norms_by_products(const char* op, const Features& f, const Tensor& like, int64_t n) {
+  Tensor norms = empty_like_with(like, {n}, ScalarType::Float);
+  const auto run = [&](auto kernel, int64_t tile_rows, int bytes) {
+    const int64_t blocks = ceil_div(n, tile_rows);
+    const int64_t splits = std::max<int64_t>(
+        1, std::min(ceil_div(f.d, kLeastColumns), static_cast<int64_t>(multiprocessors(like)) / blocks));
+    Tensor parts = splits == 1 ? norms : empty_like_with(like, {splits, n}, ScalarType::Float);
+    float* const target = static_cast<float*>(parts.mutable_data_ptr());
+    launch(op, like, kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(splits)), bytes, f,
+           target, n);
+    if (splits > 1)
+      launch(op, like, sum_splits_kernel, dim3(static_cast<unsigned>(ceil_div(n, kBlock))), 0,
+             static_cast<const float*>(target), static_cast<float*>(norms.mutable_data_ptr()), n,
+             static_cast<int>(splits));
+  };
+#if defined(BIDO_BUILT_FOR_SM90A) || defined(BIDO_EMULATED)
+  if (major_capability(like) == 9) {
+    using Tile = WarpgroupTile<Product>;
+    run(squared_norms_kernel<Tile, Rows>, Tile::kRowsA, Tile::kSharedBytes);
+    return norms;
+  }
+#endif
+  using Tile = WarpTile<Product, 64, 64, 2>;
+  run(squared_norms_kernel<Tile, Rows>, Tile::kRowsA, Tile::kSharedBytes);
+  return norms;
+}
+
 }  // namespace
 
 Tensor squared_norms(const char* op, const Features& f, const Tensor& like, int64_t n) {
-  const Tensor norms = empty_like_with(like, {n}, ScalarType::Float);
-  const dim3 grid(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)));
-  float* const target = static_cast<float*>(norms.mutable_data_ptr());
-  if (f.type == FeatureType::float32 && f.tf32) {
-    launch(op, like, squared_norms_kernel<true>, grid, 0, f, target, n);
-  } else {
-    launch(op, like, squared_norms_kernel<false>, grid, 0, f, target, n);
+  switch (f.type) {
+    case FeatureType::float32:
+      return f.tf32 ? norms_by_products<Tf32Product, FloatRows>(op, f, like, n)
+                    : norms_by_products<Float32Product, FloatRows>(op, f, like, n);
+    case FeatureType::half:
+      return norms_by_products<HalfProduct, HalfRows>(op, f, like, n);
+    default:
+      return norms_by_products<BFloat16Product, HalfRows>(op, f, like, n);
   }
-  return norms;
 }
 
 void gram_panel(const char* op, const Features& f, const Tensor& norms, const Tensor& parameters,

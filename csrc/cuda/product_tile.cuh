@@ -35,9 +35,6 @@ struct BFloat16Product {
   static constexpr int kDepth = 64;
 };
 
-// The tensor cores truncate what they add up, always towards zero: after this many steps (96 products of
-// float32 operands) the sum goes to a register, which rounds.
-constexpr int kStepsPerSum = 8;
 static_assert(kSharedAlignment % kTileAlignment == 0);
 
 // A stage of the pipeline in shared memory: planes of A, then planes of B.
@@ -61,6 +58,7 @@ struct WarpTile {
   static_assert(kM * 16 == kWarpRows && kN % 2 == 0 && kN * 8 == kWarpColumns);
   static constexpr int kAccumulators = kM * kN * 4;
   static constexpr bool kWgmma = false;
+  static constexpr int kStepsPerSum = 1;
   using StageOf = Stage<Product, kRowsA, kRowsB>;
   static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
 
@@ -125,6 +123,7 @@ struct WarpgroupTile {
   static constexpr int kRowsA = 128, kRowsB = 128, kStages = 3;
   static constexpr int kAccumulators = 64;
   static constexpr bool kWgmma = true;
+  static constexpr int kStepsPerSum = Product::kPlanes == 2 ? 1 : 8;  // each sum ends with a wait
   using StageOf = Stage<Product, kRowsA, kRowsB>;
   static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
 
@@ -169,6 +168,8 @@ struct WarpgroupTile {
 };
 
 // total += A B' over entries begin..end of the summed dimension. `b_is_a`: both operands are the same rows.
+// The tensor cores cut off what they add up, always towards zero, so that long sums of one sign fall short:
+// after kStepsPerSum steps (12 to 32 instructions) their sum goes to a register of its own, which rounds.
 // Ends with a barrier: shared memory is free again.
 template <class Tile, class LoaderA, class LoaderB>
 __device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t begin, int64_t end,
@@ -194,8 +195,8 @@ __device__ void block_product(const Tile& tile, LoaderA& a, LoaderB& b, int64_t 
   tile.after_store();
   if (steps > 1) load(1);
   // Two loops, so that no accumulator is read while products of the inner one may still run.
-  for (int first = 0; first < steps; first += kStepsPerSum) {
-    const int last = first + kStepsPerSum < steps ? first + kStepsPerSum : steps;
+  for (int first = 0; first < steps; first += Tile::kStepsPerSum) {
+    const int last = first + Tile::kStepsPerSum < steps ? first + Tile::kStepsPerSum : steps;
     for (int k = first; k < last; ++k) {
       __syncthreads();
       tile.issue(acc, stage(k), b_is_a, k == first);

@@ -13,6 +13,7 @@ from torch import Tensor
 from bido_ext import reference
 
 ops = importlib.import_module("bido_ext.ops.hsic")
+ops_stack = importlib.import_module("bido_ext.ops.gram_stack")
 
 GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM = range(5)
 #: Relative errors allowed: values, gradients. Half-precision gradients are rounded to their dtype.
@@ -121,12 +122,21 @@ def check_gram_stack(kernels: Any, n: int, d: int, split: bool) -> None:
     incoming = torch.randn(5, n, n)
     grads = torch.autograd.grad(wanted[:5], wide[:5], incoming.double())
     back = kernels.gram_stack_backward(incoming, stack[:5], group[:5], parameters[:5], kinds[:5])
-    for got, want, v in zip(back, grads, group, strict=False):
+    textbook = ops_stack._default_backward(
+        incoming,
+        ops_stack._default(group, parameters, kinds)[:5],
+        group[:5],
+        parameters[:5],
+        kinds[:5],
+    )
+    for got, want, same_dtype, v in zip(back, grads, textbook, group, strict=False):
         assert got.dtype == v.dtype
-        assert (
-            float((got.double() - want).norm())
-            <= TOLERANCE[v.dtype][1] * float(want.norm()) + 1e-12
+        # The budget of CONTRIBUTING: duplicate rows make the gradient of the inverse multiquadric a small rest.
+        budget = max(
+            TOLERANCE[v.dtype][1] * float(want.norm()),
+            2 * float((same_dtype.double() - want).norm()),
         )
+        assert float((got.double() - want).norm()) <= budget + 1e-12
 
 
 @pytest.mark.parametrize("n", [1, 2, 17, 131])
