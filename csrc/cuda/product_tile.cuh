@@ -85,28 +85,30 @@ struct WarpTile {
     if (fresh)
 #pragma unroll
       for (float& value : acc) value = 0;
+    // The small terms of a whole step first: what is then cut off at full size is cut off least often.
+    if constexpr (Product::kPlanes == 2) {
+      add_products(acc, stage, b_is_a, 0, 1);
+      add_products(acc, stage, b_is_a, 1, 0);
+    }
+    add_products(acc, stage, b_is_a, 0, 0);
+  }
+
+  // Of one plane of A and one of B.
+  __device__ void add_products(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, int plane_a,
+                               int plane_b) const {
     auto& c = reinterpret_cast<float (&)[kM][kN][4]>(acc);
+    const char* const tile_b = b_is_a ? stage.a(plane_b) : stage.b(plane_b);
 #pragma unroll
     for (int slice = 0; slice < kRowBytes / 32; ++slice) {
-      uint32_t a[Product::kPlanes][kM][4], b[Product::kPlanes][kN / 2][4];
+      uint32_t a[kM][4], b[kN / 2][4];
 #pragma unroll
-      for (int plane = 0; plane < Product::kPlanes; ++plane) {
+      for (int m = 0; m < kM; ++m) load_a(a[m], stage.a(plane_a), m, slice);
 #pragma unroll
-        for (int m = 0; m < kM; ++m) load_a(a[plane][m], stage.a(plane), m, slice);
-#pragma unroll
-        for (int n = 0; n < kN / 2; ++n)
-          load_b(b[plane][n], b_is_a ? stage.a(plane) : stage.b(plane), 2 * n, slice);
-      }
+      for (int n = 0; n < kN / 2; ++n) load_b(b[n], tile_b, 2 * n, slice);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
-        for (int n = 0; n < kN; ++n) {
-          if constexpr (Product::kPlanes == 2) {  // the small terms first
-            multiply<Product::kElement>(c[m][n], a[0][m], &b[1][n / 2][n % 2 * 2]);
-            multiply<Product::kElement>(c[m][n], a[1][m], &b[0][n / 2][n % 2 * 2]);
-          }
-          multiply<Product::kElement>(c[m][n], a[0][m], &b[0][n / 2][n % 2 * 2]);
-        }
+        for (int n = 0; n < kN; ++n) multiply<Product::kElement>(c[m][n], a[m], &b[n / 2][n % 2 * 2]);
       }
     }
   }
@@ -138,26 +140,27 @@ struct WarpgroupTile {
   // them.
   __device__ void issue(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, bool fresh) const {
     begin_wgmma();
-#pragma unroll
-    for (int slice = 0; slice < kRowBytes / 32; ++slice) {
-      uint64_t a[Product::kPlanes], b[Product::kPlanes];
-#pragma unroll
-      for (int plane = 0; plane < Product::kPlanes; ++plane) {
-        const char* rows = stage.a(plane) + warp / 4 * 64 * kRowBytes;
-        const char* columns = b_is_a ? stage.a(plane) : stage.b(plane);
-        a[plane] = tile_descriptor(shared_address(rows) + slice * 32);
-        b[plane] = tile_descriptor(shared_address(columns) + slice * 32);
-      }
-      const bool add = slice > 0 || !fresh;
-      if constexpr (Product::kPlanes == 2) {
-        multiply_wgmma<Product::kElement>(acc, a[0], b[1], add);
-        multiply_wgmma<Product::kElement>(acc, a[1], b[0], true);
-        multiply_wgmma<Product::kElement>(acc, a[0], b[0], true);
-      } else {
-        multiply_wgmma<Product::kElement>(acc, a[0], b[0], add);
-      }
+    // The small terms of a whole step first: what is then cut off at full size is cut off least often.
+    if constexpr (Product::kPlanes == 2) {
+      add_products(acc, stage, b_is_a, 0, 1, fresh);
+      add_products(acc, stage, b_is_a, 1, 0, false);
+      add_products(acc, stage, b_is_a, 0, 0, false);
+    } else {
+      add_products(acc, stage, b_is_a, 0, 0, fresh);
     }
     commit_wgmma();
+  }
+
+  // Of one plane of A and one of B.
+  __device__ void add_products(float (&acc)[kAccumulators], const StageOf& stage, bool b_is_a, int plane_a,
+                               int plane_b, bool fresh) const {
+    const char* const rows = stage.a(plane_a) + warp / 4 * 64 * kRowBytes;
+    const char* const columns = b_is_a ? stage.a(plane_b) : stage.b(plane_b);
+#pragma unroll
+    for (int slice = 0; slice < kRowBytes / 32; ++slice)
+      multiply_wgmma<Product::kElement>(acc, tile_descriptor(shared_address(rows) + slice * 32),
+                                        tile_descriptor(shared_address(columns) + slice * 32),
+                                        slice > 0 || !fresh);
   }
   __device__ void after_store() const { fence_shared_for_wgmma(); }
   __device__ void wait_previous() const { wait_wgmma<1>(); }
