@@ -98,7 +98,7 @@ struct WarpTile {
                                int plane_b) const {
     auto& c = reinterpret_cast<float (&)[kM][kN][4]>(acc);
     const char* const tile_b = b_is_a ? stage.a(plane_b) : stage.b(plane_b);
-#pragma unroll
+#pragma unroll Product::kPlanes == 2 ? 2 : 4
     for (int slice = 0; slice < kRowBytes / 32; ++slice) {
       uint32_t a[kM][4], b[kN / 2][4];
 #pragma unroll
