@@ -11,6 +11,7 @@ from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
 from bido_ext.cli.list import list_
+from bido_ext.cli.study import study
 from bido_ext.cli.train import train
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ def bido() -> None:
     Start with:  bido demo --preset smoke    seconds, nothing to fetch
                  bido demo                   minutes, MNIST
     By hand:     bido train, then bido attack, then bido evaluate
+    With people: bido study
     How fast:    bido bench
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
@@ -39,3 +41,4 @@ def bido() -> None:
 for _command in (train, attack, evaluate, demo, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
+app.add_typer(study, name="study")
