@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.lfw.networks import LATENT_DIM, Critic, Generator
 from benchmarks.lfw.protocol import as_float
+from bido_ext.lab.attack.networks import LATENT_DIM, Critic, Generator
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
 
 CHECKPOINT_EVERY = 100
+SHAPE = (3, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PriorConfig:
     steps: int = 3000
     batch_size: int = 64
     lr: float = 2e-4
-    width: int = 32
+    width: float = 0.5
     penalty: float = 2.0
     penalty_every: int = 16
     average: float = 0.995
@@ -50,7 +51,7 @@ def train_prior(config: PriorConfig, public: Tensor, run_dir: Path) -> Prior:
     """Train on public uint8 images; continues what it finds in ``run_dir``."""
     path, settings = run_dir / "prior.pt", {**asdict(config), "images": len(public)}
     torch.manual_seed(config.seed)
-    generator, critic = Generator(config.width), Critic(config.width)
+    generator, critic = Generator(config.width, SHAPE), Critic(config.width, SHAPE)
     for network in (generator, critic):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = AveragedModel(

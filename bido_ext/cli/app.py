@@ -7,6 +7,7 @@ import typer
 
 from bido_ext.cli.attack import attack
 from bido_ext.cli.bench import bench
+from bido_ext.cli.data import data
 from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
@@ -41,4 +42,5 @@ def bido() -> None:
 for _command in (train, attack, evaluate, demo, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
+app.add_typer(data, name="data")
 app.add_typer(study, name="study")

@@ -39,10 +39,12 @@ def list_(
 def _rows(kind: str) -> list[dict[str, Any]]:
     if kind not in KINDS:
         raise ValueError(f"list must be given one of {', '.join(KINDS)}, got {kind!r}")
+    import torch
+
     from bido_ext.lab.attack import ATTACKS
+    from bido_ext.lab.data import DATASETS
     from bido_ext.lab.defences import DEFENCES
-    from bido_ext.lab.models import MODELS
-    from bido_ext.lab.pipeline import DATASETS
+    from bido_ext.lab.models import LIBRARY_MODELS, MODELS, build_model
     from bido_ext.lab.presets import PRESETS
 
     if kind == "attacks":
@@ -60,15 +62,32 @@ def _rows(kind: str) -> list[dict[str, Any]]:
             for spec in DEFENCES.values()
         ]
     if kind == "models":
-        return [
+        with torch.device("meta"):  # names alone: no weight is drawn
+            taps = {name: list(build_model(name, 2).taps) for name in MODELS}  # type: ignore[arg-type]
+        own = [
             {
                 "name": spec.name,
                 "description": spec.description,
                 "input_shape": list(spec.input_shape),
-                "taps": list(spec.taps),
+                "options": spec.all_options(),
+                "taps": taps[spec.name],
             }
             for spec in MODELS.values()
         ]
+        return own + [
+            {"name": name, "description": text, "input_shape": None, "options": {}, "taps": None}
+            for name, text in LIBRARY_MODELS.items()
+        ]
     if kind == "datasets":
-        return [{"name": name, "description": text} for name, text in DATASETS.items()]
+        return [
+            {
+                "name": spec.name,
+                "description": spec.description,
+                "private": spec.private,
+                "public": spec.public,
+                "image_size": spec.image_size,
+                "arch": spec.arch,
+            }
+            for spec in DATASETS.values()
+        ]
     return [{"name": spec.name, "description": spec.description} for spec in PRESETS.values()]

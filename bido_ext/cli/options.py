@@ -14,8 +14,22 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder with a torchvision-style MNIST; without it the cached or fetched one is used.",
+        help="Folder of the data set; without it MNIST is taken from the cache or fetched.",
     ),
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="See: bido list datasets; default: the preset's.")
+]
+Public = Annotated[
+    str | None,
+    typer.Option("--public", help="Data set of the attacker's images; default: the same one's."),
+]
+PublicData = Annotated[
+    Path | None, typer.Option("--public-data", help="Folder of the public data set.")
+]
+Crop = Annotated[
+    int | None,
+    typer.Option("--crop", help="Side of the square cut from the middle of each file; 0: largest."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA if there is one.")]
 Fresh = Annotated[
@@ -40,6 +54,26 @@ def overridden(config: T, **given: Any) -> T:
     """A config dataclass with the options that were given (not None) in place of its values."""
     changes = {key: value for key, value in given.items() if value is not None}
     return replace(config, **changes)  # type: ignore[type-var]
+
+
+def parse_pairs(text: str | None, option: str) -> dict[str, str]:
+    """Read "width=0.5,image_size=32".
+
+    Raises:
+        ValueError: If a part is no pair, or a name comes twice.
+    """
+    pairs: dict[str, str] = {}
+    for part in filter(None, (text or "").split(",")):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name or name in pairs:
+            raise ValueError(f"{option} must be name=value,... each name once, got {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def parse_words(text: str | None) -> tuple[str, ...] | None:
+    """Read "layer1,layer2"; None stays None."""
+    return None if text is None else tuple(filter(None, (w.strip() for w in text.split(","))))
 
 
 def parse_weights(defence: str, text: str | None) -> dict[str, float]:

@@ -10,14 +10,20 @@ import typer
 
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.options import (
+    Crop,
     Data,
+    Dataset,
     Device,
     Fresh,
     Json,
     Preset,
+    Public,
+    PublicData,
     Seed,
     overridden,
+    parse_pairs,
     parse_weights,
+    parse_words,
     print_json,
 )
 
@@ -33,13 +39,50 @@ def train(
         bool, typer.Option("--evaluator", help="Train the evaluation classifier instead.")
     ] = False,
     arch: Annotated[str | None, typer.Option(help="See: bido list models.")] = None,
+    arch_options: Annotated[
+        str | None, typer.Option(help="As image_size=64,width=0.5,pixel_range=signed.")
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(help="Layers that BiDO watches, with commas; default: the model's."),
+    ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="File of weights to start from: safetensors or PyTorch.")
+    ] = None,
+    reinit: Annotated[
+        str | None,
+        typer.Option(help="Modules that keep fresh weights beside --pretrained; default: head."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimizer.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="constant, cosine or multistep (see --milestones).")
+    ] = None,
+    milestones: Annotated[
+        str | None, typer.Option(help="Epochs after which multistep applies --gamma, as 20,35.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Factor at each milestone.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, flip, crop-flip, photo, handwriting, public-digits.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="shuffle, or identity: a few images each of a few identities a batch."),
+    ] = None,
+    per_identity: Annotated[
+        int | None, typer.Option(help="Images of an identity in a batch of --sampler identity.")
+    ] = None,
     preset: Preset = "quick",
     seed: Seed = 0,
+    dataset: Dataset = None,
     data: Data = None,
+    crop: Crop = None,
+    public: Public = None,
+    public_data: PublicData = None,
     device: Device = "auto",
     fresh: Fresh = False,
     json: Json = False,
@@ -47,34 +90,60 @@ def train(
     """Train one classifier, with or without a defence.
 
     The epoch is selected on a validation split; the natural accuracy is that on the test set.
-    A killed run continues from its last epoch when the same command is given again.
+    A killed run continues from its last epoch when the same command is given again. Without
+    --dataset it is that of the preset; image files are decoded once and cached.
 
     \b
     Example:
       bido train --defence bido-hsic --weights 0.1,1 --epochs 5 --out runs/hsic
       bido train --evaluator --out runs/evaluator
+      bido train --dataset lfw --data ~/lfw --sampler identity --augment flip --out runs/faces
     """
-    from bido_ext.lab.models import MODELS
-    from bido_ext.lab.pipeline import load_data, pick_device, train_judge, train_target
+    from bido_ext.lab.data import DataConfig, find_dataset
+    from bido_ext.lab.models import find_model
+    from bido_ext.lab.pipeline import load_images, pick_device, train_judge, train_target
     from bido_ext.lab.presets import find_preset
     from bido_ext.lab.stage import RunOptions
 
     base = find_preset(preset).with_seed(seed)
     if evaluator and (defence != "none" or weights):
         raise ValueError("--evaluator takes no --defence and no --weights")
+    name = dataset or base.data
+    spec = find_dataset(name)
+    given = parse_pairs(arch_options, "--arch-options")
+    if (
+        dataset is not None
+        and arch in (None, spec.arch)
+        and not (evaluator and spec.arch == "mcnn")
+    ):
+        arch, given = spec.arch, {**spec.arch_options, **given}
     config = overridden(
         base.evaluator if evaluator else base.target,
         defence=defence,
         weights=parse_weights(defence, weights),
         arch=arch,
+        arch_options=given or None,
+        taps=parse_words(taps),
+        pretrained=None if pretrained is None else str(pretrained),
+        reinit=parse_words(reinit),
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         optimizer=optimizer,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule="multistep" if milestones and schedule is None else schedule,
+        milestones=_numbers(milestones),
+        gamma=gamma,
+        augment=augment,
+        sampler=sampler,
+        per_identity=per_identity,
     )
+    size = find_model(config.arch).shape(config.arch_options)[-1]
+    images = DataConfig(name, data, public, public_data, image_size=size, crop=crop)
     options = RunOptions(fresh=fresh, progress=not json, device=pick_device(device))
-    digits = load_data(base.data, data, MODELS[config.arch].input_shape[-1])
-    trained = (train_judge if evaluator else train_target)(digits, config, out, options)
+    loaded = load_images(images, progress=not json)
+    trained = (train_judge if evaluator else train_target)(loaded, config, out, options)
     if json:
         print_json(
             {
@@ -91,3 +160,10 @@ def train(
         f"natural accuracy {100 * trained.test_accuracy:.2f}% on the test set "
         f"({100 * trained.val_accuracy:.2f}% on the validation split)\nmodel: {trained.path}"
     )
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--milestones must be numbers such as 20,35, got {text!r}") from None

@@ -47,6 +47,7 @@ def save_model(
     num_classes: int,
     defence: str,
     metrics: Mapping[str, float],
+    arch_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a trained classifier with what is needed to build it again."""
     content = {
@@ -56,6 +57,7 @@ def save_model(
         "num_classes": num_classes,
         "defence": defence,
         "metrics": dict(metrics),
+        "arch_options": dict(arch_options or {}),
         "state_dict": model.state_dict(),
     }
     save_atomic(content, path)
@@ -71,7 +73,8 @@ def load_model(
         expect_arch, expect_num_classes: what the caller needs; ``None`` takes what comes.
 
     Returns:
-        The model on the CPU, and the file's other entries (arch, num_classes, defence, metrics).
+        The model on the CPU, and the file's other entries (arch, arch_options, num_classes, defence,
+        metrics).
 
     Raises:
         ValueError: not such a file, or the model of another architecture or number of classes.
@@ -88,7 +91,10 @@ def load_model(
             raise ValueError(
                 f"path: {path} holds a model with {key}={content[key]!r}, expected {expected!r}"
             )
-    model = build_model(content["arch"], content["num_classes"], content["defence"])
+    content.setdefault("arch_options", {})  # files of the first release have none
+    model = build_model(
+        content["arch"], content["num_classes"], content["defence"], content["arch_options"]
+    )
     state = content.pop("state_dict")
     try:
         model.load_state_dict(state)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.attack import Gan
+from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
 from bido_ext.lab.commands import Commands
 from bido_ext.lab.defences import DEFENCES
 from bido_ext.lab.environment import machine_facts, package_versions
@@ -23,10 +24,8 @@ from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import (
     LabData,
     Trained,
-    attack_target,
     load_data,
     train_judge,
-    train_prior,
     train_target,
 )
 from bido_ext.lab.presets import DemoPreset
@@ -136,7 +135,9 @@ class _Run:
             "Train the attacker's generator (public digits only)",
             "It gives the attack a prior of what images look like and never sees a private digit.",
         ) as told:
-            gan, note = train_prior(data, preset.prior, self.out / "gan", self.options)
+            gan, note = train_prior(
+                "gmi", PublicSet.of(data), preset.prior, self.out / "gan", self.options
+            )
             told.append(note)
         return data, evaluator, gan, reference, gan.seconds
 
@@ -169,7 +170,7 @@ class _Run:
             f"{preset.attack.steps} steps in the generator's latents.",
         ) as told:
             attacked = attack_target(
-                target.model, config.arch, gan, preset.attack, data.task.num_classes, attack_dir,
+                "gmi", target.model, gan, preset.attack, range(data.task.num_classes), attack_dir,
                 self.options,
             )  # fmt: skip
             found = attacked.reconstructions

@@ -23,7 +23,15 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
 def build_scheduler(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning-rate schedule of ``config``, stepped once per batch."""
+    """The learning-rate schedule of ``config``: "multistep" goes by epochs, the others by batches.
+
+    Args:
+        steps_per_epoch: at least; where the sampler decides, an epoch may have a few less.
+    """
+    if config.schedule == "multistep":
+        return torch.optim.lr_scheduler.MultiStepLR(
+            optimizer, list(config.milestones), config.gamma
+        )
     if config.schedule == "cosine":
         steps = config.epochs * steps_per_epoch
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

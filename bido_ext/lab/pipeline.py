@@ -7,7 +7,6 @@ demo is the single commands in a row.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,31 +15,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from bido_ext.lab.attack import Gan, GanConfig, GmiConfig, Reconstructions, invert, train_gan
-from bido_ext.lab.checkpoint import load_model, weights_digest
-from bido_ext.lab.data import DigitTask, load_mnist
-from bido_ext.lab.data.digits import split_digits
-from bido_ext.lab.models import MODELS
-from bido_ext.lab.reconstructions import load_reconstructions, save_reconstructions
+from bido_ext.lab.checkpoint import load_model
+from bido_ext.lab.data import DataConfig, DigitTask, ImageTask, load_task
+from bido_ext.lab.models.pretrained import file_sha256
 from bido_ext.lab.stage import RunOptions, Stage
-from bido_ext.lab.synthetic import synthetic_digits
 from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
-
-DATASETS = {
-    "mnist": "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
-    "synthetic": "seven-segment digits drawn on the spot, for smoke runs",
-}
-# Size of the images that the attack's generator makes.
-ATTACK_INPUT = (1, 32, 32)
 
 
 @dataclass(frozen=True)
 class LabData:
-    """The sets of the experiment and the hash of the digits they were cut from."""
+    """The sets of the experiment and the hash of the images they were cut from."""
 
     name: str
     digest: str
-    task: DigitTask
+    task: DigitTask | ImageTask
 
 
 @dataclass(frozen=True)
@@ -55,26 +43,24 @@ class Trained:
     note: str
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """The reconstructions of one attack and the time it took."""
-
-    reconstructions: Reconstructions
-    seconds: float
-    path: Path
-    note: str
-
-
 def load_data(name: str, root: Path | None = None, image_size: int = 32) -> LabData:
-    """Load and split "mnist" (``root``: a torchvision-style folder) or "synthetic" digits.
+    """Load and split a data set, key of ``DATASETS``; ``root`` is its folder.
 
     Raises:
-        ValueError: If the name is unknown or the folder holds no MNIST.
+        ValueError: If the name is unknown or the folder holds something else.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    digits = load_mnist(root) if name == "mnist" else synthetic_digits()
-    return LabData(name, digits.sha256(), split_digits(digits, image_size))
+    return load_images(DataConfig(private=name, root=root, image_size=image_size))
+
+
+def load_images(config: DataConfig, *, progress: bool = False) -> LabData:
+    """Load and split what ``config`` names.
+
+    Raises:
+        ValueError: If a folder is missing, or holds something else or damaged files.
+    """
+    task = load_task(config, progress=progress)
+    name = config.private if config.public is None else f"{config.private}+{config.public}"
+    return LabData(name, task.digest, task)
 
 
 def train_target(data: LabData, config: TrainConfig, out: Path, options: RunOptions) -> Trained:
@@ -98,7 +84,10 @@ def train_judge(data: LabData, config: TrainConfig, out: Path, options: RunOptio
 def _train(
     role: str, data: LabData, config: TrainConfig, out: Path, options: RunOptions
 ) -> Trained:
-    stage = Stage(out, _config(role, data=data.digest, training=asdict(config)), "model.pt")
+    training = asdict(config)
+    if config.pretrained:  # the same weights are the same training, wherever they lie
+        training["pretrained"] = file_sha256(config.pretrained)
+    stage = Stage(out, stage_config(role, data=data.digest, training=training), "model.pt")
     outcome = stage.outcome(options)
     if outcome is None:
         outcome = _fit(role, data, config, out, options)
@@ -128,79 +117,6 @@ def _fit(
     }
 
 
-def train_prior(
-    data: LabData, config: GanConfig, out: Path, options: RunOptions
-) -> tuple[Gan, str]:
-    """Train the attacker's generator on the public images; a finished one is loaded.
-
-    Returns:
-        The GAN and one line on whether it was reused.
-
-    Raises:
-        ValueError: If ``out`` holds another configuration, see ``Stage``.
-    """
-    stage = Stage(out, _config("prior", data=data.digest, training=asdict(config)), "gan.pt")
-    done = stage.outcome(options)
-    gan = train_gan(
-        config,
-        data.task.public.tensors[0],
-        out,
-        progress=options.progress and done is None,
-        device=options.device,
-    )
-    stage.finish({"seconds": gan.seconds})
-    return gan, stage.note
-
-
-def attack_target(
-    target: nn.Module, arch: str, gan: Gan, config: GmiConfig, classes: int, out: Path,
-    options: RunOptions,
-) -> Attacked:  # fmt: skip
-    """Attack every private class of ``target`` with GMI; a finished attack is loaded.
-
-    The outcome belongs to these very weights of target and generator: other weights, another
-    attack.
-
-    Args:
-        target: The model under attack.
-        arch: Its architecture, key of ``MODELS``.
-        gan: The attacker's prior.
-        config: The attack.
-        classes: Number of private classes.
-        out: Folder of the attack.
-        options: How to run.
-
-    Raises:
-        ValueError: If the model does not take the generator's images, or ``out`` holds another
-            configuration, see ``Stage``.
-    """
-    if MODELS[arch].input_shape != ATTACK_INPUT:
-        raise ValueError(
-            f"gmi makes images of shape {ATTACK_INPUT}, the model {arch!r} takes "
-            f"{MODELS[arch].input_shape}"
-        )
-    inputs = {"target": weights_digest(target), "generator": weights_digest(gan.generator)}
-    stage = Stage(
-        out,
-        _config("attack", attack="gmi", settings=asdict(config), **inputs),
-        "reconstructions.pt",
-    )
-    done = stage.outcome(options)
-    if done is not None:
-        return Attacked(
-            load_reconstructions(stage.product), done["seconds"], stage.product, stage.note
-        )
-    began = time.monotonic()
-    found = invert(
-        config, target, gan, range(classes), run_dir=out, progress=options.progress,
-        device=options.device,
-    )  # fmt: skip
-    seconds = time.monotonic() - began
-    save_reconstructions(found, stage.config, stage.product)
-    stage.finish({"seconds": seconds})
-    return Attacked(found, seconds, stage.product, stage.note)
-
-
 def pick_device(name: str) -> torch.device:
     """ "auto" (CUDA if there is one), or the name of a device.
 
@@ -218,7 +134,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _config(role: str, **settings: Any) -> dict[str, Any]:
+def stage_config(role: str, **settings: Any) -> dict[str, Any]:
+    """What a stage's outcome depends on, with its role and this package's version."""
     try:
         version = metadata.version("bido-ext")
     except metadata.PackageNotFoundError:  # run from a source tree that was never installed

@@ -8,6 +8,7 @@ run loses at most one epoch and continues to the same weights.
 import csv
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,15 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from .atomic import replacing
+from .batches import EpochBatches
 from .checkpoint import resume_or_none, save_atomic, save_model
-from .data.augment import augmentation, random_affine
 from .data.digits import DigitTask
+from .data.image_set import ImageSet
+from .data.task import ImageTask
+from .data.training_augment import training_augmentation
 from .defences import Defence, Penalty
-from .models import MODELS, build_model
+from .models import build_model, load_pretrained
+from .models.pretrained import file_sha256
 from .optimizers import build_optimizer, build_scheduler
 from .train_config import EVALUATOR, TrainConfig
 
@@ -36,7 +41,8 @@ __all__ = [
     "train_evaluator",
 ]
 
-NUM_DIGITS = 10  # the evaluation classifier tells all of them apart, private and public
+Task = DigitTask | ImageTask
+Images = TensorDataset | ImageSet
 
 
 @dataclass
@@ -60,7 +66,7 @@ class TrainResult:
 
 def train_classifier(
     config: TrainConfig,
-    task: DigitTask,
+    task: Task,
     run_dir: Path | str,
     *,
     resume: bool = True,
@@ -83,7 +89,7 @@ def train_classifier(
 
 
 def train_evaluator(
-    task: DigitTask,
+    task: Task,
     run_dir: Path | str,
     *,
     config: TrainConfig = EVALUATOR,
@@ -91,38 +97,36 @@ def train_evaluator(
     progress: bool = True,
     device: torch.device | str = "cpu",
 ) -> TrainResult:
-    """Train the evaluation classifier on all ten digits (a tenth held out for model selection)."""
-    images, labels = task.judge_train.tensors
+    """Train the evaluation classifier on its classes (a tenth held out for model selection).
+
+    It knows all ten digits or objects, and of faces the same people as the target.
+    """
+    images = ImageSet.of(task.judge_train)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
-    data = _Data(
-        TensorDataset(images[train], labels[train]),
-        TensorDataset(images[val], labels[val]),
-        task.judge_test,
-        NUM_DIGITS,
-    )
+    data = _Data(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: TensorDataset, batch_size: int = 500) -> float:
+def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     """Share of ``data`` (images, labels) that ``model`` labels rightly, in eval mode."""
     device = next(model.parameters()).device
     model.eval()
-    images, labels = data.tensors
+    images = ImageSet.of(data)
     right = 0
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in images.batches(batch_size):
         right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
-    return right / len(labels)
+    return right / len(images)
 
 
 @dataclass(frozen=True)
 class _Data:
     """The splits of one run."""
 
-    train: TensorDataset
-    val: TensorDataset
-    test: TensorDataset
+    train: Images
+    val: Images
+    test: Images
     num_classes: int
 
 
@@ -134,14 +138,21 @@ def _fit(
     resume: bool,
     progress: bool,
 ) -> TrainResult:
-    _check_data(config, data.train)
-    settings = {**asdict(config), "train_images": len(data.train)}
+    train = ImageSet.of(data.train)
+    settings = {**asdict(config), "train_images": len(train)}
+    if config.pretrained:  # the same weights are the same run, wherever they lie
+        settings["pretrained"] = file_sha256(config.pretrained)
     checkpoint = run_dir / "checkpoint.pt"
     torch.manual_seed(config.seed)
-    model = build_model(config.arch, data.num_classes, config.defence).to(device)
-    model.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
+    _check_images(config, train, model)
+    batches = EpochBatches(config, train.labels)
+    if config.pretrained:
+        load_pretrained(model, config.pretrained, config.reinit)
+    # channels_last: the faster layout for convolutions
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, model)
-    scheduler = build_scheduler(config, optimizer, len(data.train) // config.batch_size)
+    scheduler = build_scheduler(config, optimizer, len(batches))
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
     state["seconds"] = 0.0
     saved = resume_or_none(checkpoint, settings) if resume else None
@@ -149,11 +160,13 @@ def _fit(
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
-    defence = Defence(config.defence, config.weights, MODELS[config.arch].taps)
+    defence = Defence(config.defence, config.weights, config.taps or _taps_of(model))
     with defence.attached(model) as penalty:
         for epoch in range(state["epoch"] + 1, config.epochs + 1):
             started = time.monotonic()
-            row = _epoch(config, epoch, model, penalty, optimizer, scheduler, data.train, progress)
+            row = _epoch(
+                config, epoch, model, penalty, optimizer, scheduler, train, batches, progress
+            )
             row["val_accuracy"] = accuracy(model, data.val)
             state["history"].append({"epoch": epoch, **row})
             if row["val_accuracy"] > state["best_val"]:
@@ -174,7 +187,10 @@ def _fit(
         path=run_dir / "model.pt",
     )
     metrics = {"val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy}
-    save_model(result.path, model, config.arch, data.num_classes, config.defence, metrics)
+    save_model(
+        result.path, model, config.arch, data.num_classes, config.defence, metrics,
+        config.arch_options,
+    )  # fmt: skip
     return result
 
 
@@ -185,35 +201,40 @@ def _epoch(
     penalty: Penalty,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    train: TensorDataset,
+    train: ImageSet,
+    batches: EpochBatches,
     progress: bool,
 ) -> dict[str, float]:
-    images, labels = train.tensors
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-    torch.manual_seed(config.seed * 100_003 + epoch)  # MID's noise
-    ranges = augmentation(config.augment)
-    order = torch.randperm(len(images), generator=generator)
-    batches = order[: len(order) // config.batch_size * config.batch_size].split(config.batch_size)
+    torch.manual_seed(config.seed * 100_003 + epoch)  # MID's noise, torchvision's transforms
+    augment = training_augmentation(config.augment)
+    drawn = batches.epoch(generator)
+    # The input as the network sees it: BiDO's X.
+    seen: Callable[[Tensor], Tensor] = getattr(model, "seen", lambda x: x)
+    by_epoch = config.schedule == "multistep"
     sums: dict[str, Tensor] = {}
     name = config.defence if config.defence != "none" else config.arch
     model.train()
-    for chosen in tqdm(batches, f"{name} epoch {epoch}/{config.epochs}", disable=not progress):
-        x, y = images[chosen].to(device), labels[chosen].to(device)
-        if ranges is not None:
-            x = random_affine(x, ranges, generator)
+    for chosen in tqdm(drawn, f"{name} epoch {epoch}/{config.epochs}", disable=not progress):
+        x, y = train.batch(chosen).to(device), train.labels[chosen].to(device)
+        if augment is not None:
+            x = augment(x, generator)
         logits = model(x)
         ce = F.cross_entropy(logits, y)
-        extra, parts = penalty(x, logits, y)
+        extra, parts = penalty(seen(x), logits, y)
         loss = ce if extra is None else ce + extra
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        scheduler.step()
+        if not by_epoch:
+            scheduler.step()
         # Sums stay on the device: reading them every step would stall a GPU.
         for key, value in {"loss": loss.detach(), "ce": ce.detach(), **parts}.items():
             sums[key] = sums[key] + value if key in sums else value
-    row = {key: float(value) / len(batches) for key, value in sums.items()}
+    if by_epoch:
+        scheduler.step()
+    row = {key: float(value) / len(drawn) for key, value in sums.items()}
     if not math.isfinite(row["loss"]):
         raise FloatingPointError(
             f"the training loss is {row['loss']} in epoch {epoch}; lower lr ({config.lr}) or the"
@@ -222,15 +243,16 @@ def _epoch(
     return row
 
 
-def _check_data(config: TrainConfig, train: TensorDataset) -> None:
-    shape = tuple(train.tensors[0].shape[1:])
-    expected = MODELS[config.arch].input_shape
-    if shape != expected:
-        raise ValueError(f"arch {config.arch!r} takes images of shape {expected}, got {shape}")
-    if len(train) < config.batch_size:
+def _check_images(config: TrainConfig, train: ImageSet, model: nn.Module) -> None:
+    if train.shape != model.input_shape:
         raise ValueError(
-            f"batch_size={config.batch_size} is larger than the training set ({len(train)} images)"
+            f"arch {config.arch!r} takes images of shape {model.input_shape}, got {train.shape}"
         )
+
+
+def _taps_of(model: nn.Module) -> tuple[str, ...]:
+    taps: tuple[str, ...] = tuple(getattr(model, "taps", ()))
+    return taps
 
 
 def _write_log(history: list[dict[str, float]], path: Path) -> None:

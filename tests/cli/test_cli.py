@@ -160,7 +160,7 @@ def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
     def broken(*_):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_data", broken)
+    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", broken)
     result = bido("train", *SMOKE, "--out", tmp_path / "x")
     assert result.exit_code == 1
     assert result.stderr.startswith("bido: the disk is full (RuntimeError;")
@@ -192,3 +192,66 @@ def test_without_the_extra_the_command_says_how_to_get_it():
     assert done.returncode == 1
     assert 'pip install "bido-ext[lab]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ked_trains_a_gan_for_each_target(trained, tmp_path):
+    other = bido("train", *SMOKE, "--seed", "1", "--out", tmp_path / "other")
+    assert other.exit_code == 0
+    command = ("attack", "--attack", "ked", *SMOKE, "--prior", tmp_path / "gan", "--json")
+    first = bido(*command, trained["target"], "--classes", "3,0-1", "--out", tmp_path / "a")
+    assert first.exit_code == 0, first.stderr
+    document = json.loads(first.stdout)
+    assert (document["classes"], document["restarts"]) == ([3, 0, 1], 3)
+    stranger = (*command, tmp_path / "other" / "model.pt")
+    refused = bido(*stranger, "--out", tmp_path / "b")
+    assert refused.exit_code == 2
+    assert "was trained for the target" in refused.stderr
+    assert "--force-foreign-gan" in refused.stderr
+    forced = bido(*stranger, "--out", tmp_path / "b", "--force-foreign-gan", "--set", "samples=2")
+    assert json.loads(forced.stdout)["restarts"] == 2
+
+
+def test_attack_on_faces_with_public_images_of_ones_own(tmp_path, monkeypatch):
+    import numpy as np
+    from torch import nn
+
+    from bido_ext.lab.checkpoint import save_model
+    from bido_ext.lab.models import MODELS, ModelSpec, build_model
+
+    def build(num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, num_classes))
+
+    monkeypatch.setitem(MODELS, "tiny", ModelSpec("tiny", build, (3, 64, 64), (), "for this test"))
+    save_model(tmp_path / "model.pt", build_model("tiny", 7), "tiny", 7, "none", {})
+    np.savez(tmp_path / "faces.npz", images=np.random.randint(0, 256, (12, 64, 64, 3), np.uint8))
+    np.savez(tmp_path / "grey.npz", images=np.zeros((12, 64, 64), np.uint8))
+    for name in ("gmi", "ked"):
+        command = ("attack", tmp_path / "model.pt", *SMOKE, "--attack", name, "--json")
+        command += ("--prior", tmp_path / f"gan-{name}", "--out", tmp_path / name)
+        command += ("--prior-set", "augment=none", "--prior-steps", 1, "--classes", "2-3")
+        refused = bido(*command, "--public", tmp_path / "grey.npz")
+        assert "must hold images of shape (3, 64, 64)" in refused.stderr
+        done = bido(*command, "--public", tmp_path / "faces.npz")
+        assert done.exit_code == 0, done.stderr
+        found = torch.load(tmp_path / name / "reconstructions.pt", weights_only=True)
+        assert found["images"].shape == (3, 2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--attack", "mind-reading"), "attack must be one of gmi, ked"),
+        (("--force-foreign-gan",), "--force-foreign-gan is for --attack ked"),
+        (("--set", "speed=1"), "--set must be name=value with a name of steps, lr"),
+        (("--set", "steps=many"), "--set steps must be a int like 6, got 'many'"),
+        (("--attack", "ked", "--prior-set", "lr"), "--prior-set must be name=value"),
+        (("--classes", "3-1"), "--classes must be labels and ranges"),
+        (("--classes", "9"), "--classes: the model has labels 0 to 4, got 9"),
+        (("--public", "nowhere.npz"), "public must be an .npz file with an array 'images'"),
+    ],
+)
+def test_bad_attack_options(trained, tmp_path, more, message):
+    command = ("attack", trained["target"], *SMOKE, "--prior", tmp_path / "g")
+    result = bido(*command, "--out", tmp_path / "a", *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr

@@ -6,9 +6,9 @@ import torch
 
 from bido_ext import BiDOLoss, FeatureTaps, coco
 from bido_ext.lab.defences import DEFENCES, Defence, resolve_weights
-from bido_ext.lab.models import MODELS, build_model
+from bido_ext.lab.models import MCNN, build_model
 
-TAPS = MODELS["mcnn"].taps
+TAPS = MCNN.layers
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.attack import invert
+from bido_ext.lab.attack import ATTACKS, invert
 from bido_ext.lab.demo import run_demo
 from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import load_data, train_target
@@ -131,7 +131,8 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(finished, tmp_pat
             raise KeyboardInterrupt
         return invert(*arguments, **options)
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.invert", killed_at_the_second)
+    spec = replace(ATTACKS["gmi"], run=killed_at_the_second)
+    monkeypatch.setitem(ATTACKS, "gmi", spec)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert not (tmp_path / "results.json").exists()

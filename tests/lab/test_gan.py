@@ -38,7 +38,7 @@ def test_full_width_has_the_published_channels():
     channels = [m.weight.shape[0] for m in Generator().modules() if hasattr(m, "output_padding")]
     kernels = [tuple(m.weight.shape) for m in Critic().modules() if isinstance(m, torch.nn.Conv2d)]
     assert Generator().project[0].weight.shape == (4096, 100)
-    assert [c for c in channels if c > 1] == [256, 128, 64]
+    assert channels == [256, 128, 64]
     assert kernels == [(64, 1, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (1, 256, 4, 4)]
 
 
@@ -47,7 +47,7 @@ def test_critic_loss_is_wgan_gp(public):
     # A linear critic has slope |w| everywhere: the penalty is (|w| - 1)^2, the distance linear.
     w = torch.randn(1024)
     trainer.critic.forward = lambda x: x.flatten(1) @ w
-    loss = trainer._critic_loss(torch.Generator().manual_seed(1))
+    loss = trainer.critic_loss(torch.Generator().manual_seed(1))
     random = torch.Generator().manual_seed(1)
     real = public[torch.randint(len(public), (8,), generator=random)]
     fake = trainer.generator(torch.randn(8, 100, generator=random))
@@ -95,10 +95,26 @@ def test_diverged_training_says_so(public, tmp_path):
 
 
 def test_public_images_must_fit(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"public must have shape \(n, 1, 32, 32\), got \(4, 1, 28"
-    ):
+    with pytest.raises(ValueError, match=r"public must be .* a side of .* got \(1, 28, 28\)"):
         _train(TINY, torch.rand(4, 1, 28, 28), tmp_path)
+
+
+def test_faces_of_64_pixels(tmp_path):
+    config = replace(TINY, steps=1, critic_steps=1, width=0.02, critic_width=0.05, augment="none")
+    prior = _train(config, torch.rand(8, 3, 64, 64), tmp_path)
+    assert prior.generator(torch.randn(2, 100)).shape == (2, 3, 64, 64)
+    channels = [
+        m.weight.shape[0]
+        for m in Generator(1, (3, 64, 64)).modules()
+        if hasattr(m, "output_padding")
+    ]
+    kernels = [
+        m.weight.shape[:2]
+        for m in Critic(1, (3, 64, 64)).modules()
+        if isinstance(m, torch.nn.Conv2d)
+    ]
+    assert channels == [512, 256, 128, 64]  # input channels of the transposed convolutions
+    assert [tuple(k) for k in kernels] == [(64, 3), (128, 64), (256, 128), (512, 256), (1, 512)]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,36 @@ def test_result_does_not_depend_on_what_else_is_attacked(networks):
     torch.testing.assert_close(alone.latents[0], among.latents[0], rtol=1e-4, atol=1e-4)
 
 
+def test_result_does_not_depend_on_the_batch(networks):
+    whole = _invert(SHORT, networks)
+    cut = _invert(replace(SHORT, batch_size=3), networks)
+    some = _invert(SHORT, networks, [4, 2])
+    close = {"rtol": 1e-4, "atol": 1e-4}  # products of another size add in another order
+    torch.testing.assert_close(whole.latents, cut.latents, **close)
+    torch.testing.assert_close(whole.latents[:, [4, 2]], some.latents, **close)
+
+
+def test_faces_of_64_pixels():
+    prior = Gan(
+        Generator(0.05, (3, 64, 64)).eval(), Critic(0.05, (3, 64, 64)).eval(), [], 0.0, Path()
+    )
+    target = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 7))
+    assert invert(SHORT, target, prior, [6], progress=False).images.shape == (2, 1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"target must take the attack's images of shape \(3, 64"):
+        invert(SHORT, build_model("mcnn", 5), prior, [0], progress=False)
+
+
+def test_nan_is_named(networks):
+    _, prior = networks
+    broken = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 5))
+    with torch.no_grad():
+        broken[1].bias[3] = float("nan")
+    with pytest.raises(
+        FloatingPointError, match="GMI: identity 0, restart 0: the loss is nan at iteration 1"
+    ):
+        invert(SHORT, broken, prior, range(5), progress=False)
+
+
 def test_seed_decides_the_starts(networks):
     first, same, other = (_invert(replace(SHORT, seed=s), networks).latents for s in (0, 0, 1))
     assert torch.equal(first, same)
@@ -87,16 +117,15 @@ def test_attack_raises_the_targets_confidence(networks):
 
 def test_interrupted_attack_ends_as_the_whole_one(networks, tmp_path, monkeypatch):
     whole = _invert(SHORT, networks, run_dir=tmp_path / "whole")
-    step, calls = gmi._step, []
+    advance = gmi._Gmi.advance
 
-    def killed_in_step_4(*arguments):
-        calls.append(1)
-        if len(calls) == 4:
+    def killed_in_step_4(self, step):
+        if step == 4:
             raise KeyboardInterrupt
-        return step(*arguments)
+        return advance(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gmi, "_step", killed_in_step_4)
+        patch.setattr(gmi._Gmi, "advance", killed_in_step_4)
         with pytest.raises(KeyboardInterrupt):
             _invert(SHORT, networks, run_dir=tmp_path / "killed")
     resumed = _invert(SHORT, networks, run_dir=tmp_path / "killed")
@@ -120,6 +149,7 @@ def test_attack_on_another_model_is_not_continued(networks, tmp_path):
         ([], "classes must name at least one label"),
         ([0, 5], "classes: the target has labels 0 to 4, got 5"),
         ([-1], "classes: the target has labels 0 to 4, got -1"),
+        ([1, 1], r"classes must not repeat, got \[1, 1\]"),
     ],
 )
 def test_bad_classes(networks, classes, message):
@@ -136,6 +166,7 @@ def test_bad_classes(networks, classes, message):
         ({"clip": -1.0}, "clip must be positive, got -1.0"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"id_weight": -1.0}, "id_weight must be at least 0, got -1.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_configuration(change, message):

@@ -1,28 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model-inversion attacks by name."""
+"""Model-inversion attacks. No module here knows the evaluation classifier: it judges afterwards."""
 
-from dataclasses import dataclass
-
-from .gan import Critic, Gan, GanConfig, Generator, train_gan
-from .gmi import GmiConfig, Reconstructions, invert
-
-
-@dataclass(frozen=True)
-class AttackSpec:
-    """One attack: its name, one line, and the access to the target that it needs."""
-
-    name: str
-    description: str
-    access: str
-
-
-ATTACKS: dict[str, AttackSpec] = {
-    "gmi": AttackSpec(
-        "gmi",
-        "generative model inversion: latent search under a WGAN-GP prior (Zhang et al., CVPR 2020)",
-        "white box",
-    )
-}
+from .gan import Gan, GanConfig, train_gan
+from .gmi import GmiConfig, invert
+from .ked import KedConfig, KedGan, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
+from .networks import Critic, Generator
+from .registry import ATTACKS, AttackSpec, find_attack
+from .result import Reconstructions
 
 __all__ = [
     "ATTACKS",
@@ -32,7 +16,14 @@ __all__ = [
     "GanConfig",
     "Generator",
     "GmiConfig",
+    "KedConfig",
+    "KedGan",
+    "KedGanConfig",
     "Reconstructions",
+    "find_attack",
     "invert",
+    "invert_ked",
+    "load_ked_gan",
     "train_gan",
+    "train_ked_gan",
 ]

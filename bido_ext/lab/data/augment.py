@@ -42,6 +42,7 @@ PUBLIC_DIGITS = AffineRange(
 HANDWRITING = AffineRange(rotation=0.2, shear=0.2, log_scale=0.15, shift=0.06)
 AUGMENTATIONS: dict[str, AffineRange | None] = {
     "none": None,
+    "flip": AffineRange(flip=0.5),
     "handwriting": HANDWRITING,
     "public-digits": PUBLIC_DIGITS,
 }

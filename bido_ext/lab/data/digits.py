@@ -25,6 +25,9 @@ class DigitTask:
         test: private digits 0-4 of MNIST's test part.
         public: images only, digits 5-9 of both parts: all the attacker's generator may see.
         judge_train, judge_test: all ten digits, for the evaluation classifier alone.
+        num_classes, judge_classes: of the target and of the evaluation classifier.
+        class_names: name of each private class.
+        digest: hash of the digits.
     """
 
     train: TensorDataset
@@ -34,6 +37,9 @@ class DigitTask:
     judge_train: TensorDataset
     judge_test: TensorDataset
     num_classes: int = NUM_PRIVATE_CLASSES
+    judge_classes: int = 10
+    class_names: tuple[str, ...] = ("0", "1", "2", "3", "4")
+    digest: str = ""
 
 
 def digit_task(
@@ -78,6 +84,7 @@ def split_digits(
         public=TensorDataset(torch.cat([train_x[~private], test_x[~private_test]])),
         judge_train=TensorDataset(train_x, train_y),
         judge_test=TensorDataset(test_x, test_y),
+        digest=digits.sha256(),
     )
 
 

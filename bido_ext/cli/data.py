@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido data``: the data sets on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import FAILURE, plain_errors
+from bido_ext.cli.options import Json, Public, PublicData, print_json
+
+data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Check data sets before a long run."
+)
+
+
+@data.callback()
+def _data() -> None:
+    """Check data sets before a long run.
+
+    \b
+    Example:
+      bido data check lfw ~/lfw
+    """
+
+
+@data.command()
+@plain_errors
+def check(
+    dataset: Annotated[str, typer.Argument(help="See: bido list datasets.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the data set.")] = None,
+    public: Public = None,
+    public_data: PublicData = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read lists and names alone, open no image.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check one data set: counts, labels, files, what private and public share.
+
+    Reads every image to its end unless --quick is given. Exit code 1 if there is a problem.
+
+    \b
+    Example:
+      bido data check lfw ~/lfw
+      bido data check celeba ~/celeba --public ffhq --public-data ~/thumbnails128x128 --json
+    """
+    from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.data.check import check_data
+
+    config = DataConfig(dataset, folder, public, public_data)
+    report = check_data(config, quick=quick, progress=not json)
+    if json:
+        print_json(asdict(report))
+    else:
+        for part, count in report.counts.items():
+            typer.echo(f"{part:<8}{count} images")
+        low, high = report.images_per_class
+        typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")
+        if not report.identities_known:
+            typer.echo("people  not told by the data: only files and their bytes were compared")
+        for size, count in report.image_sizes.items():
+            typer.echo(f"size    {size} pixels: {count} files")
+        for problem in report.problems:
+            typer.echo(f"problem {problem}")
+        typer.echo("no problem found" if not report.problems else "")
+    if report.problems:
+        raise typer.Exit(FAILURE)

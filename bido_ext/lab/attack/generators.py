@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PPA and VMI ask of a generator, so that any generator can serve.
+
+Two methods, after StyleGAN's two halves: ``mapping`` takes standard normal noise to the latents
+that an attack searches, ``synthesis`` takes latents to images.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from .networks import LATENT_DIM, Generator
+
+
+@runtime_checkable
+class LatentGenerator(Protocol):
+    """A generator as PPA and VMI use it; it must be an ``nn.Module`` too.
+
+    Attributes:
+        z_dim: width of the noise.
+        shape: (channels, height, width) of the images.
+    """
+
+    z_dim: int
+    shape: tuple[int, int, int]
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """Noise (n, z_dim) -> latents (n, ...)."""
+
+    def synthesis(self, latents: Tensor) -> Tensor:
+        """Latents (n, ...) -> images (n, *shape), in [0, 1] up to a little overshoot."""
+
+
+class DirectLatents(nn.Module):
+    """A plain generator, searched in its noise: the mapping is the identity.
+
+    Args:
+        generator: (n, z_dim) -> images in [0, 1].
+        z_dim: width of the noise.
+        shape: of the images; None asks ``generator.shape``.
+    """
+
+    def __init__(
+        self, generator: nn.Module, z_dim: int = LATENT_DIM, shape: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.generator, self.z_dim = generator, z_dim
+        channels, height, width = generator.shape if shape is None else shape  # type: ignore[misc]
+        self.shape = (int(channels), int(height), int(width))
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """The noise itself."""
+        return z
+
+    def synthesis(self, latents: Tensor) -> Tensor:
+        """The generator."""
+        return self.generator(latents)
+
+
+def as_latent_generator(generator: nn.Module) -> nn.Module:
+    """``generator`` with the two methods; GMI's and KED-MI's generators get them.
+
+    Raises:
+        TypeError: a generator without them.
+    """
+    if isinstance(generator, Generator):
+        return DirectLatents(generator)
+    wanted = ("z_dim", "shape", "mapping", "synthesis")
+    missing = [name for name in wanted if not hasattr(generator, name)]
+    if missing or not isinstance(generator, nn.Module):
+        raise TypeError(
+            "generator must be an nn.Module with z_dim, shape, mapping(z) and synthesis(latents), "
+            f"{type(generator).__name__} has no {', '.join(missing) or 'parameters'}; wrap a plain "
+            "generator in DirectLatents"
+        )
+    return generator

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The target of an attack: put in place, its classes checked."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def place(*networks: nn.Module, device: torch.device) -> None:
+    """Move the networks to ``device``, in eval mode and in the faster layout for convolutions."""
+    for network in networks:
+        network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def check_target(
+    target: nn.Module, classes: Sequence[int], shape: Sequence[int], device: torch.device
+) -> int:
+    """How many classes ``target`` has.
+
+    Args:
+        classes: labels to attack.
+        shape: (channels, height, width) of the images that the target will be given.
+
+    Raises:
+        ValueError: no or repeated classes, a label that the target does not have, or a target that
+            does not take such images.
+    """
+    if not classes:
+        raise ValueError("classes must name at least one label")
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"classes must not repeat, got {list(classes)}")
+    try:
+        weight = next(target.parameters(), torch.zeros(0))
+        outputs = int(target(torch.zeros(2, *shape, device=device, dtype=weight.dtype)).shape[1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"target must take the attack's images of shape {tuple(shape)}: {error}"
+        ) from error
+    for label in classes:
+        if not 0 <= label < outputs:
+            raise ValueError(f"classes: the target has labels 0 to {outputs - 1}, got {label}")
+    return outputs

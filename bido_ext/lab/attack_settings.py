@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a preset means for each attack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bido_ext.lab.attack import KedConfig, KedGanConfig, find_attack
+from bido_ext.lab.presets import DemoPreset
+
+# Presets without an entry here take the published settings, the defaults of the classes.
+_SETTINGS: dict[tuple[str, str], tuple[Any, Any]] = {
+    ("quick", "ked"): (
+        KedConfig(steps=300, restarts=4),
+        KedGanConfig(steps=1400, width=0.25, critic_width=0.25),
+    ),
+    ("smoke", "ked"): (
+        KedConfig(steps=6, samples=3),
+        KedGanConfig(steps=6, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1),
+    ),
+}
+
+
+def settings_for(preset: DemoPreset, attack: str) -> tuple[Any, Any]:
+    """(settings of the attack, settings of its prior), with the preset's seed.
+
+    Raises:
+        ValueError: If there is no such attack.
+    """
+    spec = find_attack(attack)
+    if attack == "gmi":
+        return preset.attack, preset.prior
+    found = _SETTINGS.get((preset.name, attack))
+    search, prior = found if found is not None else (spec.config(), spec.prior_config())
+    seed = preset.attack.seed
+    return replace(search, seed=seed), replace(prior, seed=seed)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data sets by name, and the task of an experiment from one or two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .celeba import celeba
+from .cifar10 import cifar10
+from .decode import Preparation
+from .digits import DigitTask, split_digits
+from .listing import Listing
+from .mnist import load_mnist
+from .person_folders import facescrub, folders, lfw
+from .public_folder import public_folder
+from .task import ImageTask, task_of
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set.
+
+    Attributes:
+        name: as on the command line.
+        description: one line.
+        private, public: which parts it has.
+        image_size: side of its images unless the classifier wants another.
+        arch: classifier that is trained on it unless told otherwise.
+        crop: side of the square cut from the middle of each file; 0: the largest there is.
+        listing: reads which files there are, (root, seed); None: not a folder of image files.
+        needs_root: whether a folder must be given.
+        arch_options: options of ``arch`` for these images.
+    """
+
+    name: str
+    description: str
+    private: bool
+    public: bool
+    image_size: int
+    arch: str
+    crop: int = 0
+    listing: Callable[[Path, int], Listing] | None = None
+    needs_root: bool = True
+    arch_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(
+            "mnist",
+            "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
+            True, True, 32, "mcnn", needs_root=False,
+        ),
+        DatasetSpec(
+            "synthetic",
+            "seven-segment digits drawn on the spot, for smoke runs",
+            True, True, 32, "mcnn", needs_root=False,
+        ),
+        DatasetSpec(
+            "cifar10",
+            "classes 0-4 private, 5-9 public; a torchvision folder (cifar-10-batches-py)",
+            True, True, 32, "vgg16", arch_options={"image_size": 32},
+        ),
+        DatasetSpec(
+            "celeba",
+            "1000 people private, others public; trainset.txt, testset.txt and ganset.txt, or "
+            "identity_CelebA.txt, beside img_align_celeba; middle 108 of 178 x 218 pixels",
+            True, True, 64, "vgg16", crop=108, listing=celeba,
+        ),
+        DatasetSpec(
+            "facescrub",
+            "a class each of 530 people, in one folder a person; also public for another set",
+            True, True, 64, "vgg16", listing=facescrub,
+        ),
+        DatasetSpec(
+            "lfw",
+            "people with 20 images or more private (60 each at most), the others public; "
+            "lfwcrop64 or one folder a person",
+            True, True, 64, "vgg16", listing=lfw,
+        ),
+        DatasetSpec(
+            "folders",
+            "your own: one folder of images a class; also public for another set",
+            True, True, 64, "vgg16", listing=folders,
+        ),
+        DatasetSpec(
+            "ffhq",
+            "FFHQ thumbnails (128 x 128, the middle 88) or any folder of images: public only",
+            False, True, 64, "vgg16", crop=88, listing=public_folder,
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images an experiment is about.
+
+    Attributes:
+        private: key of ``DATASETS`` with a private part.
+        root: its folder; may be None where the data can be fetched or drawn.
+        public, public_root: where the attacker's images come from; None: from the private data
+            set's own public part.
+        image_size: side of the images; None: the data set's.
+        crop, public_crop: override ``DatasetSpec.crop``.
+        val_fraction: share of each class's training images that selects the model.
+        seed: of the splits.
+    """
+
+    private: str = "mnist"
+    root: Path | None = None
+    public: str | None = None
+    public_root: Path | None = None
+    image_size: int | None = None
+    crop: int | None = None
+    public_crop: int | None = None
+    val_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        spec = find_dataset(self.private)
+        if not spec.private:
+            raise ValueError(f"data set {self.private!r} has no private part")
+        if self.public is not None and not find_dataset(self.public).public:
+            raise ValueError(f"data set {self.public!r} has no public part")
+        mixed = self.public not in (None, self.private)
+        if mixed and (spec.listing is None or find_dataset(self.public).listing is None):
+            raise ValueError(
+                f"{self.private!r} takes no other public data set, got {self.public!r}"
+            )
+
+
+def find_dataset(name: str | None) -> DatasetSpec:
+    """Look up a data set.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    return DATASETS[name]
+
+
+def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | DigitTask:
+    """The sets of the experiment; image files are decoded once and cached.
+
+    Raises:
+        ValueError: A folder is missing, or holds something else or damaged files.
+    """
+    spec = find_dataset(config.private)
+    size = config.image_size or spec.image_size
+    if spec.name == "mnist":
+        return split_digits(load_mnist(config.root), size, config.val_fraction, config.seed)
+    if spec.name == "synthetic":
+        from bido_ext.lab.synthetic import synthetic_digits
+
+        return split_digits(synthetic_digits(), size, config.val_fraction, config.seed)
+    if config.root is None:
+        raise ValueError(f"--data must name the folder of the data set {spec.name!r}")
+    if spec.name == "cifar10":
+        return cifar10(config.root, size, val_fraction=config.val_fraction, seed=config.seed)
+    private, public = listings(config)
+    public_spec = find_dataset(config.public or config.private)
+    crops = [
+        given if given is not None else default
+        for given, default in ((config.crop, spec.crop), (config.public_crop, public_spec.crop))
+    ]
+    return task_of(
+        private,
+        public,
+        Preparation(size, crops[0]),
+        Preparation(size, crops[1]),
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def listings(config: DataConfig) -> tuple[Listing, Listing]:
+    """The files of the private and of the public data set (the same one if none is named).
+
+    Raises:
+        ValueError: These are no data sets of files, or a folder is missing or holds something else.
+    """
+    spec = find_dataset(config.private)
+    if spec.listing is None or config.root is None:
+        raise ValueError(f"data set {spec.name!r} is no folder of image files")
+    private = spec.listing(config.root, config.seed)
+    if config.public in (None, config.private) and config.public_root is None:
+        return private, private
+    public_spec = find_dataset(config.public or config.private)
+    if config.public_root is None:
+        raise ValueError(f"--public-data must name the folder of the data set {public_spec.name!r}")
+    assert public_spec.listing is not None  # DataConfig checks it
+    return private, public_spec.listing(config.public_root, config.seed)

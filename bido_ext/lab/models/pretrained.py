@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrained weights from a local file, checked name by name: nothing is skipped in silence."""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import FeatureClassifier
+from .mid import BottleneckClassifier
+
+HEAD = "head"
+_SHOWN = 8
+
+
+def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = (HEAD,)) -> None:
+    """Load the weights of ``path`` into ``model``.
+
+    Files of torchvision, timm and face.evoLVe load under their own names, and so do the model files
+    of this package (``model.pt``).
+
+    Args:
+        model: From ``build_model``; under MID only its body is loaded.
+        path: A safetensors file, or what ``torch.save`` wrote (tensors and containers only).
+        reinit: Modules that keep their fresh weights. "head" stands for all parts of the model's
+            head that depend on the classes or that such files do not have; an empty sequence wants
+            every weight from the file.
+
+    Raises:
+        ValueError: The file is missing or damaged, ``reinit`` names no module, or a name is
+            missing, unexpected or of another shape (each is named).
+    """
+    under_mid = isinstance(model, BottleneckClassifier)
+    body = model.body if isinstance(model, BottleneckClassifier) else model
+    if not isinstance(body, FeatureClassifier):
+        raise TypeError(f"model must come from build_model, got {type(model).__name__}")
+    fresh = _modules(body, reinit)
+    wanted = body.state_dict()
+    given = _renamed(_read(Path(path)), wanted, body.file_prefixes)
+    if under_mid:  # the bottleneck brings a head of its own, the file's has no place
+        fresh = {*fresh, HEAD}
+
+    def is_fresh(name: str) -> bool:
+        return any(name == part or name.startswith(f"{part}.") for part in fresh)
+
+    used = {name: value for name, value in given.items() if not is_fresh(name)}
+    needed = {name: value for name, value in wanted.items() if not is_fresh(name)}
+    # Files of old PyTorch releases do not count batches.
+    missing = [n for n in needed if n not in used and not n.endswith("num_batches_tracked")]
+    unexpected = [name for name in used if name not in needed]
+    shapes = [
+        f"{name} {tuple(value.shape)} instead of {tuple(needed[name].shape)}"
+        for name, value in used.items()
+        if name in needed and value.shape != needed[name].shape
+    ]
+    problems = [
+        f"{what} {_some(names)}"
+        for what, names in (
+            ("missing:", missing),
+            ("unexpected:", unexpected),
+            ("of another shape:", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"pretrained: the weights in {path} do not fit the model ({'; '.join(problems)}); "
+            "modules named in reinit keep fresh weights"
+        )
+    body.load_state_dict({**wanted, **used})
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file of weights; a training is that of its content, wherever it lies."""
+    if not Path(path).is_file():
+        raise ValueError(f"pretrained: there is no file {path}")
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _modules(body: FeatureClassifier, reinit: Sequence[str]) -> set[str]:
+    known = dict(body.named_modules())
+    parts: set[str] = set()
+    for name in reinit:
+        if name == HEAD:
+            parts |= set(body.head_parts)
+        elif name in known and name:
+            parts.add(name)
+        else:
+            raise ValueError(f"reinit must name modules of the model or {HEAD!r}, got {name!r}")
+    return parts
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"pretrained: there is no file {path}")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "pretrained names a safetensors file and safetensors is not installed; run: pip "
+            'install "bido-ext[timm]"',
+            name="safetensors",
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"pretrained: {path} is not a readable file of weights ({error})"
+        ) from error
+    except Exception as error:  # safetensors has an error class of its own
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(
+            f"pretrained: {path} is not a readable file of weights ({error})"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"pretrained: {path} holds no mapping of names to tensors")
+    names = list(content)
+    parallel = bool(names) and all(name.startswith("module.") for name in names)
+    return {name.removeprefix("module.") if parallel else name: content[name] for name in names}
+
+
+def _renamed(
+    given: Mapping[str, Tensor], wanted: Iterable[str], prefixes: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """``given`` under our names: as they are if most are ours, else by the longest prefix."""
+    if 2 * len(set(given) & set(wanted)) > len(given):
+        return dict(given)
+    renamed = {}
+    for name, value in given.items():
+        fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
+        prefix = max(fitting, key=len, default=None)
+        new = name if prefix is None else prefixes[prefix] + name.removeprefix(prefix)
+        renamed[new] = value
+    return renamed
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
