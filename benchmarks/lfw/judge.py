@@ -55,6 +55,10 @@ class FaceJudge(nn.Module):
                 partial.write_bytes(target.read_bytes())
         return torch.from_numpy(np.load(kept))
 
+    def describe(self, images: Tensor) -> Tensor:
+        """Descriptors of uint8 images."""
+        return torch.cat([self.features(chunk / 255.0) for chunk in images.split(256)])
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
         return self.head(self.features(x))
@@ -63,8 +67,8 @@ class FaceJudge(nn.Module):
         """Fit the regression on the private training images."""
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "train.npz", Path(folder) / "head.npz"
-            descriptors = torch.cat([self.features(c / 255.0) for c in faces.train.split(256)])
-            np.savez(source, descriptors=descriptors.numpy(), labels=faces.train_labels.numpy())
+            descriptors = self.describe(faces.train).numpy()
+            np.savez(source, descriptors=descriptors, labels=faces.train_labels.numpy())
             self._run("fit", source, target)
             with np.load(target) as head, torch.no_grad():
                 self.head.weight.copy_(torch.from_numpy(head["weight"]))
@@ -74,7 +78,7 @@ class FaceJudge(nn.Module):
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Top-1 and top-5 accuracy on uint8 images: the precondition of every number it gives."""
-        logits = torch.cat([self(chunk / 255.0) for chunk in images.split(256)])
+        logits = self.head(self.describe(images))
         hits = logits.topk(5, dim=1).indices == labels[:, None]
         return float(hits[:, 0].double().mean()), float(hits.any(1).double().mean())
 

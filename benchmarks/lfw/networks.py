@@ -7,6 +7,7 @@ from torch import nn
 
 from bido_ext.lab.models.base import FeatureClassifier, conv_block
 
+SHAPE = (3, 64, 64)
 TAPS = ("layer1", "layer2", "layer3", "layer4", "layer5")
 
 
@@ -17,7 +18,7 @@ class SlimVGG(FeatureClassifier):
 
     def __init__(self, num_classes: int, width: int = 16, dropout: float = 0.5) -> None:
         channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
-        super().__init__(4 * channels[-1], num_classes)
+        super().__init__(4 * channels[-1], num_classes, SHAPE, TAPS)
         for name, inputs, outputs in zip(TAPS, channels[:-1], channels[1:], strict=True):
             setattr(self, name, conv_block(inputs, outputs, 3, pad=1, pool=True))
         self.regularise = nn.Sequential(nn.Flatten(), nn.Dropout(dropout))

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.lfw.networks import SHAPE
 from benchmarks.lfw.protocol import as_float
 from bido_ext.lab.attack.networks import LATENT_DIM, Critic, Generator
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
 
 CHECKPOINT_EVERY = 100
-SHAPE = (3, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class PriorConfig:
 
     steps: int = 3000
     batch_size: int = 64
-    lr: float = 2e-4
-    width: float = 0.5
-    penalty: float = 2.0
+    lr: float = 5e-4
+    width: float = 0.25
+    penalty: float = 0.2
     penalty_every: int = 16
     average: float = 0.995
     seed: int = 0
@@ -50,6 +50,7 @@ class Prior:
 def train_prior(config: PriorConfig, public: Tensor, run_dir: Path) -> Prior:
     """Train on public uint8 images; continues what it finds in ``run_dir``."""
     path, settings = run_dir / "prior.pt", {**asdict(config), "images": len(public)}
+    del settings["steps"]  # a longer training continues a shorter one
     torch.manual_seed(config.seed)
     generator, critic = Generator(config.width, SHAPE), Critic(config.width, SHAPE)
     for network in (generator, critic):

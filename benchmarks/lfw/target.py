@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.lfw.networks import TAPS, SlimVGG
 from benchmarks.lfw.protocol import Faces, as_float
 from bido_ext.lab.data.augment import AffineRange, random_affine
+from bido_ext.lab.data.identity_batches import IdentityBatches
 from bido_ext.lab.defences import Defence
 from bido_ext.lab.models import BottleneckClassifier
 
@@ -27,14 +28,13 @@ class TargetConfig:
 
     Attributes:
         defence, weights: As in ``bido_ext.lab.defences``.
-        epochs: Each draws every image at most once, in groups of ``per_person``.
-        people, per_person: A batch, as BiDO's sampler draws it.
+        batch_size, per_person: As BiDO's sampler draws its batches (16 people x 4 images).
     """
 
     defence: str = "none"
     weights: Mapping[str, float] | None = None
-    epochs: int = 60
-    people: int = 16
+    epochs: int = 40
+    batch_size: int = 64
     per_person: int = 4
     lr: float = 2e-3
     width: int = 16
@@ -57,14 +57,17 @@ def build(config: TargetConfig, classes: int) -> nn.Module:
 
 
 def train(config: TargetConfig, faces: Faces, progress: str = "") -> Fitted:
-    """Train one classifier on the private training images."""
+    """Train one classifier on the private training images.
+
+    Its networks run in bfloat16 (autocast), the dependence measures accumulate in float32.
+    """
     began = time.monotonic()
     torch.manual_seed(config.seed)
     model = build(config, len(faces.people)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    batches = len(list(_batches(config, 0, faces.train_labels)))
+    batches = IdentityBatches(faces.train_labels, config.batch_size, config.per_person)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, config.epochs * batches, pct_start=0.15
+        optimizer, config.lr, config.epochs * len(batches), pct_start=0.15
     )
     prefix = "body." if config.defence == "mid" else ""
     defence = Defence(config.defence, config.weights or {}, tuple(prefix + tap for tap in TAPS))
@@ -75,20 +78,22 @@ def train(config: TargetConfig, faces: Faces, progress: str = "") -> Fitted:
             torch.manual_seed(config.seed * 100_003 + epoch)  # dropout and MID's noise
             random = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
             sums: dict[str, float] = {}
-            for chosen in _batches(config, epoch, faces.train_labels):
+            drawn = batches.epoch(random)
+            for chosen in drawn:
                 y = faces.train_labels[chosen]
                 x = random_affine(images[chosen], AUGMENTATION, random)
                 x = x.contiguous(memory_format=torch.channels_last)
-                logits = model(x)
-                entropy = F.cross_entropy(logits, y)
-                extra, parts = penalty(x, logits, y)
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(x)
+                    entropy = F.cross_entropy(logits.float(), y)
+                    extra, parts = penalty(x, logits, y)
                 loss = entropy if extra is None else entropy + extra
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 for key, value in {"ce": entropy.detach(), **parts}.items():
-                    sums[key] = sums.get(key, 0.0) + float(value) / batches
+                    sums[key] = sums.get(key, 0.0) + float(value) / len(drawn)
             finite = finite and all(value == value for value in sums.values())
             if progress and (epoch + 1) % 10 == 0:
                 test = accuracy(model, faces.test, faces.test_labels)
@@ -110,17 +115,3 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     logits = torch.cat([model(as_float(chunk)) for chunk in images.split(256)])
     return float((logits.argmax(1) == labels).double().mean())
-
-
-def _batches(config: TargetConfig, epoch: int, labels: Tensor) -> Iterator[Tensor]:
-    """Indices of ``people`` x ``per_person`` images, while enough people have a group left."""
-    random = torch.Generator().manual_seed(config.seed * 7_919 + epoch)
-    groups: list[list[Tensor]] = []
-    for person in range(int(labels.max()) + 1):
-        rows = (labels == person).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=random)]
-        whole = len(rows) // config.per_person * config.per_person
-        groups.append(list(rows[:whole].split(config.per_person)))
-    while len(left := [group for group in groups if group]) >= config.people:
-        drawn = torch.randperm(len(left), generator=random)[: config.people]
-        yield torch.cat([left[i].pop() for i in drawn.tolist()])

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained and what is attacked: the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained classifier.
+
+    Attributes:
+        defence, weights: As in ``bido_ext.lab.defences``.
+        attacks: Attacks that are run on it; none for a classifier that shows the ladder alone.
+        seed: Of its training.
+    """
+
+    defence: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+    attacks: tuple[str, ...] = ("gmi",)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Folder name, unique within the table."""
+        weights = [f"{value:g}" for value in self.weights.values()]
+        return "-".join([self.defence, *weights, f"s{self.seed}"])
+
+
+def _bido(lambda_x: float, lambda_y: float) -> dict[str, float]:
+    return {"lambda_x": lambda_x, "lambda_y": lambda_y}
+
+
+NONE = Cell("none")
+PUBLISHED = Cell("bido-hsic", _bido(0.05, 0.5))
+# The accuracy ladder of the published checkpoints: accuracy falls with lambda_y at a fixed lambda_x,
+# and lambda_x alone destroys training.
+LADDER = (
+    Cell("bido-hsic", _bido(0.05, 1), attacks=()),
+    Cell("bido-hsic", _bido(0.05, 2.5), attacks=()),
+    Cell("bido-hsic", _bido(0.1, 0), attacks=()),
+)
+CELLS: tuple[Cell, ...] = (NONE, PUBLISHED, *LADDER)
