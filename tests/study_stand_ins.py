@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from bido_ext.lab.study import Candidate, Private, Study, build_study
+from bido_ext.lab.data.image_set import ImageSet
+from bido_ext.lab.study import Candidate, Study, build_study
 
 NAMES = ("none", "mid", "bido-hsic-0.05-0.5")
 
@@ -32,10 +33,10 @@ def some_candidates(names=NAMES, classes=5, restarts=2) -> list[Candidate]:
     ]
 
 
-def some_private(classes=5) -> Private:
+def some_private(classes=5) -> ImageSet:
     labels = torch.arange(classes).repeat(3)
     random = torch.Generator().manual_seed(0)
-    return Private(torch.rand(len(labels), 3, 8, 8, generator=random), labels)
+    return ImageSet(torch.rand(len(labels), 3, 8, 8, generator=random), labels)
 
 
 def a_study(seed=0, **changes) -> Study:

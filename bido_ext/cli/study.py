@@ -57,7 +57,7 @@ def build(
         Path | None,
         typer.Option(
             "--private",
-            help="An .npz with images (uint8) and labels; default: the data of a folder's results.json.",
+            help="An .npz with images (uint8) and labels, in place of a data set.",
         ),
     ] = None,
     classes: Annotated[int, typer.Option("--classes", help="Identities, the first ones.")] = 150,
@@ -65,6 +65,10 @@ def build(
         str | None, typer.Option("--question", help="The sentence between the pictures.")
     ] = None,
     seed: Seed = 0,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Of the private images; default: the one in results.json."),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -89,7 +93,7 @@ def build(
     only = [name.strip() for name in defences.split(",")] if defences else []
     made, pictures = build_study(
         find_candidates(results, only),
-        private_of(results, file=private, data_root=data),
+        private_of(results, file=private, dataset=dataset, data_root=data),
         seed=seed,
         classes=classes,
         question=question or QUESTION,

@@ -15,9 +15,9 @@ from PIL import Image
 from study_stand_ins import NAMES, a_study, some_candidates, some_private, the_answers
 
 from bido_ext.lab.attack import Reconstructions
+from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.reconstructions import save_reconstructions
 from bido_ext.lab.study import (
-    Private,
     Study,
     build_study,
     find_candidates,
@@ -32,7 +32,7 @@ from bido_ext.lab.study import (
 
 
 @pytest.fixture
-def private() -> Private:
+def private() -> ImageSet:
     torch.manual_seed(0)
     return some_private()
 
@@ -225,14 +225,14 @@ def test_attack_folders_and_an_npz_are_sources(tmp_path):
     np.savez(npz, images=images, labels=np.arange(3))
     private = private_of(folders, file=npz)
     assert torch.equal(
-        (private.images * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images)
+        (private.tensors[0] * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(images)
     )
     assert len(build_study(candidates, private)[0].items) == 3
     with pytest.raises(ValueError, match="among plain, defended, got 'other'"):
         find_candidates(folders, ["other"])
     with pytest.raises(ValueError, match="holds neither"):
         find_candidates([tmp_path])
-    with pytest.raises(ValueError, match=r"private must name an \.npz"):
+    with pytest.raises(ValueError, match=r"give --dataset, or --private"):
         private_of(folders)
     np.savez(npz, images=images.astype(np.float32), labels=np.arange(3))
     with pytest.raises(ValueError, match="must be uint8"):

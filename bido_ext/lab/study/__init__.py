@@ -5,14 +5,13 @@ from bido_ext.lab.study.answers import Answers, read_answers
 from bido_ext.lab.study.build import build_study, write_page
 from bido_ext.lab.study.key import Item, Study, read_study, write_study
 from bido_ext.lab.study.score import DefenceCount, Score, score, score_table
-from bido_ext.lab.study.sources import Candidate, Private, find_candidates, private_of
+from bido_ext.lab.study.sources import Candidate, find_candidates, private_of
 
 __all__ = [
     "Answers",
     "Candidate",
     "DefenceCount",
     "Item",
-    "Private",
     "Score",
     "Study",
     "build_study",

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from bido_ext.lab.atomic import write_text
+from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.study.key import Item, Study, check_defences
-from bido_ext.lab.study.sources import Candidate, Private
+from bido_ext.lab.study.sources import Candidate
 
 QUESTION = "Which picture below is most similar to the one above?"
 DEFAULT_CLASSES = 150
@@ -35,7 +36,7 @@ class Pictures:
 
 def build_study(
     candidates: Sequence[Candidate],
-    private: Private,
+    private: ImageSet,
     *,
     seed: int = 0,
     classes: int = DEFAULT_CLASSES,
@@ -69,7 +70,8 @@ def build_study(
         rows = (private.labels == label).nonzero().flatten()
         if len(rows) == 0:
             raise ValueError(f"private must hold an image of every identity, {label} has none")
-        shown = _png(private.images[rows[random.integers(len(rows))]])
+        drawn = rows[random.integers(len(rows), size=1)]
+        shown = _png(private.batch(drawn)[0])
         restart = int(random.integers(restarts))
         order = tuple(int(place) for place in random.permutation(len(names)))
         choices = tuple(_png(_reconstruction(candidates[i], label, restart)) for i in order)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bido_ext.lab.pipeline import load_data
+from bido_ext.lab.data import DataConfig, load_task
+from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.reconstructions import load_reconstructions
 from bido_ext.lab.report import read_results
 
@@ -32,14 +33,6 @@ class Candidate:
     name: str
     images: Tensor
     classes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Private:
-    """Private images ``(n, channels, height, width)`` in [0, 1] and their labels ``(n,)``."""
-
-    images: Tensor
-    labels: Tensor
 
 
 def find_candidates(folders: Sequence[Path], only: Sequence[str] = ()) -> list[Candidate]:
@@ -82,31 +75,37 @@ def _load(name: str, folder: Path) -> Candidate:
 
 
 def private_of(
-    folders: Sequence[Path], *, file: Path | None = None, data_root: Path | None = None
-) -> Private:
-    """The private images of the people (or digits) that were attacked.
+    folders: Sequence[Path],
+    *,
+    file: Path | None = None,
+    dataset: str | None = None,
+    data_root: Path | None = None,
+) -> ImageSet:
+    """The private training images of the people (or digits) that were attacked.
 
     Args:
         folders: Result folders; the first with ``results.json`` names the data set.
         file: An ``.npz`` with ``images`` (uint8, (n, h, w) or (n, h, w, 3)) and ``labels`` instead.
+        dataset: Key of ``DATASETS`` instead.
         data_root: Folder of the data set, if it is not the cached one.
 
     Raises:
-        ValueError: If no folder names its data and no file is given, or the file is another thing.
+        ValueError: If nothing names the data, or the file or folder is another thing.
     """
     if file is not None:
         return _read_npz(file)
-    for folder in map(Path, folders):
-        if (folder / RESULTS).is_file():
-            name = read_results(folder / RESULTS).config["data"]["name"]
-            return Private(*load_data(name, data_root).task.train.tensors)
-    raise ValueError(
-        f"private must name an .npz with images and labels: no folder holds {RESULTS}, which says "
-        "on which data set the defences were trained"
-    )
+    if dataset is None:
+        named = [folder for folder in map(Path, folders) if (folder / RESULTS).is_file()]
+        if not named:
+            raise ValueError(
+                f"no folder holds {RESULTS}, which names the data set: give --dataset, or --private "
+                "with an .npz of images and labels"
+            )
+        dataset = read_results(named[0] / RESULTS).config["data"]["name"]
+    return ImageSet.of(load_task(DataConfig(dataset, data_root)).train)
 
 
-def _read_npz(file: Path) -> Private:
+def _read_npz(file: Path) -> ImageSet:
     try:
         with np.load(file, allow_pickle=False) as content:
             images, labels = content["images"], content["labels"]
@@ -125,5 +124,5 @@ def _read_npz(file: Path) -> Private:
         raise ValueError(
             f"private labels must be {len(images)} integers, got {labels.dtype} {labels.shape}"
         )
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return Private(pixels, torch.from_numpy(labels.astype(np.int64)))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(pixels, torch.from_numpy(labels.astype(np.int64)))
