@@ -12,7 +12,9 @@ from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
 from bido_ext.cli.list import list_
+from bido_ext.cli.run import run
 from bido_ext.cli.study import study
+from bido_ext.cli.sweep import sweep
 from bido_ext.cli.train import train
 
 app = typer.Typer(
@@ -32,6 +34,7 @@ def bido() -> None:
     Start with:  bido demo --preset smoke    seconds, nothing to fetch
                  bido demo                   minutes, MNIST
     By hand:     bido train, then bido attack, then bido evaluate
+    Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
     With people: bido study
     How fast:    bido bench
 
@@ -39,7 +42,7 @@ def bido() -> None:
     """
 
 
-for _command in (train, attack, evaluate, demo, bench, doctor):
+for _command in (train, attack, evaluate, demo, run, sweep, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
 app.add_typer(data, name="data")

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Data, Device, Fresh, Json, Preset, Seed, overridden, print_json
+from bido_ext.cli.options import (
+    Crop,
+    Data,
+    Dataset,
+    Device,
+    Fresh,
+    Json,
+    Preset,
+    Public,
+    PublicData,
+    Seed,
+    overridden,
+    print_json,
+)
 from bido_ext.cli.settings import parse_classes, with_settings
 
 
@@ -18,8 +31,16 @@ def attack(
     model: Annotated[Path, typer.Argument(help="The model under attack: a model.pt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for reconstructions.pt.")],
     prior: Annotated[
-        Path, typer.Option("--prior", help="Folder of the generator; trained there if missing.")
-    ],
+        Path | None,
+        typer.Option("--prior", help="Folder of the generator; trained there if missing."),
+    ] = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(help="vmi, ppa: a StyleGAN2 state dict instead of --prior."),
+    ] = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Psi of --generator; default: 0.5 for ppa, 1 for vmi.")
+    ] = None,
     attack: Annotated[str, typer.Option(help="See: bido list attacks.")] = "gmi",
     classes: Annotated[
         str | None, typer.Option(help="Labels to attack, as 0-59,70; default: all.")
@@ -37,9 +58,9 @@ def attack(
         list[str] | None,
         typer.Option("--prior-set", help="Any setting of the prior, as name=value; repeatable."),
     ] = None,
-    public: Annotated[
+    public_images: Annotated[
         Path | None,
-        typer.Option(help="The attacker's images, an .npz with 'images'; default: of --data."),
+        typer.Option(help="The attacker's images as an .npz with 'images', instead of a data set."),
     ] = None,
     force_foreign_gan: Annotated[
         bool,
@@ -50,60 +71,84 @@ def attack(
     ] = False,
     preset: Preset = "quick",
     seed: Seed = 0,
+    dataset: Dataset = None,
     data: Data = None,
+    crop: Crop = None,
+    public: Public = None,
+    public_data: PublicData = None,
     device: Device = "auto",
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has the model's weights and public images only. GMI's generator does not depend on
-    the model, so one --prior serves every model; KED-MI's belongs to one model, each needs a folder
-    of its own. Judge the outcome with bido evaluate.
+    The attacker has the model's weights and public images only. The generator of gmi, vmi and ppa
+    does not depend on the model, so one --prior serves every model; that of ked belongs to one
+    model, each needs a folder of its own. Judge the outcome with bido evaluate. A killed attack
+    continues when the same command is given again.
 
     \b
     Example:
       bido attack runs/hsic/model.pt --prior runs/gan --restarts 20 --out runs/gmi-hsic
       bido attack runs/hsic/model.pt --attack ked --prior runs/ked-gan-hsic --out runs/ked-hsic
+      bido attack runs/faces/model.pt --attack ppa --dataset lfw --data ~/lfw --classes 0-19 \\
+        --prior runs/faces-gan --prior-set augment=flip --out runs/ppa-faces
     """
     from dataclasses import replace
 
-    from bido_ext.lab.attack import find_attack
+    from bido_ext.lab.attack import find_attack, load_stylegan2
     from bido_ext.lab.attack_settings import settings_for
     from bido_ext.lab.attacking import attack_target, train_prior
     from bido_ext.lab.checkpoint import load_model
+    from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.models import find_model
     from bido_ext.lab.pipeline import pick_device
     from bido_ext.lab.presets import find_preset
     from bido_ext.lab.stage import RunOptions
 
     base = find_preset(preset).with_seed(seed)
-    find_attack(attack)
-    if force_foreign_gan and attack != "ked":
+    spec = find_attack(attack)
+    if force_foreign_gan and spec.needs != "ked gan":
         raise ValueError(f"--force-foreign-gan is for --attack ked, got --attack {attack}")
+    if (prior is None) == (generator is None):
+        raise ValueError("--prior or --generator must be given, and not both")
+    if generator is not None and spec.needs != "generator":
+        raise ValueError(f"--generator is for --attack vmi and ppa, got --attack {attack}")
     search, training = settings_for(base, attack)
-    search = overridden(
-        search, **_known(search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
-    )
-    search = with_settings(search, set_ or [], "--set")
+    options_given = _known(search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
+    search = with_settings(overridden(search, **options_given), set_ or [], "--set")
     training = with_settings(
         overridden(training, steps=prior_steps), prior_set or [], "--prior-set"
     )
     target, facts = load_model(model)
+    labels = parse_classes(classes, facts["num_classes"])
+    shape = find_model(facts["arch"]).shape(facts["arch_options"])
     options = RunOptions(fresh=fresh, progress=not json, device=pick_device(device))
-    images = _public_set(public, base.data, data, facts, model)
-    gan, told = train_prior(
-        attack,
-        images,
-        training,
-        prior,
-        replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
-        target=target,
-        force_foreign_gan=force_foreign_gan,
-    )
-    attacked = attack_target(
-        attack, target, gan, search, parse_classes(classes, facts["num_classes"]), out, options,
-        **({"force_foreign_gan": True} if force_foreign_gan else {}),
-    )  # fmt: skip
+    gan: Any
+    told = ""
+    if generator is not None:
+        psi = {"ppa": 0.5}.get(attack, 1.0) if truncation is None else truncation
+        gan = load_stylegan2(generator, truncation=psi)
+    else:
+        assert prior is not None
+        images = _public_set(
+            public_images,
+            DataConfig(dataset or base.data, data, public, public_data, shape[-1], crop),
+            facts["num_classes"], shape, model, progress=not json,
+        )  # fmt: skip
+        gan, told = train_prior(
+            attack,
+            images,
+            training,
+            prior,
+            replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
+            target=target,
+            force_foreign_gan=force_foreign_gan,
+        )
+    more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
+    if attack == "ppa":
+        more["input_size"] = shape[-1]
+    attacked = attack_target(attack, target, gan, search, labels, out, options, **more)
     found = attacked.reconstructions
     confidence = float(found.target_confidence.mean())
     if json:
@@ -138,26 +183,26 @@ def _known(config: Any, **given: Any) -> dict[str, Any]:
 
 
 def _public_set(
-    public: Path | None, name: str, root: Path | None, facts: dict[str, Any], model: Path
-) -> Any:
-    """The attacker's images: those of ``--public``, else of the data set."""
+    file: Path | None, config: Any, classes: int, shape: tuple[int, int, int], model: Path,
+    *, progress: bool,
+) -> Any:  # fmt: skip
+    """The attacker's images: those of ``--public-images``, else of the data set."""
     from bido_ext.lab.attacking import PublicSet
-    from bido_ext.lab.models import MODELS
-    from bido_ext.lab.pipeline import load_data
+    from bido_ext.lab.pipeline import load_images
 
-    shape = MODELS[facts["arch"]].input_shape
-    if public is not None:
-        images = PublicSet.read(public)
-        if tuple(images.images.shape[1:]) != tuple(shape):
+    if file is not None:
+        images = PublicSet.read(file)
+    else:
+        data = load_images(config, progress=progress)
+        if classes != data.task.num_classes:
             raise ValueError(
-                f"--public must hold images of shape {tuple(shape)}, as {model} takes them, got "
-                f"{tuple(images.images.shape[1:])}"
+                f"model must have the {data.task.num_classes} private classes, {model} has "
+                f"{classes}; is it an evaluation classifier?"
             )
-        return images
-    data = load_data(name, root)
-    if facts["num_classes"] != data.task.num_classes:
+        images = PublicSet.of(data)
+    if images.images.shape != shape:
         raise ValueError(
-            f"model must have the {data.task.num_classes} private classes, {model} has "
-            f"{facts['num_classes']}; is it an evaluation classifier?"
+            f"public images must have the shape {shape}, as {model} takes them, got "
+            f"{images.images.shape}"
         )
-    return PublicSet.of(data)
+    return images

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Data, Device, Json, Preset, print_json
-
-EVALUATOR_CLASSES = 10
+from bido_ext.cli.options import Crop, Data, Dataset, Device, Json, Preset, print_json
 
 
 @plain_errors
@@ -24,64 +22,99 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(help="PNG to draw: reconstructions beside private images.")
     ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(help="Weights of the FID network, for the Frechet distance on its features."),
+    ] = None,
+    required: Annotated[
+        float | None,
+        typer.Option(
+            help="Accuracy that the evaluation classifier must have; default: the preset's."
+        ),
+    ] = None,
     preset: Preset = "quick",
+    dataset: Dataset = None,
     data: Data = None,
+    crop: Crop = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Judge an attack, or test a model.
 
-    A model.pt with ten classes is tested on all ten digits, another on the private test set.
-    Reconstructions need --evaluator (see bido train --evaluator).
+    A model.pt is tested on the private test set; an evaluation classifier of digits on all ten.
+    Reconstructions need --evaluator (see bido train --evaluator), whose own accuracy is printed
+    first: below what is required, the numbers mean little.
 
     \b
     Example:
       bido evaluate runs/hsic/model.pt
       bido evaluate runs/gmi-hsic/reconstructions.pt --evaluator runs/evaluator/model.pt
+      bido evaluate runs/ppa-faces/reconstructions.pt --evaluator runs/faces-evaluator/model.pt \\
+        --dataset lfw --data ~/lfw --required 0.9
     """
     from bido_ext.lab.checkpoint import load_checkpoint
     from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.presets import find_preset
     from bido_ext.lab.reconstructions import FORMAT as RECONSTRUCTIONS
 
     content = load_checkpoint(file)
     kind = content.get("format") if isinstance(content, dict) else None
     where = pick_device(device)
+    source = (dataset or find_preset(preset).data, data, crop)
     if kind == RECONSTRUCTIONS:
         if evaluator is None:
             raise ValueError(
                 "--evaluator must name the model.pt of an evaluation classifier to judge "
                 "reconstructions (train one with bido train --evaluator)"
             )
-        document, text = _judge(file, evaluator, picture, preset, data, where)
+        least = find_preset(preset).required_evaluator_accuracy if required is None else required
+        document, text = _judge(file, evaluator, least, picture, inception, source, where)
     else:
-        if evaluator is not None or picture is not None:
-            raise ValueError(f"--evaluator and --picture need reconstructions, {file} has none")
-        document, text = _accuracy(file, preset, data, where)
+        for option, given in {
+            "--evaluator": evaluator, "--picture": picture, "--inception": inception,
+            "--required": required,
+        }.items():  # fmt: skip
+            if given is not None:
+                raise ValueError(f"{option} needs reconstructions, {file} has none")
+        document, text = _accuracy(file, source, where)
     if json:
         print_json(document)
     else:
         typer.echo(text)
 
 
-def _accuracy(
-    file: Path, preset: str, data: Path | None, device: Any
-) -> tuple[dict[str, Any], str]:
+Source = tuple[str, Path | None, int | None]  # data set, its folder, crop
+
+
+def _loaded(source: Source, size: int) -> Any:
+    from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.pipeline import load_images
+
+    name, root, crop = source
+    return load_images(DataConfig(name, root, image_size=size, crop=crop)).task
+
+
+def _accuracy(file: Path, source: Source, device: Any) -> tuple[dict[str, Any], str]:
     from bido_ext.lab.checkpoint import load_model
-    from bido_ext.lab.models import MODELS
-    from bido_ext.lab.pipeline import load_data
-    from bido_ext.lab.presets import find_preset
+    from bido_ext.lab.models import find_model
     from bido_ext.lab.train import accuracy
 
     model, facts = load_model(file)
-    digits = load_data(find_preset(preset).data, data, MODELS[facts["arch"]].input_shape[-1])
-    is_evaluator = facts["num_classes"] == EVALUATOR_CLASSES
-    test = digits.task.judge_test if is_evaluator else digits.task.test
+    task = _loaded(source, find_model(facts["arch"]).shape(facts["arch_options"])[-1])
+    counts = (task.num_classes, task.judge_classes)
+    if facts["num_classes"] not in counts:
+        raise ValueError(
+            f"model must have the {counts[0]} private classes of {source[0]!r} or the {counts[1]} "
+            f"of its evaluation classifier, {file} has {facts['num_classes']}"
+        )
+    is_evaluator = facts["num_classes"] != task.num_classes
+    test = task.judge_test if is_evaluator else task.test
     share = accuracy(model.to(device), test)
     document = {
         "model": str(file),
         "arch": facts["arch"],
         "defence": facts["defence"],
-        "test_set": "all ten digits" if is_evaluator else "private digits",
+        "test_set": f"all {counts[1]} classes" if is_evaluator else "private classes",
         "test_images": len(test),
         "natural_accuracy": share,
     }
@@ -94,32 +127,33 @@ def _accuracy(
 def _judge(
     file: Path,
     evaluator_file: Path,
+    required: float,
     picture: Path | None,
-    preset: str,
-    data: Path | None,
+    inception: Path | None,
+    source: Source,
     device: Any,
 ) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
     from bido_ext.lab.checkpoint import load_model
-    from bido_ext.lab.judge import PrivateReference, judge_attack, save_comparison
-    from bido_ext.lab.pipeline import load_data
-    from bido_ext.lab.presets import find_preset
+    from bido_ext.lab.data import ImageSet
+    from bido_ext.lab.judge import PrivateReference, judge_attack, load_inception, save_comparison
     from bido_ext.lab.reconstructions import load_reconstructions
-    from bido_ext.lab.report.table import attack_text
+    from bido_ext.lab.report.judgement import judgement_text
     from bido_ext.lab.train import accuracy
 
     found = load_reconstructions(file)
-    evaluator, _ = load_model(evaluator_file, expect_num_classes=EVALUATOR_CLASSES)
+    network = None if inception is None else load_inception(inception).to(device)
+    # The evaluator resizes on entry if it looks at larger images than the attack makes.
+    task = _loaded(source, found.images.shape[-1])
+    evaluator, _ = load_model(evaluator_file, expect_num_classes=task.judge_classes)
     evaluator.to(device)
-    base = find_preset(preset)
-    digits = load_data(base.data, data)
-    own_accuracy = accuracy(evaluator, digits.task.judge_test)
-    reference = PrivateReference.of(evaluator, *digits.task.train.tensors)
-    metrics = judge_attack(evaluator, found.images, found.classes, reference)
+    own_accuracy = accuracy(evaluator, task.judge_test)
+    private = ImageSet.of(task.train).only(found.classes)
+    reference = PrivateReference.of(evaluator, private, private.labels)
+    metrics = judge_attack(evaluator, found.images, found.classes, reference, inception=network)
     if picture is not None:
         save_comparison(picture, evaluator, found.images, found.classes, reference)
-    required = base.required_evaluator_accuracy
     document = {
         "reconstructions": str(file),
         "evaluator": {
@@ -131,15 +165,4 @@ def _judge(
         "picture": None if picture is None else str(picture),
         **asdict(metrics),
     }
-    met = "met" if own_accuracy >= required else "NOT MET, the numbers below mean little"
-    lines = [
-        f"evaluator      {100 * own_accuracy:.2f}% on its test set (required "
-        f"{100 * required:.1f}%: {met})",
-        f"attack top-1   {attack_text(metrics)} (+- std over {metrics.restarts} restarts [95% CI])",
-        f"attack top-5   {100 * metrics.attack_accuracy_top5:.1f}%",
-        f"KNN dist       {metrics.knn_distance:.4g}",
-        f"feature dist   {metrics.feature_distance:.4g}",
-        f"Frechet        {metrics.frechet_distance:.4g} ({metrics.frechet_reconstructions} "
-        f"reconstructions, {metrics.frechet_private} private images)",
-    ]
-    return document, "\n".join(lines if picture is None else [*lines, f"picture        {picture}"])
+    return document, judgement_text(metrics, own_accuracy, required, picture)

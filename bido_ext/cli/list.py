@@ -10,7 +10,7 @@ import typer
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.options import Json, print_json
 
-KINDS = ("attacks", "defences", "models", "datasets", "presets")
+KINDS = ("attacks", "defences", "models", "datasets", "presets", "recipes")
 
 
 @plain_errors
@@ -46,6 +46,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     from bido_ext.lab.defences import DEFENCES
     from bido_ext.lab.models import LIBRARY_MODELS, MODELS, build_model
     from bido_ext.lab.presets import PRESETS
+    from bido_ext.lab.recipes import load_recipe, recipe_names
 
     if kind == "attacks":
         return [
@@ -77,6 +78,17 @@ def _rows(kind: str) -> list[dict[str, Any]]:
         return own + [
             {"name": name, "description": text, "input_shape": None, "options": {}, "taps": None}
             for name, text in LIBRARY_MODELS.items()
+        ]
+    if kind == "recipes":
+        recipes = [load_recipe(name) for name in recipe_names()]
+        return [
+            {
+                "name": recipe.name,
+                "description": recipe.title,
+                "published": recipe.published,
+                "attack": recipe.attack.name,
+            }
+            for recipe in recipes
         ]
     if kind == "datasets":
         return [

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bido_ext.lab.attack import (
     Gan,
@@ -31,6 +31,7 @@ from bido_ext.lab.attack import (
 from bido_ext.lab.attack.adversarial import FILE as GAN_FILE
 from bido_ext.lab.attack.ked.gan import check_owner
 from bido_ext.lab.checkpoint import weights_digest
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.pipeline import LabData, stage_config
 from bido_ext.lab.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.stage import RunOptions, Stage
@@ -41,17 +42,17 @@ class PublicSet:
     """The attacker's images, without labels.
 
     Attributes:
-        images: (n, channels, height, width) float32 in [0, 1].
+        images: of one size.
         digest: hash that tells this set from others.
     """
 
-    images: Tensor
+    images: ImageSet
     digest: str
 
     @classmethod
     def of(cls, data: LabData) -> PublicSet:
         """The public set of an experiment."""
-        return cls(data.task.public.tensors[0], data.digest)
+        return cls(ImageSet.of(data.task.public), data.digest)
 
     @classmethod
     def read(cls, path: Path) -> PublicSet:
@@ -73,7 +74,7 @@ class PublicSet:
         return cls(_as_images(array, path), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _as_images(array: np.ndarray, path: Path) -> Tensor:
+def _as_images(array: np.ndarray, path: Path) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(array))
     if images.dtype == torch.uint8 and images.dim() == 3:
         images = images[:, None]
@@ -84,10 +85,13 @@ def _as_images(array: np.ndarray, path: Path) -> Tensor:
             "images must be uint8 (n, height, width[, 3]) or float (n, channels, height, width), "
             f"{path} holds {array.dtype} {tuple(array.shape)}"
         )
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    if len(images) == 0 or not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"images must be non-empty and lie in [0, 1], those of {path} do not")
-    return images.contiguous()
+    if images.is_floating_point():
+        images = images.float()
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError(f"images of floats must lie in [0, 1], those of {path} do not")
+    if len(images) == 0:
+        raise ValueError(f"images must not be empty, {path} has none")
+    return ImageSet(images.contiguous(), None)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ def train_prior(
         ValueError: If ``out`` holds another configuration, see ``Stage``, or another target's GAN.
     """
     settings: dict[str, Any] = {"data": public.digest, "training": asdict(config)}
-    if attack == "ked":
+    is_ked = find_attack(attack).needs == "ked gan"
+    if is_ked:
         if force_foreign_gan:
             return load_ked_gan(out), "the GAN as it is, whichever target it was trained for"
         if target is None:
@@ -141,7 +146,7 @@ def train_prior(
     done = stage.outcome(options)
     progress = options.progress and done is None
     gan: Gan | KedGan
-    if attack == "ked":
+    if is_ked:
         assert target is not None
         gan = train_ked_gan(
             config, target, public.images, out, progress=progress, device=options.device
@@ -170,7 +175,7 @@ def attack_target(
     Args:
         attack: Key of ``ATTACKS``.
         target: The model under attack.
-        prior: The generator, from ``train_prior``.
+        prior: The generator, from ``train_prior``; for some attacks any ``LatentGenerator``.
         config: Of the class that the attack's ``config`` names.
         classes: Labels to attack.
         out: Folder of the attack.
@@ -196,6 +201,8 @@ def attack_target(
         return Attacked(
             load_reconstructions(stage.product), done["seconds"], stage.product, stage.note
         )
+    if spec.needs == "generator" and isinstance(prior, Gan):
+        prior = prior.generator
     began = time.monotonic()
     found = spec.run(
         config, target, prior, list(classes), run_dir=out, progress=options.progress,

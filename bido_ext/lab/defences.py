@@ -54,6 +54,15 @@ DEFENCES: dict[str, DefenceSpec] = {
     )
 }
 
+# Names for people, in tables and plots.
+LABELS = {
+    "none": "no defence",
+    "mid": "MID",
+    "unilateral": "COCO(X, logits)",
+    "bido-hsic": "BiDO-HSIC",
+    "bido-coco": "BiDO-COCO",
+}
+
 # The loss term and its parts (detached) of one training step.
 Penalty = Callable[[Tensor, Tensor, Tensor], tuple[Tensor | None, dict[str, Tensor]]]
 

@@ -17,7 +17,7 @@ from typing import Any
 from bido_ext.lab.attack import Gan
 from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
 from bido_ext.lab.commands import Commands
-from bido_ext.lab.defences import DEFENCES
+from bido_ext.lab.defences import DEFENCES, LABELS
 from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack, save_comparison
 from bido_ext.lab.narrator import Narrator
@@ -39,14 +39,6 @@ from bido_ext.lab.report import (
 )
 from bido_ext.lab.report.table import attack_text
 from bido_ext.lab.stage import RunOptions
-
-LABELS = {
-    "none": "no defence",
-    "mid": "MID",
-    "unilateral": "COCO(X, logits)",
-    "bido-hsic": "BiDO-HSIC",
-    "bido-coco": "BiDO-COCO",
-}
 
 
 def run_demo(

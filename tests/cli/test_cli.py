@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.cli.options import parse_weights
 
-COMMANDS = ("train", "attack", "evaluate", "demo", "bench", "list", "doctor")
+COMMANDS = (
+    "train", "attack", "evaluate", "demo", "run", "sweep", "data", "bench", "list", "doctor",
+)  # fmt: skip
 SMOKE = ("--preset", "smoke")
 
 
@@ -63,7 +65,9 @@ def test_the_main_help_names_every_command():
     assert "bido demo --preset smoke" in text
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defences", "models", "datasets", "presets"])
+@pytest.mark.parametrize(
+    "kind", ["attacks", "defences", "models", "datasets", "presets", "recipes"]
+)
 def test_list_speaks_text_and_json(kind):
     rows = json.loads(bido("list", kind, "--json").stdout)
     text = bido("list", kind).stdout
@@ -82,11 +86,11 @@ def test_doctor_shows_backends_and_versions():
 
 def test_evaluate_measures_a_model(trained):
     document = json.loads(bido("evaluate", trained["target"], *SMOKE, "--json").stdout)
-    assert document["test_set"] == "private digits"
+    assert document["test_set"] == "private classes"
     assert document["defence"] == "bido-coco"
     assert 0 <= document["natural_accuracy"] <= 1
     text = bido("evaluate", trained["evaluator"], *SMOKE).stdout
-    assert "200 test images (all ten digits" in text
+    assert "200 test images (all 10 classes" in text
 
 
 def test_evaluate_judges_reconstructions(trained, tmp_path):
@@ -136,7 +140,10 @@ def test_files_of_the_wrong_kind_are_named(trained, tmp_path):
     cases = [
         (("evaluate", trained["reconstructions"], *SMOKE), "--evaluator must name"),
         (("evaluate", trained["prior"] / "gan.pt", *SMOKE), "not a bido_ext.model file"),
-        (("evaluate", trained["target"], *SMOKE, "--picture", "a.png"), "has none"),
+        (
+            ("evaluate", trained["target"], *SMOKE, "--picture", "a.png"),
+            "--picture needs reconstructions",
+        ),
         (
             ("evaluate", trained["reconstructions"], *SMOKE, "--evaluator", trained["target"]),
             "num_classes=5, expected 10",
@@ -157,7 +164,7 @@ def test_files_of_the_wrong_kind_are_named(trained, tmp_path):
 
 
 def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("the disk\nis full")
 
     monkeypatch.setattr("bido_ext.lab.pipeline.load_images", broken)
@@ -211,43 +218,82 @@ def test_ked_trains_a_gan_for_each_target(trained, tmp_path):
     assert json.loads(forced.stdout)["restarts"] == 2
 
 
-def test_attack_on_faces_with_public_images_of_ones_own(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> dict[str, Path]:
+    """A classifier of tiny faces on disk, and public images as an array."""
     import numpy as np
-    from torch import nn
 
-    from bido_ext.lab.checkpoint import save_model
-    from bido_ext.lab.models import MODELS, ModelSpec, build_model
+    from bido_ext.lab.small_data import write_small
 
-    def build(num_classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, num_classes))
+    out = tmp_path_factory.mktemp("faces")
+    write_small("lfw", out / "lfw", classes=3, images=20)
+    command = ("train", *SMOKE, "--dataset", "lfw", "--data", out / "lfw", "--batch-size", 8)
+    narrow = ("--arch-options", "width=0.1", "--out", out / "t")
+    assert bido(*command, *narrow).exit_code == 0
+    np.savez(out / "faces.npz", images=np.random.randint(0, 256, (12, 64, 64, 3), np.uint8))
+    np.savez(out / "grey.npz", images=np.zeros((12, 64, 64), np.uint8))
+    return {"model": out / "t" / "model.pt", "data": out / "lfw", "out": out}
 
-    monkeypatch.setitem(MODELS, "tiny", ModelSpec("tiny", build, (3, 64, 64), (), "for this test"))
-    save_model(tmp_path / "model.pt", build_model("tiny", 7), "tiny", 7, "none", {})
-    np.savez(tmp_path / "faces.npz", images=np.random.randint(0, 256, (12, 64, 64, 3), np.uint8))
-    np.savez(tmp_path / "grey.npz", images=np.zeros((12, 64, 64), np.uint8))
-    for name in ("gmi", "ked"):
-        command = ("attack", tmp_path / "model.pt", *SMOKE, "--attack", name, "--json")
-        command += ("--prior", tmp_path / f"gan-{name}", "--out", tmp_path / name)
-        command += ("--prior-set", "augment=none", "--prior-steps", 1, "--classes", "2-3")
-        refused = bido(*command, "--public", tmp_path / "grey.npz")
-        assert "must hold images of shape (3, 64, 64)" in refused.stderr
-        done = bido(*command, "--public", tmp_path / "faces.npz")
-        assert done.exit_code == 0, done.stderr
-        found = torch.load(tmp_path / name / "reconstructions.pt", weights_only=True)
-        assert found["images"].shape == (3, 2, 3, 64, 64)
+
+@pytest.mark.parametrize("attack", ["gmi", "ked", "vmi", "ppa"])
+def test_every_attack_on_faces(faces, attack, tmp_path):
+    command = ("attack", faces["model"], *SMOKE, "--attack", attack, "--json", "--classes", "2,0")
+    command += ("--prior", faces["out"] / f"gan-{attack == 'ked'}", "--out", tmp_path)
+    command += ("--prior-set", "augment=none", "--prior-set", "width=0.05", "--prior-steps", 1)
+    done = bido(*command, "--dataset", "lfw", "--data", faces["data"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["classes"] == [2, 0]
+    found = torch.load(tmp_path / "reconstructions.pt", weights_only=True)
+    assert found["images"].shape == (3, 2, 3, 64, 64)
+    again = bido(*command, "--dataset", "lfw", "--data", faces["data"])
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+def test_attack_with_public_images_of_ones_own(faces, tmp_path):
+    command = ("attack", faces["model"], *SMOKE, "--prior", tmp_path / "g", "--out", tmp_path / "a")
+    command += ("--prior-set", "augment=none", "--prior-steps", 1, "--public-images")
+    refused = bido(*command, faces["out"] / "grey.npz")
+    assert "public images must have the shape (3, 64, 64)" in refused.stderr
+    assert bido(*command, faces["out"] / "faces.npz").exit_code == 0
+
+
+def test_attack_with_weights_of_stylegan2(faces, tmp_path):
+    from bido_ext.lab.attack import StyleGan2
+
+    channels = {4: 4, 8: 4, 16: 4}
+    made = StyleGan2(16, channels, z_dim=6, w_dim=6, mapping_layers=1)
+    torch.save(made.state_dict(), tmp_path / "g.pt")
+    command = (
+        "attack",
+        faces["model"],
+        *SMOKE,
+        "--attack",
+        "ppa",
+        "--generator",
+        tmp_path / "g.pt",
+    )
+    done = bido(*command, "--set", "centre=12", "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.stderr
+    found = torch.load(tmp_path / "a" / "reconstructions.pt", weights_only=True)
+    assert found["images"].shape == (3, 3, 3, 64, 64)
+    assert found["latents"].shape == (3, 3, 6)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--attack", "mind-reading"), "attack must be one of gmi, ked"),
+        (("--attack", "mind-reading"), "attack must be one of gmi, ked, vmi, ppa"),
         (("--force-foreign-gan",), "--force-foreign-gan is for --attack ked"),
         (("--set", "speed=1"), "--set must be name=value with a name of steps, lr"),
         (("--set", "steps=many"), "--set steps must be a int like 6, got 'many'"),
         (("--attack", "ked", "--prior-set", "lr"), "--prior-set must be name=value"),
         (("--classes", "3-1"), "--classes must be labels and ranges"),
         (("--classes", "9"), "--classes: the model has labels 0 to 4, got 9"),
-        (("--public", "nowhere.npz"), "public must be an .npz file with an array 'images'"),
+        (
+            ("--attack", "gmi", "--generator", "g.pt"),
+            "--prior or --generator must be given, and not",
+        ),
+        (("--public-images", "nowhere.npz"), "public must be an .npz file with an array 'images'"),
     ],
 )
 def test_bad_attack_options(trained, tmp_path, more, message):

@@ -89,6 +89,13 @@ def test_run_of_another_configuration_is_refused(public, tmp_path):
         _train(replace(TINY, steps=6), public, tmp_path)
 
 
+@pytest.mark.parametrize(("channels", "is_turned"), [(1, True), (3, False)])
+def test_only_grey_images_are_turned_unless_asked_for(channels, is_turned):
+    config = replace(TINY, augment="auto")
+    trainer = gan._Trainer(config, torch.rand(4, channels, 32, 32), torch.device("cpu"))
+    assert (trainer.ranges is not None) == is_turned
+
+
 def test_diverged_training_says_so(public, tmp_path):
     with pytest.raises(FloatingPointError, match="losses are .*nan.* at step 2"):
         _train(TINY, public * float("nan"), tmp_path)

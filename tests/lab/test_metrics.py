@@ -14,8 +14,10 @@ from bido_ext.lab.judge import (
     embed,
     feature_distance,
     frechet_distance,
+    identity_interval,
     judge_attack,
     knn_distance,
+    load_inception,
     wilson_interval,
 )
 
@@ -168,3 +170,53 @@ def test_bad_input_is_named(reference, call, message):
 def test_an_evaluator_without_features_is_named(reference):
     with pytest.raises(TypeError, match="features"):
         embed(torch.nn.Flatten(), reference.images)
+
+
+def test_interval_over_identities_is_that_of_their_means():
+    generator = torch.Generator().manual_seed(0)
+    by_identity = torch.rand(400, generator=generator).round()  # each identity fails or succeeds
+    low, high = identity_interval(by_identity.expand(5, -1))
+    half = 1.96 * float(by_identity.std()) / 20
+    assert (low + high) / 2 == pytest.approx(float(by_identity.mean()), abs=0.005)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.05)
+    wilson = wilson_interval(int(5 * by_identity.sum()), 2000)  # counts each one five times
+    assert (high - low) > 2 * (wilson[1] - wilson[0])
+    assert identity_interval(torch.ones(4, 1)) is None
+    assert identity_interval(torch.ones(4, 3)) == (1.0, 1.0)
+
+
+def test_judging_names_the_interval_over_identities(reference):
+    metrics = judge_attack(LabelReader(), hits(2, (0, 1), (1, 1)), CLASSES, reference)
+    assert metrics.identity_ci_low < metrics.attack_accuracy < metrics.identity_ci_high
+    assert "bootstrap over identities" in metrics.identity_ci_method
+    assert metrics.frechet_inception is None
+
+
+def test_inception_distance_of_the_same_images_is_zero(reference):
+    class Pixels(torch.nn.Module):
+        """Stands in for the FID network: uint8 colour images -> (features,)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            assert (x.dtype, x.shape[1]) == (torch.uint8, 3)
+            return (x.flatten(1).float() * self.gain,)
+
+    images = reference.images.unflatten(0, (6, 5))
+    metrics = judge_attack(LabelReader(), images, CLASSES, reference, inception=Pixels())
+    assert metrics.frechet_inception == pytest.approx(0.0, abs=1e-4)
+    other = judge_attack(
+        LabelReader(), (1 - images).clamp(max=0.9), CLASSES, reference, inception=Pixels()
+    )
+    assert other.frechet_inception > 1000
+
+
+def test_inception_weights_come_from_a_file_of_tensors(tmp_path):
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        load_inception(tmp_path / "absent.pth")
+    torch.save({"conv": torch.zeros(1)}, tmp_path / "other.pth")
+    pytest.importorskip("torch_fidelity")
+    with pytest.raises(ValueError, match="does not hold the FID network's weights"):
+        load_inception(tmp_path / "other.pth")

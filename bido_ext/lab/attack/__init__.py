@@ -2,16 +2,21 @@
 """Model-inversion attacks. No module here knows the evaluation classifier: it judges afterwards."""
 
 from .gan import Gan, GanConfig, train_gan
+from .generators import DirectLatents, LatentGenerator
 from .gmi import GmiConfig, invert
 from .ked import KedConfig, KedGan, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
 from .networks import Critic, Generator
+from .ppa import PpaConfig, invert_ppa
 from .registry import ATTACKS, AttackSpec, find_attack
 from .result import Reconstructions
+from .stylegan2 import StyleGan2, load_stylegan2
+from .vmi import VmiConfig, invert_vmi
 
 __all__ = [
     "ATTACKS",
     "AttackSpec",
     "Critic",
+    "DirectLatents",
     "Gan",
     "GanConfig",
     "Generator",
@@ -19,11 +24,18 @@ __all__ = [
     "KedConfig",
     "KedGan",
     "KedGanConfig",
+    "LatentGenerator",
+    "PpaConfig",
     "Reconstructions",
+    "StyleGan2",
+    "VmiConfig",
     "find_attack",
     "invert",
     "invert_ked",
+    "invert_ppa",
+    "invert_vmi",
     "load_ked_gan",
+    "load_stylegan2",
     "train_gan",
     "train_ked_gan",
 ]

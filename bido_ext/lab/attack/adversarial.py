@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import augmentation, random_affine
 
 from .networks import LATENT_DIM, check_shape
 
 FILE = "gan.pt"
+AUTO = "auto"
+Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class AdversarialConfig:
         batch_size: images per step.
         lr, beta1, beta2: of Adam, both networks.
         width, critic_width: multiply the channel counts of the published networks.
-        augment: key of ``AUGMENTATIONS`` for the public images.
+        augment: key of ``AUGMENTATIONS`` for the public images; "auto" is "public-digits" for grey
+            images and "none" for colour.
         checkpoint_every: generator steps between checkpoints.
     """
 
@@ -46,7 +50,7 @@ class AdversarialConfig:
     beta2: float = 0.999
     width: float = 1.0
     critic_width: float = 1.0
-    augment: str = "public-digits"
+    augment: str = AUTO
     seed: int = 0
     checkpoint_every: int = 200
 
@@ -59,7 +63,8 @@ class AdversarialConfig:
         for name in ("lr", "width", "critic_width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        augmentation(self.augment)
+        if self.augment != AUTO:
+            augmentation(self.augment)
 
 
 class AdversarialTrainer(ABC):
@@ -71,11 +76,13 @@ class AdversarialTrainer(ABC):
     generator: nn.Module
     critic: nn.Module
 
-    def __init__(self, config: AdversarialConfig, public: Tensor, device: torch.device) -> None:
+    def __init__(self, config: AdversarialConfig, public: Public, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.public, self.device = config, public, device
+        self.config, self.device = config, device
         self.shape = check_public(public)
-        self.ranges = augmentation(config.augment)
+        self.public = public if isinstance(public, ImageSet) else ImageSet(public, None)
+        automatic = "public-digits" if self.shape[0] == 1 else "none"
+        self.ranges = augmentation(automatic if config.augment == AUTO else config.augment)
         self.build()
         for network in (self.generator, self.critic):
             network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,7 +130,7 @@ class AdversarialTrainer(ABC):
     def draw(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A batch of public images, augmented, and their row numbers in ``public``."""
         chosen = torch.randint(len(self.public), (self.config.batch_size,), generator=random)
-        real = self.public[chosen]
+        real = self.public.batch(chosen)
         if self.ranges is not None:
             real = random_affine(real, self.ranges, random)
         return real.to(self.device), chosen
@@ -196,13 +203,13 @@ def train(
     return path
 
 
-def check_public(public: Tensor) -> tuple[int, int, int]:
+def check_public(public: Public) -> tuple[int, int, int]:
     """The shape of one public image.
 
     Raises:
         ValueError: not (n, channels, side, side), or a shape the networks do not make.
     """
     try:
-        return check_shape(public.shape[1:])
+        return check_shape(public.shape if isinstance(public, ImageSet) else public.shape[1:])
     except ValueError as error:
         raise ValueError(f"public must be (n, *shape): {error}") from None

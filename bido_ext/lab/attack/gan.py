@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adversarial import AdversarialConfig, AdversarialTrainer, train
+from .adversarial import AdversarialConfig, AdversarialTrainer, Public, train
 from .networks import Critic, Generator
 
 
@@ -45,7 +45,7 @@ class Gan:
 
 def train_gan(
     config: GanConfig,
-    public: Tensor,
+    public: Public,
     run_dir: Path | str,
     *,
     resume: bool = True,
@@ -55,8 +55,8 @@ def train_gan(
     """Train generator and critic on ``public``; writes ``gan.pt`` into ``run_dir``.
 
     Args:
-        public: (n, channels, side, side) float32 in [0, 1], no private image among them; 1 or 3
-            channels, a side of ``networks.SIDES``.
+        public: (n, channels, side, side) float32 in [0, 1], or an ``ImageSet``, no private image
+            among them; 1 or 3 channels, a side of ``networks.SIDES``.
         resume: continue a run of the same configuration found in ``run_dir``.
 
     Raises:

@@ -3,12 +3,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .gan import GanConfig
 from .gmi import GmiConfig, invert
 from .ked import KedConfig, KedGanConfig, invert_ked
+from .ppa import PpaConfig, invert_ppa
 from .result import Reconstructions
+from .vmi import VmiConfig, invert_vmi
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,17 @@ class AttackSpec:
         name: as on the command line.
         description: one line, with its source.
         access: what it needs of the target.
-        prior: the generator it needs, in a few words.
+        needs: its prior: GMI's GAN with its critic, KED-MI's GAN of the very target, or any
+            generator (GMI's if no other is given).
         config: class of its settings.
-        prior_config: class of the settings of its generator's training.
+        prior_config: class of the settings of its GAN's training.
         run: ``run(config, target, prior, classes, run_dir=, progress=, device=)``.
     """
 
     name: str
     description: str
     access: str
-    prior: str
+    needs: Literal["gan", "ked gan", "generator"]
     config: Callable[..., Any]
     prior_config: Callable[..., Any]
     run: Callable[..., Reconstructions]
@@ -41,7 +44,7 @@ ATTACKS: dict[str, AttackSpec] = {
             "gmi",
             "generative model inversion: latent search under a WGAN-GP prior (Zhang et al., CVPR 2020)",
             "white box",
-            "WGAN-GP on public images, one for all targets",
+            "gan",
             GmiConfig,
             GanConfig,
             invert,
@@ -51,10 +54,30 @@ ATTACKS: dict[str, AttackSpec] = {
             "KED-MI: a GAN distilled from the target, a Gaussian in its latents for each class "
             "(Chen et al., ICCV 2021)",
             "white box",
-            "GAN trained for the very target, on public images",
+            "ked gan",
             KedConfig,
             KedGanConfig,
             invert_ked,
+        ),
+        AttackSpec(
+            "vmi",
+            "variational model inversion: a normalising flow over latents for each class "
+            "(Wang et al., NeurIPS 2021)",
+            "white box",
+            "generator",
+            VmiConfig,
+            GanConfig,
+            invert_vmi,
+        ),
+        AttackSpec(
+            "ppa",
+            "plug and play: selected starts, Poincare loss, random crops, robust selection "
+            "(Struppek et al., ICML 2022)",
+            "white box",
+            "generator",
+            PpaConfig,
+            GanConfig,
+            invert_ppa,
         ),
     )
 }

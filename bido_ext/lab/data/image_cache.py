@@ -31,16 +31,26 @@ _CHUNK = 256
 
 
 def decoded(
-    paths: Sequence[Path], preparation: Preparation, *, progress: bool = False
+    paths: Sequence[Path],
+    preparation: Preparation,
+    cache: Path | None = None,
+    *,
+    progress: bool = False,
 ) -> tuple[Tensor, str]:
     """The images of ``paths``: (n, channels, size, size) uint8, mapped; and their SHA-256.
+
+    Args:
+        paths: Image files.
+        preparation: What is done to each.
+        cache: Folder of the cache; None: that of the user.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: No files, or one that cannot be used (it is named).
     """
     if not paths:
         raise ValueError("paths must name at least one image")
-    folder, key = cache_dir() / "images", _key(paths, preparation)
+    folder, key = cache or cache_dir() / "images", _key(paths, preparation)
     array, about = folder / f"{key}.npy", folder / f"{key}.json"
     shape = (len(paths), preparation.channels, preparation.image_size, preparation.image_size)
     digest = _known_digest(about, array, shape)

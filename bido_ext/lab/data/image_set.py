@@ -75,6 +75,14 @@ class ImageSet:
         images = self._images[self._rows[chosen]]
         return images if images.dtype == torch.float32 else images.float().div_(255)
 
+    def __getitem__(self, chosen: Tensor | int) -> Tensor:
+        """One image, or those of positions or of a mask, as float32 in [0, 1]."""
+        index = torch.as_tensor(chosen)
+        if index.dtype == torch.bool:
+            index = index.nonzero().flatten()
+        found = self.batch(index.reshape(-1))
+        return found[0] if index.dim() == 0 else found
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in order, ``size`` at a time."""
         for chosen in torch.arange(len(self)).split(size):

@@ -65,6 +65,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "ndarray"): np.ndarray,
         # The public home of this function: its old module path is gone from newer numpy.
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -109,6 +109,7 @@ class DataConfig:
         crop, public_crop: override ``DatasetSpec.crop``.
         val_fraction: share of each class's training images that selects the model.
         seed: of the splits.
+        cache: folder for decoded images; None: that of the user.
     """
 
     private: str = "mnist"
@@ -120,6 +121,7 @@ class DataConfig:
     public_crop: int | None = None
     val_fraction: float = 0.1
     seed: int = 0
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         spec = find_dataset(self.private)
@@ -176,6 +178,7 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
         Preparation(size, crops[1]),
         val_fraction=config.val_fraction,
         seed=config.seed,
+        cache=config.cache,
         progress=progress,
     )
 

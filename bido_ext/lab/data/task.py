@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ def task_of(
     *,
     val_fraction: float = 0.1,
     seed: int = 0,
+    cache: Path | None = None,
     progress: bool = False,
 ) -> ImageTask:
     """Decode (or find decoded) the files of two listings and split off the validation images.
@@ -63,14 +65,16 @@ def task_of(
     if not len(public.public):
         raise ValueError("the public data set has no public images; name another with --public")
     files = (*private.train.paths, *private.test.paths)
-    images, private_digest = decoded(files, preparation, progress=progress)
+    images, private_digest = decoded(files, preparation, cache, progress=progress)
     labels = torch.tensor((*private.train.labels, *private.test.labels))
     pool = torch.arange(len(private.train))
     held_out = stratified(labels[: len(pool)], val_fraction, seed)
     val = pool[held_out]
     train = pool[~held_out]
     test = torch.arange(len(pool), len(files))
-    others, public_digest = decoded(public.public.paths, public_preparation, progress=progress)
+    others, public_digest = decoded(
+        public.public.paths, public_preparation, cache, progress=progress
+    )
     parts = [ImageSet(images, labels, rows) for rows in (train, val, test, pool)]
     return ImageTask(
         train=parts[0],

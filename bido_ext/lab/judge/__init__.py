@@ -7,7 +7,8 @@ logits`` and ``features(x) -> (n, d)``, its penultimate layer.
 
 from bido_ext.lab.judge.distances import feature_distance, frechet_distance, knn_distance
 from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
-from bido_ext.lab.judge.interval import wilson_interval
+from bido_ext.lab.judge.inception import load_inception
+from bido_ext.lab.judge.interval import identity_interval, wilson_interval
 from bido_ext.lab.judge.metrics import AttackMetrics, ClassMetrics, judge_attack
 from bido_ext.lab.judge.pictures import save_comparison
 
@@ -19,8 +20,10 @@ __all__ = [
     "embed",
     "feature_distance",
     "frechet_distance",
+    "identity_interval",
     "judge_attack",
     "knn_distance",
+    "load_inception",
     "save_comparison",
     "wilson_interval",
 ]

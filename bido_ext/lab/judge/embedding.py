@@ -11,7 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from bido_ext.lab.data.image_set import ImageSet
+
 BATCH = 512
+# Larger images go in smaller batches: the evaluator's activations are what takes the memory.
+_BATCH_PIXELS = 2**24
 
 
 @contextmanager
@@ -27,24 +31,30 @@ def _evaluating(model: nn.Module) -> Iterator[torch.device]:
         model.train(was_training)
 
 
-def _batched(model: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    if images.dim() != 4 or len(images) == 0:
+def _batched(
+    model: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor | ImageSet
+) -> Tensor:
+    shape = (len(images), *images.shape) if isinstance(images, ImageSet) else tuple(images.shape)
+    if len(shape) != 4 or len(images) == 0:
         raise ValueError(
-            f"images must have the shape (n, channels, height, width) with n >= 1, "
-            f"got {tuple(images.shape)}"
+            f"images must have the shape (n, channels, height, width) with n >= 1, got {shape}"
         )
+    size = max(1, min(BATCH, _BATCH_PIXELS // (shape[1] * shape[2] * shape[3])))
     with _evaluating(model) as device:
-        parts = [function(chunk.to(device)).float().cpu() for chunk in images.split(BATCH)]
+        parts = [
+            function(images[chosen].to(device)).float().cpu()
+            for chosen in torch.arange(len(images)).split(size)
+        ]
     # A clone made outside inference mode is an ordinary tensor, which callers may save or edit.
     return torch.cat(parts).clone()
 
 
-def embed(evaluator: nn.Module, images: Tensor) -> Tensor:
+def embed(evaluator: nn.Module, images: Tensor | ImageSet) -> Tensor:
     """Penultimate features of the evaluation classifier.
 
     Args:
         evaluator: Module with a method ``features(x) -> (n, d)``.
-        images: ``(n, channels, height, width)`` float32 in [0, 1].
+        images: ``(n, channels, height, width)`` float32 in [0, 1], or an ``ImageSet``.
 
     Returns:
         ``(n, d)`` float32 on the CPU.
@@ -72,17 +82,20 @@ class PrivateReference:
     """The private training images as the evaluation classifier sees them.
 
     Attributes:
-        images: ``(n, channels, height, width)`` float32 in [0, 1].
+        images: ``(n, channels, height, width)`` float32 in [0, 1], or an ``ImageSet``, which
+            keeps bytes and is read as it is needed.
         labels: ``(n,)`` int64.
         features: ``(n, d)`` float32, the evaluator's penultimate features of ``images``.
     """
 
-    images: Tensor
+    images: Tensor | ImageSet
     labels: Tensor
     features: Tensor
 
     @classmethod
-    def of(cls, evaluator: nn.Module, images: Tensor, labels: Tensor) -> PrivateReference:
+    def of(
+        cls, evaluator: nn.Module, images: Tensor | ImageSet, labels: Tensor
+    ) -> PrivateReference:
         """Embed the private training images once, for every attack that is judged.
 
         Raises:

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confidence interval of a proportion."""
+"""Confidence intervals of attack accuracy."""
 
 from __future__ import annotations
 
 from math import sqrt
 
+import torch
+from torch import Tensor
+
 CI_METHOD = "Wilson score interval, 95%, over all reconstructions (classes x restarts)"
+BOOTSTRAP_DRAWS = 10_000
+IDENTITY_CI_METHOD = (
+    f"percentile bootstrap over identities, 95%, {BOOTSTRAP_DRAWS:,} draws: what attacking other "
+    "identities of the same model would give"
+)
 _Z95 = 1.959963984540054
 
 
@@ -27,3 +35,28 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def identity_interval(hits: Tensor, seed: int = 0) -> tuple[float, float] | None:
+    """95% percentile bootstrap of the mean that resamples whole identities.
+
+    The reconstructions of an identity succeed or fail together, so with many identities and few
+    restarts the interval over single reconstructions is too narrow for a statement about
+    identities in general.
+
+    Args:
+        hits: (restarts, classes), 1 where a reconstruction succeeded and 0 where not.
+        seed: Of the resampling.
+
+    Returns:
+        The interval, or None with fewer than two identities.
+    """
+    by_identity = hits.double().mean(dim=0)
+    count = len(by_identity)
+    if count < 2:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (BOOTSTRAP_DRAWS, count), generator=generator)
+    means = by_identity[drawn].mean(dim=1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from bido_ext.lab.judge.distances import feature_distance, frechet_distance, knn_distance
 from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
-from bido_ext.lab.judge.interval import CI_METHOD, wilson_interval
+from bido_ext.lab.judge.inception import inception_distance
+from bido_ext.lab.judge.interval import (
+    CI_METHOD,
+    IDENTITY_CI_METHOD,
+    identity_interval,
+    wilson_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class AttackMetrics:
             singular (the formula holds, the estimate is biased upwards).
         restarts, classes: What was judged.
         per_class: One row for each attacked class.
+        identity_ci_low, identity_ci_high: 95% interval of ``attack_accuracy`` by
+            ``identity_ci_method``; None with one class.
+        frechet_inception: Frechet distance on Inception features of the same two sets; None if no
+            weights were given.
     """
 
     attack_accuracy: float
@@ -66,6 +76,10 @@ class AttackMetrics:
     restarts: int
     classes: tuple[int, ...]
     per_class: tuple[ClassMetrics, ...]
+    identity_ci_low: float | None = None
+    identity_ci_high: float | None = None
+    identity_ci_method: str = ""
+    frechet_inception: float | None = None
 
 
 def judge_attack(
@@ -73,6 +87,8 @@ def judge_attack(
     images: Tensor,
     classes: Sequence[int] | Tensor,
     reference: PrivateReference,
+    *,
+    inception: nn.Module | None = None,
 ) -> AttackMetrics:
     """Judge the reconstructions of one attack.
 
@@ -82,6 +98,7 @@ def judge_attack(
         images: Reconstructions ``(restarts, classes, channels, height, width)`` in [0, 1].
         classes: The private label of each column of ``images``.
         reference: The private training images, ``PrivateReference.of(evaluator, images, labels)``.
+        inception: The FID network of ``load_inception``, for ``frechet_inception``.
 
     Returns:
         The metrics; see ``AttackMetrics`` for what each means.
@@ -110,8 +127,10 @@ def judge_attack(
     top5 = _hits(logits, target, 5).view(restarts, -1)
     knn = knn_distance(features, target, reference).view(restarts, -1)
     centre = feature_distance(features, target, reference).view(restarts, -1)
-    private = reference.features[torch.isin(reference.labels, torch.tensor(labels))]
+    attacked = torch.isin(reference.labels, torch.tensor(labels))
+    private = reference.features[attacked]
     low, high = wilson_interval(int(top1.sum()), top1.numel())
+    by_identity = identity_interval(top1)
     return AttackMetrics(
         attack_accuracy=float(top1.mean()),
         std_over_restarts=_std_over_restarts(top1),
@@ -134,6 +153,12 @@ def judge_attack(
             )
             for column, label in enumerate(labels)
         ),
+        identity_ci_low=None if by_identity is None else by_identity[0],
+        identity_ci_high=None if by_identity is None else by_identity[1],
+        identity_ci_method="" if by_identity is None else IDENTITY_CI_METHOD,
+        frechet_inception=None
+        if inception is None
+        else inception_distance(inception, flat, reference.images[attacked]),
     )
 
 

@@ -30,11 +30,13 @@ class FeatureClassifier(nn.Module):
         resize: whether images of another size are resized on entry, for evaluation classifiers
             that look at larger images than the attack makes.
         head_parts: modules that a file of pretrained weights does not have for new classes.
+        file_ignored: beginnings of names in such files that have no place here.
         file_prefixes: beginnings of names in files of other projects -> names here.
     """
 
     layers: tuple[str, ...] = ()
     head_parts: tuple[str, ...] = ("head",)
+    file_ignored: tuple[str, ...] = ()
     file_prefixes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(

@@ -23,6 +23,9 @@ class NamedClassifier(FeatureClassifier):
         image_size: side of the images; None: what the network was made for.
     """
 
+    # Side branches of Inception and GoogLeNet, which only their own training uses.
+    file_ignored = ("AuxLogits.", "aux1.", "aux2.")
+
     def __init__(self, num_classes: int, *, name: str, image_size: int | None = None) -> None:
         source, _, model = name.partition("/")
         build = _from_torchvision if source == "torchvision" else _from_timm

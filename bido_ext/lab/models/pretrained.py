@@ -41,7 +41,7 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
         raise TypeError(f"model must come from build_model, got {type(model).__name__}")
     fresh = _modules(body, reinit)
     wanted = body.state_dict()
-    given = _renamed(_read(Path(path)), wanted, body.file_prefixes)
+    given = _renamed(_read(Path(path)), wanted, body.file_prefixes, body.file_ignored)
     if under_mid:  # the bottleneck brings a head of its own, the file's has no place
         fresh = {*fresh, HEAD}
 
@@ -136,13 +136,18 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed(
-    given: Mapping[str, Tensor], wanted: Iterable[str], prefixes: Mapping[str, str]
+    given: Mapping[str, Tensor],
+    wanted: Iterable[str],
+    prefixes: Mapping[str, str],
+    ignored: tuple[str, ...],
 ) -> dict[str, Tensor]:
     """``given`` under our names: as they are if most are ours, else by the longest prefix."""
     if 2 * len(set(given) & set(wanted)) > len(given):
         return dict(given)
     renamed = {}
     for name, value in given.items():
+        if name.startswith(ignored):
+            continue
         fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
         prefix = max(fitting, key=len, default=None)
         new = name if prefix is None else prefixes[prefix] + name.removeprefix(prefix)

@@ -26,7 +26,9 @@ refuse a higher version.
                         feature_distance, frechet_distance, frechet_reconstructions,
                         frechet_private, frechet_features, restarts, classes, and per_class: a list
                         of {label, attack_accuracy, attack_accuracy_top5, knn_distance,
-                        feature_distance}
+                        feature_distance}; identity_ci_low, identity_ci_high, identity_ci_method
+                        (an interval that resamples identities) and frechet_inception, which files
+                        of earlier releases lack
         target_confidence
                         mean probability the attacked model gives its own reconstructions
         picture         path of the PNG, relative to ``results.json``
@@ -80,6 +82,9 @@ class Row:
     config: dict[str, Any]
     commands: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _as_read(self.config))
+
     @property
     def weights_text(self) -> str:
         """The weights for a table, "-" if there are none."""
@@ -101,6 +106,9 @@ class Results:
     config: dict[str, dict[str, Any]]
     evaluator: EvaluatorResult
     rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _as_read(self.config))
 
     @property
     def undefended(self) -> Row | None:
@@ -132,6 +140,12 @@ class Results:
         except (KeyError, TypeError) as error:
             raise ValueError(f"results lack a field or have a wrong one: {error}") from None
         return cls(**fields)
+
+
+def _as_read(config: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from the file, where tuples are lists."""
+    read: dict[str, Any] = json.loads(json.dumps(config))
+    return read
 
 
 def _row(document: dict[str, Any]) -> Row:

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bido_ext.lab.attack.adversarial import FILE, AdversarialConfig, AdversarialTrainer, train
+from bido_ext.lab.attack.adversarial import (
+    FILE,
+    AdversarialConfig,
+    AdversarialTrainer,
+    Public,
+    check_public,
+    train,
+)
 from bido_ext.lab.attack.networks import Generator
 from bido_ext.lab.attack.settings import check_at_least
 from bido_ext.lab.attack.target import check_target, place
@@ -74,7 +81,7 @@ class KedGan:
 def train_ked_gan(
     config: KedGanConfig,
     target: nn.Module,
-    public: Tensor,
+    public: Public,
     run_dir: Path | str,
     *,
     resume: bool = True,
@@ -85,8 +92,8 @@ def train_ked_gan(
 
     Args:
         target: images -> logits; put in eval mode, never trained.
-        public: (n, channels, side, side) float32 in [0, 1], no private image among them; 1 or 3
-            channels, a side of ``networks.SIDES``.
+        public: (n, channels, side, side) float32 in [0, 1], or an ``ImageSet``, no private image
+            among them; 1 or 3 channels, a side of ``networks.SIDES``.
         resume: continue a run of the same configuration and target found in ``run_dir``.
 
     Raises:
@@ -175,10 +182,10 @@ class _Trainer(AdversarialTrainer):
     config: KedGanConfig
 
     def __init__(
-        self, config: KedGanConfig, target: nn.Module, public: Tensor, device: torch.device
+        self, config: KedGanConfig, target: nn.Module, public: Public, device: torch.device
     ) -> None:
         self.target = target
-        self.num_classes = check_target(target, [0], public.shape[1:], device)
+        self.num_classes = check_target(target, [0], check_public(public), device)
         super().__init__(config, public, device)
         # Images that stay as they are need the target's opinion only once.
         self.opinions = None if self.ranges is not None else self._label_all()
@@ -192,8 +199,9 @@ class _Trainer(AdversarialTrainer):
         return self.target(images).softmax(1)
 
     def _label_all(self) -> Tensor:
-        parts = self.public.split(LABELLING_BATCH)
-        return torch.cat([self._opinion(part.to(self.device)).cpu() for part in parts])
+        parts = torch.arange(len(self.public)).split(LABELLING_BATCH)
+        labelled = [self._opinion(self.public.batch(part).to(self.device)) for part in parts]
+        return torch.cat([part.cpu() for part in labelled])
 
     def critic_loss(self, random: torch.Generator) -> Tensor:
         labelled, chosen = self.draw(random)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido run``: one published row, from data to judgement."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Device, Fresh, Json, Seed, print_json
+
+
+@plain_errors
+def run(
+    recipe: Annotated[str, typer.Argument(help="See: bido list recipes; or a .toml file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder with a folder for each data set, and weights/ for pretrained files.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; default: runs/RECIPE.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Tiny made-up data and networks: seconds, no meaning.")
+    ] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    json: Json = False,
+) -> None:
+    """Run a recipe: train the evaluator and the classifier, attack it, judge the attack.
+
+    Each step is a resumable stage: called again, only what is missing or has changed is run. A
+    smoke run draws its own data, in a temporary folder unless --out is given.
+
+    \b
+    Example:
+      bido run celeba64-vgg16-bido-hsic --data ~/sets --out runs/hsic
+      bido run lfw64-vgg16-bido-coco --smoke
+    """
+    from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.recipes import load_recipe, text_summary
+    from bido_ext.lab.recipes.run import run_recipe
+    from bido_ext.lab.stage import RunOptions
+
+    if smoke and data is not None:
+        raise ValueError("--smoke draws its own data and takes no --data")
+    chosen = load_recipe(recipe, smoke=smoke, seed=seed)
+    options = RunOptions(
+        fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
+    )
+    with ExitStack() as stack:
+        folder = out or Path("runs") / chosen.name
+        if smoke and out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bido-smoke-")))
+        result = run_recipe(
+            chosen, folder, data, smoke=smoke, from_scratch=from_scratch, options=options
+        )
+    if json:
+        print_json(result.to_dict())
+        return
+    kept = "" if smoke and out is None else f"\nnumbers: {folder / 'results.json'}"
+    typer.echo(f"\n{text_summary(result)}{kept}")

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido sweep``: one recipe under several weights of its defence."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Device, Fresh, Json, Seed, parse_weights, print_json
+
+
+@plain_errors
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="See: bido list recipes; or a .toml file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the sweep.")],
+    weights: Annotated[
+        list[str],
+        typer.Option(help="As 0.05,0.5 or lambda_x=0.05,lambda_y=0.5; repeatable, one row each."),
+    ],
+    defence: Annotated[
+        str | None, typer.Option(help="See: bido list defences; default: the recipe's.")
+    ] = None,
+    undefended: Annotated[
+        bool,
+        typer.Option(
+            "--undefended/--no-undefended", help="Add the row of no defence, for the base."
+        ),
+    ] = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder with a folder for each data set, and weights/ for pretrained files.",
+        ),
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Tiny made-up data and networks: seconds, no meaning.")
+    ] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    json: Json = False,
+) -> None:
+    """Train, attack and judge a recipe under several weights; write one table and one report.
+
+    Everything but the defence is the same in each row; evaluator and generator are trained once
+    (the generator of ked for each model). Called again, only what is missing or changed is run.
+
+    \b
+    Example:
+      bido sweep lfw64-vgg16-bido-hsic --data ~/sets --out runs/sweep \\
+        --weights 0.05,0.5 --weights 0.05,1 --weights 0.05,2.5
+    """
+    from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.recipes import load_recipe
+    from bido_ext.lab.report import headline, text_table
+    from bido_ext.lab.stage import RunOptions
+    from bido_ext.lab.sweep import run_sweep
+
+    if smoke and data is not None:
+        raise ValueError("--smoke draws its own data and takes no --data")
+    chosen = load_recipe(recipe, smoke=smoke, seed=seed)
+    name = defence or chosen.target.defence
+    points = [(name, parse_weights(name, text)) for text in weights]
+    if undefended and name != "none":
+        points.insert(0, ("none", {}))
+    command = ["bido", "sweep", recipe, *(part for text in weights for part in ("--weights", text))]
+    command += ["--defence", name, "--seed", str(seed), "--out", str(out)]
+    command += ["--data", str(data)] if data is not None else []
+    flags = {"--smoke": smoke, "--from-scratch": from_scratch, "--no-undefended": not undefended}
+    command += [flag for flag, given in flags.items() if given]
+    options = RunOptions(
+        fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
+    )
+    results = run_sweep(
+        chosen, points, out, data, command=shlex.join(command), smoke=smoke,
+        from_scratch=from_scratch, options=options,
+    )  # fmt: skip
+    if json:
+        print_json(results.to_dict())
+        return
+    typer.echo(f"\n{text_table(results)}\n\n{headline(results)}\n")
+    typer.echo(f"report:  {out / 'report.html'}\nnumbers: {out / 'results.json'}")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``bido evaluate`` prints of one judged attack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bido_ext.lab.grid import grid
+from bido_ext.lab.judge import AttackMetrics
+from bido_ext.lab.report.table import attack_text
+
+SHOWN_CLASSES = 60
+
+
+def judgement_text(
+    metrics: AttackMetrics, evaluator_accuracy: float, required: float, picture: Path | None
+) -> str:
+    """Precondition, metrics and the table of the classes, in plain text."""
+    met = "met" if evaluator_accuracy >= required else "NOT MET, the numbers below mean little"
+    spread = metrics.top5_std_over_restarts
+    lines = [
+        f"evaluator      {100 * evaluator_accuracy:.2f}% on its test set (required "
+        f"{100 * required:.1f}%: {met})",
+        f"attack top-1   {attack_text(metrics)} (+- std over {metrics.restarts} restarts [95% CI])",
+        f"               CI: {metrics.ci_method}",
+    ]
+    if metrics.identity_ci_low is not None and metrics.identity_ci_high is not None:
+        lines.append(
+            f"               [{100 * metrics.identity_ci_low:.1f}, "
+            f"{100 * metrics.identity_ci_high:.1f}] by {metrics.identity_ci_method}"
+        )
+    lines += [
+        f"attack top-5   {100 * metrics.attack_accuracy_top5:.1f}% +- "
+        + ("n/a" if spread is None else f"{100 * spread:.1f}"),
+        f"KNN dist       {metrics.knn_distance:.4g}",
+        f"feature dist   {metrics.feature_distance:.4g}",
+        f"Frechet        {metrics.frechet_distance:.4g} ({metrics.frechet_reconstructions} "
+        f"reconstructions, {metrics.frechet_private} private images, "
+        f"{metrics.frechet_features} features of the evaluator)",
+    ]
+    if metrics.frechet_inception is not None:
+        lines.append(f"Inception FID  {metrics.frechet_inception:.4g} (the same images)")
+    if picture is not None:
+        lines.append(f"picture        {picture}")
+    return "\n".join([*lines, "", _by_class(metrics)])
+
+
+def _by_class(metrics: AttackMetrics) -> str:
+    rows = [
+        (
+            str(row.label),
+            f"{100 * row.attack_accuracy:.1f}%",
+            f"{100 * row.attack_accuracy_top5:.1f}%",
+            f"{row.knn_distance:.4g}",
+            f"{row.feature_distance:.4g}",
+        )
+        for row in metrics.per_class[:SHOWN_CLASSES]
+    ]
+    table = grid(("class", "top-1", "top-5", "KNN dist", "feature dist"), rows)
+    hidden = len(metrics.per_class) - len(rows)
+    return table if not hidden else f"{table}\n({hidden} more classes: --json)"

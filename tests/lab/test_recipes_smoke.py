@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe runs from made-up data to judgement."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bido_ext.lab.attack import ATTACKS
+from bido_ext.lab.narrator import Narrator
+from bido_ext.lab.recipes import load_recipe, recipe_names, text_summary
+from bido_ext.lab.recipes.run import run_recipe
+from bido_ext.lab.stage import RunOptions
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks on a busy machine: more threads wait for each other only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder_for(tmp_path_factory):
+    """Recipes that judge alike share a folder: its evaluator is trained once, as a user's would."""
+    folders = {}
+
+    def folder(recipe) -> Path:
+        kind = repr((recipe.data, recipe.smoke_data, recipe.evaluator))
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp("recipes")
+        return folders[kind]
+
+    return folder
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_smoke(name, folder_for):
+    recipe = load_recipe(name, smoke=True)
+    if recipe.attack.name not in ATTACKS:
+        pytest.skip(f"the attack {recipe.attack.name!r} is not part of this release yet")
+    out = folder_for(recipe)
+    told = io.StringIO()
+    options = RunOptions(on_change="rerun", progress=False)
+    result = run_recipe(recipe, out, smoke=True, options=options, narrator=Narrator(5, told))
+    assert json.loads((out / "results.json").read_text())["recipe"] == name
+    assert 0 <= result.natural_accuracy <= 1
+    assert 0 <= result.metrics.attack_accuracy <= 1
+    assert (out / "attack" / "comparison.png").is_file()
+    assert recipe.published.split()[0] in text_summary(result)
+    assert "[5/5]" in told.getvalue()
