@@ -106,7 +106,7 @@ class DataConfig:
         public, public_root: where the attacker's images come from; None: from the private data
             set's own public part.
         image_size: side of the images; None: the data set's.
-        crop, public_crop: override ``DatasetSpec.crop``.
+        crop, public_crop: override ``DatasetSpec.crop``; of one data set ``crop`` is for both parts.
         val_fraction: share of each class's training images that selects the model.
         seed: of the splits.
         cache: folder for decoded images; None: that of the user.
@@ -167,15 +167,16 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
         return cifar10(config.root, size, val_fraction=config.val_fraction, seed=config.seed)
     private, public = listings(config)
     public_spec = find_dataset(config.public or config.private)
-    crops = [
-        given if given is not None else default
-        for given, default in ((config.crop, spec.crop), (config.public_crop, public_spec.crop))
-    ]
+    same = public_spec is spec
+    crop = spec.crop if config.crop is None else config.crop
+    public_crop = config.public_crop
+    if public_crop is None:  # images of one data set are cut alike
+        public_crop = crop if same else public_spec.crop
     return task_of(
         private,
         public,
-        Preparation(size, crops[0]),
-        Preparation(size, crops[1]),
+        Preparation(size, crop),
+        Preparation(size, public_crop),
         val_fraction=config.val_fraction,
         seed=config.seed,
         cache=config.cache,
