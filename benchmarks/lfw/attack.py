@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from benchmarks.lfw.prior import SHAPE, Prior
-from benchmarks.lfw.protocol import Faces, as_float
+from benchmarks.lfw.protocol import SHA256, Faces
 from bido_ext.lab.attack import GmiConfig, KedConfig, KedGanConfig, Reconstructions
 from bido_ext.lab.attack.networks import LATENT_DIM
 from bido_ext.lab.attack.rows import Rows
 from bido_ext.lab.attacking import PublicSet, attack_target
 from bido_ext.lab.attacking import train_prior as train_prior_of
+from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.stage import RunOptions
 
 GMI = GmiConfig(steps=150, lr=2e-3, restarts=4, batch_size=62)
@@ -45,7 +46,7 @@ def attack(
         with torch.autocast("cpu", torch.bfloat16):
             done = attack_target("gmi", target, prior, GMI, people, out, options)
         return done.reconstructions, {"attack": done.seconds}
-    public = PublicSet(as_float(faces.public), "lfw public")
+    public = PublicSet(ImageSet(faces.public, None), SHA256)
     with torch.autocast("cpu", torch.bfloat16):
         gan, _ = train_prior_of("ked", public, KED_GAN, out / "gan", options, target=target)
         done = attack_target("ked", target, gan, KED, people, out, options)

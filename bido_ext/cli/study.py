@@ -44,7 +44,9 @@ def study_() -> None:
 def build(
     results: Annotated[
         list[Path],
-        typer.Argument(help="Folders of bido demo, or of bido attack (named after the folder)."),
+        typer.Argument(
+            help="Folders of bido demo or bido sweep; of bido run or bido attack: named after the folder."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", help="The page; study.json of the same stem lies beside it.")

@@ -240,3 +240,22 @@ def test_attack_folders_and_an_npz_are_sources(tmp_path):
     np.savez(npz, images=images, labels=np.arange(4))
     with pytest.raises(ValueError, match="3 integers"):
         private_of(folders, file=npz)
+
+
+def test_folders_of_recipes_name_their_data(tmp_path):
+    for name in ("plain", "defended"):
+        found = Reconstructions(
+            torch.rand(1, 5, 1, 32, 32), torch.rand(1, 5, 4), list(range(5)), torch.rand(1, 5)
+        )
+        save_reconstructions(found, {}, tmp_path / name / "attack" / "reconstructions.pt")
+        data = {"config": {"data": {"private": "synthetic"}}}
+        (tmp_path / name / "results.json").write_text(json.dumps(data))
+    folders = [tmp_path / "plain", tmp_path / "defended"]
+    candidates = find_candidates(folders)
+    assert [candidate.name for candidate in candidates] == ["plain", "defended"]
+    private = private_of(folders)
+    assert private.shape == (1, 32, 32)
+    assert len(build_study(candidates, private)[0].items) == 5
+    (tmp_path / "plain" / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results\.json is not valid JSON"):
+        find_candidates(folders)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +41,8 @@ def find_candidates(folders: Sequence[Path], only: Sequence[str] = ()) -> list[C
     """Collect the defences of result folders.
 
     Args:
-        folders: Folders of ``bido demo`` (every row is a defence) or of ``bido attack`` (one
-            defence, named after the folder).
+        folders: Folders of ``bido demo`` or ``bido sweep`` (every row is a defence), of
+            ``bido run`` or of ``bido attack`` (one defence, named after the folder).
         only: Names to keep, in this order; empty keeps all.
 
     Raises:
@@ -57,16 +59,29 @@ def find_candidates(folders: Sequence[Path], only: Sequence[str] = ()) -> list[C
 
 
 def _candidates_of(folder: Path) -> list[Candidate]:
-    if (folder / RESULTS).is_file():
-        rows = read_results(folder / RESULTS).rows
+    results = folder / RESULTS
+    if results.is_file() and "rows" in _read_json(results):
         # The picture of a row lies beside the reconstructions that it shows.
-        return [_load(row.name, (folder / row.picture).parent) for row in rows]
-    if (folder / RECONSTRUCTIONS).is_file():
-        return [_load(folder.resolve().name, folder)]
+        return [
+            _load(row.name, (folder / row.picture).parent) for row in read_results(results).rows
+        ]
+    for place in (folder, folder / "attack"):
+        if (place / RECONSTRUCTIONS).is_file():
+            return [_load(folder.resolve().name, place)]
     raise ValueError(
-        f"a result folder must hold {RESULTS} (bido demo) or {RECONSTRUCTIONS} (bido attack), "
-        f"{folder} holds neither"
+        f"a result folder must be one of bido demo, bido sweep, bido run or bido attack, {folder} "
+        f"holds neither {RESULTS} with rows nor {RECONSTRUCTIONS}"
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a JSON object")
+    return content
 
 
 def _load(name: str, folder: Path) -> Candidate:
@@ -101,7 +116,8 @@ def private_of(
                 f"no folder holds {RESULTS}, which names the data set: give --dataset, or --private "
                 "with an .npz of images and labels"
             )
-        dataset = read_results(named[0] / RESULTS).config["data"]["name"]
+        data = _read_json(named[0] / RESULTS).get("config", {}).get("data", {})
+        dataset = data.get("name") or data.get("private")
     return ImageSet.of(load_task(DataConfig(dataset, data_root)).train)
 
 
