@@ -45,7 +45,7 @@ def build(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of bido demo or bido sweep; of bido run or bido attack: named after the folder."
+            help="Folders of bido demo, sweep, run or attack; the last two give one defence each."
         ),
     ],
     out: Annotated[
