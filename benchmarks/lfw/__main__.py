@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--judge-python", type=Path, default=Path("runs/judge-venv/bin/python"), help="has dlib"
     )
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=35)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="cells whose name begins so; the results stay untouched")
     arguments = parser.parse_args()

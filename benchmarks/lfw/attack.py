@@ -19,11 +19,11 @@ from bido_ext.lab.attacking import train_prior as train_prior_of
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.stage import RunOptions
 
-GMI = GmiConfig(steps=150, lr=2e-3, restarts=4, batch_size=62)
+GMI = GmiConfig(steps=100, lr=2e-3, restarts=5, batch_size=62)
 KED_GAN = KedGanConfig(
     steps=1000, critic_steps=1, width=0.5, critic_width=0.5, augment="none", checkpoint_every=50
 )
-KED = KedConfig(steps=150, restarts=1, samples=4, batch_size=62)
+KED = KedConfig(steps=100, restarts=1, samples=5, batch_size=62)
 
 
 def attack(
@@ -43,14 +43,19 @@ def attack(
     """
     people = range(len(faces.people))
     if name == "gmi":
-        with torch.autocast("cpu", torch.bfloat16):
+        with _bfloat16():
             done = attack_target("gmi", target, prior, GMI, people, out, options)
         return done.reconstructions, {"attack": done.seconds}
     public = PublicSet(ImageSet(faces.public, None), SHA256)
-    with torch.autocast("cpu", torch.bfloat16):
+    with _bfloat16():
         gan, _ = train_prior_of("ked", public, KED_GAN, out / "gan", options, target=target)
         done = attack_target("ked", target, gan, KED, people, out, options)
     return done.reconstructions, {"prior": gan.seconds, "attack": done.seconds}
+
+
+def _bfloat16() -> torch.autocast:
+    # Without a cache: it would keep the first cast of the latents, which are leaves, for every step.
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
 
 
 @torch.no_grad()

@@ -42,4 +42,14 @@ LADDER = (
     Cell("bido-hsic", _bido(0.05, 2.5), attacks=()),
     Cell("bido-hsic", _bido(0.1, 0), attacks=()),
 )
-CELLS: tuple[Cell, ...] = (NONE, PUBLISHED, *LADDER)
+CELLS: tuple[Cell, ...] = (
+    NONE,
+    Cell("mid", {"beta": 0.01}),
+    PUBLISHED,
+    Cell("bido-hsic", _bido(0.2, 1)),
+    Cell("bido-hsic", _bido(0.5, 1)),
+    Cell("bido-hsic", _bido(1, 1)),
+    Cell("bido-coco", _bido(300, 50)),
+    Cell("bido-coco", _bido(1000, 50)),
+    *LADDER,
+)
