@@ -33,8 +33,9 @@ def save_pictures(judge: FaceJudge, work: Path, cells: Sequence[Cell], path: Pat
             top1 = classify(judge, found.flatten(0, 1)).argmax(1).view(found.shape[:2])
             hits = top1[0] == torch.arange(found.shape[1])
             lines.append(_line(found[0, :PEOPLE], hits[:PEOPLE]))
-            weights = ", ".join(f"{value:g}" for value in cell.weights.values())
-            labels.append(f"{cell.defence}\n{weights}\n{attack}, seed {cell.seed}")
+            weights = " ".join(f"{value:g}" for value in cell.weights.values())
+            epochs = f" {cell.epochs} epochs" if cell.epochs else ""
+            labels.append(f"{cell.defence} {weights}{epochs}\n{attack}, seed {cell.seed}")
     if not lines:
         return path
     canvas = torch.cat(lines, 1).permute(1, 2, 0).numpy()

@@ -66,6 +66,7 @@ class Run:
             "defence": cell.defence,
             "weights": dict(cell.weights),
             "seed": cell.seed,
+            "epochs": self.epochs if cell.epochs is None else cell.epochs,
             "training": outcome,
             "attacks": {},
         }
@@ -88,7 +89,8 @@ class Run:
 
     def target(self, cell: Cell) -> tuple[nn.Module, dict[str, Any]]:
         """The cell's classifier; a finished one is loaded."""
-        config = TargetConfig(cell.defence, dict(cell.weights), epochs=self.epochs, seed=cell.seed)
+        epochs = self.epochs if cell.epochs is None else cell.epochs
+        config = TargetConfig(cell.defence, dict(cell.weights), epochs=epochs, seed=cell.seed)
         settings = {"stage": "lfw target", "data": SHA256, "split": SPLIT_SEED, **asdict(config)}
         stage = Stage(self.work / "targets" / cell.name, settings, "model.pt")
         outcome = stage.outcome(OPTIONS)

@@ -18,7 +18,7 @@ SYMBOLS = {"lambda_x": "λx", "lambda_y": "λy", "beta": "β"}
 def table(document: dict[str, Any]) -> str:
     """The attacked classifiers, one line for each attack."""
     header = (
-        "defence", "weights", "seed", "natural accuracy", "attack",
+        "defence", "weights", "epochs", "seed", "natural accuracy", "attack",
         "attack accuracy top-1 [95 %]", "top-5", "KNN distance", "Fréchet distance",
         "target's confidence",
     )  # fmt: skip
@@ -26,6 +26,7 @@ def table(document: dict[str, Any]) -> str:
         (
             LABELS[row["defence"]],
             _weights(row),
+            str(row["epochs"]),
             str(row["seed"]),
             _percent(row["training"]["natural_accuracy"]),
             attack,
@@ -40,7 +41,7 @@ def table(document: dict[str, Any]) -> str:
     ]
     chance = document["chance"]
     unguided = (
-        "(unguided images)", "–", "–", "–", "none", _interval(chance),
+        "(unguided images)", "–", "–", "–", "–", "none", _interval(chance),
         _percent(chance["attack_accuracy_top5"]), f"{chance['knn_distance']:.3f}",
         f"{chance['frechet_distance']:.3f}", "–",
     )  # fmt: skip
@@ -49,11 +50,14 @@ def table(document: dict[str, Any]) -> str:
 
 def ladder(document: dict[str, Any]) -> str:
     """Accuracy of every trained classifier, attacked or not."""
-    header = ("defence", "weights", "seed", "natural accuracy", "accuracy on its training images")
+    header = (
+        "defence", "weights", "epochs", "seed", "natural accuracy", "accuracy on training images",
+    )  # fmt: skip
     lines = [
         (
             LABELS[row["defence"]],
             _weights(row),
+            str(row["epochs"]),
             str(row["seed"]),
             _percent(row["training"]["natural_accuracy"]),
             _percent(row["training"]["train_accuracy"]),
