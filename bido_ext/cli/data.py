@@ -12,9 +12,7 @@ import typer
 from bido_ext.cli.errors import FAILURE, plain_errors
 from bido_ext.cli.options import Json, Public, PublicData, print_json
 
-data = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Check data sets before a long run."
-)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @data.callback()
@@ -62,6 +60,11 @@ def check(
         typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")
         if not report.identities_known:
             typer.echo("people  not told by the data: only files and their bytes were compared")
+        if report.published:
+            wanted = ", ".join(f"{part} {count}" for part, count in report.published.items())
+            here = {**report.counts, "classes": report.num_classes}
+            same = "as here" if here == report.published else "not as here"
+            typer.echo(f"published split: {wanted} ({same})")
         for size, count in report.image_sizes.items():
             typer.echo(f"size    {size} pixels: {count} files")
         for problem in report.problems:

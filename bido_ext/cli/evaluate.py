@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Crop, Data, Dataset, Device, Json, Preset, print_json
+from bido_ext.cli.options import (
+    Crop,
+    Data,
+    Dataset,
+    Device,
+    Json,
+    Preset,
+    Public,
+    PublicData,
+    print_json,
+)
 
 
 @plain_errors
@@ -36,6 +46,8 @@ def evaluate(
     dataset: Dataset = None,
     data: Data = None,
     crop: Crop = None,
+    public: Public = None,
+    public_data: PublicData = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -53,6 +65,7 @@ def evaluate(
         --dataset lfw --data ~/lfw --required 0.9
     """
     from bido_ext.lab.checkpoint import load_checkpoint
+    from bido_ext.lab.data import DataConfig
     from bido_ext.lab.pipeline import pick_device
     from bido_ext.lab.presets import find_preset
     from bido_ext.lab.reconstructions import FORMAT as RECONSTRUCTIONS
@@ -60,7 +73,8 @@ def evaluate(
     content = load_checkpoint(file)
     kind = content.get("format") if isinstance(content, dict) else None
     where = pick_device(device)
-    source = (dataset or find_preset(preset).data, data, crop)
+    name = dataset or find_preset(preset).data
+    source = DataConfig(name, data, public, public_data, crop=crop)
     if kind == RECONSTRUCTIONS:
         if evaluator is None:
             raise ValueError(
@@ -83,18 +97,16 @@ def evaluate(
         typer.echo(text)
 
 
-Source = tuple[str, Path | None, int | None]  # data set, its folder, crop
+def _loaded(source: Any, size: int) -> Any:
+    """The sets of an experiment (a ``DataConfig``) with images of one size."""
+    from dataclasses import replace
 
-
-def _loaded(source: Source, size: int) -> Any:
-    from bido_ext.lab.data import DataConfig
     from bido_ext.lab.pipeline import load_images
 
-    name, root, crop = source
-    return load_images(DataConfig(name, root, image_size=size, crop=crop)).task
+    return load_images(replace(source, image_size=size)).task
 
 
-def _accuracy(file: Path, source: Source, device: Any) -> tuple[dict[str, Any], str]:
+def _accuracy(file: Path, source: Any, device: Any) -> tuple[dict[str, Any], str]:
     from bido_ext.lab.checkpoint import load_model
     from bido_ext.lab.models import find_model
     from bido_ext.lab.train import accuracy
@@ -104,7 +116,7 @@ def _accuracy(file: Path, source: Source, device: Any) -> tuple[dict[str, Any], 
     counts = (task.num_classes, task.judge_classes)
     if facts["num_classes"] not in counts:
         raise ValueError(
-            f"model must have the {counts[0]} private classes of {source[0]!r} or the {counts[1]} "
+            f"model must have the {counts[0]} private classes of {source.private!r} or the {counts[1]} "
             f"of its evaluation classifier, {file} has {facts['num_classes']}"
         )
     is_evaluator = facts["num_classes"] != task.num_classes
@@ -130,7 +142,7 @@ def _judge(
     required: float,
     picture: Path | None,
     inception: Path | None,
-    source: Source,
+    source: Any,
     device: Any,
 ) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict

@@ -111,12 +111,9 @@ def train(
     name = dataset or base.data
     spec = find_dataset(name)
     given = parse_pairs(arch_options, "--arch-options")
-    if (
-        dataset is not None
-        and arch in (None, spec.arch)
-        and not (evaluator and spec.arch == "mcnn")
-    ):
-        arch, given = spec.arch, {**spec.arch_options, **given}
+    usual = spec.judge if evaluator else spec.arch
+    if dataset is not None and arch in (None, usual):
+        arch, given = usual, {**spec.arch_options, **given}
     config = overridden(
         base.evaluator if evaluator else base.target,
         defence=defence,

@@ -52,7 +52,10 @@ class PublicSet:
     @classmethod
     def of(cls, data: LabData) -> PublicSet:
         """The public set of an experiment."""
-        return cls(ImageSet.of(data.task.public), data.digest)
+        public = ImageSet.of(data.task.public)
+        if not len(public):
+            raise ValueError(f"{data.name} has no public images; name another set with --public")
+        return cls(public, data.digest)
 
     @classmethod
     def read(cls, path: Path) -> PublicSet:

@@ -182,7 +182,7 @@ class _Run:
             target_confidence=float(found.target_confidence.mean()),
             picture=picture.relative_to(self.out).as_posix(),
             seconds={"training": target.seconds, "attack": attacked.seconds},
-            config=asdict(config),
+            config=config.plain(),
             commands=self.commands.row(name, defence, config.weights),
         )
 
@@ -208,7 +208,7 @@ class _Run:
             task=_task_facts(data, preset.notes),
             config={
                 "data": {"name": data.name, "sha256": data.digest},
-                "evaluator": asdict(preset.evaluator),
+                "evaluator": preset.evaluator.plain(),
                 "prior": asdict(preset.prior),
                 "attack": {"name": "gmi", "classes": task.num_classes, **asdict(preset.attack)},
             },

@@ -43,6 +43,7 @@ __all__ = [
 
 Task = DigitTask | ImageTask
 Images = TensorDataset | ImageSet
+_MOST_VALUES = 2**24  # of the images in one batch of a test: activations take many times that
 
 
 @dataclass
@@ -114,6 +115,8 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     device = next(model.parameters()).device
     model.eval()
     images = ImageSet.of(data)
+    channels, height, width = images.shape
+    batch_size = max(1, min(batch_size, _MOST_VALUES // (channels * height * width)))
     right = 0
     for x, y in images.batches(batch_size):
         right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
@@ -177,6 +180,13 @@ def _fit(
             state.update(scheduler=scheduler.state_dict(), settings=settings)
             save_atomic(state, checkpoint)
             _write_log(state["history"], run_dir / "log.csv")
+    return _finish(config, data, model, state, run_dir)
+
+
+def _finish(
+    config: TrainConfig, data: _Data, model: nn.Module, state: dict[str, Any], run_dir: Path
+) -> TrainResult:
+    """Test the chosen epoch's weights and write the model file."""
     model.load_state_dict(state["best"])
     result = TrainResult(
         model=model.eval(),

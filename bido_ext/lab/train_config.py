@@ -2,7 +2,7 @@
 """What one training run is: a checked, frozen description that also identifies its checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .data.training_augment import training_augmentation
@@ -85,6 +85,13 @@ class TrainConfig:
                 f"got {self.batch_size}"
             )
         training_augmentation(self.augment)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON gives them back: lists in place of tuples."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
 
 # 2 epochs reach the accuracy the evaluation classifier needs on MNIST (printed with every result).

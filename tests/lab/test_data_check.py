@@ -29,6 +29,9 @@ def test_good_data(celeba):
     assert (report.num_classes, report.images_per_class) == (3, (7, 7))
     assert report.image_sizes == {"178 x 218": 36}
     assert report.identities_known
+    assert report.published["train"] == 27_018
+    own = write_small("folders", celeba.parent / "own", classes=2, images=3)
+    assert check_data(DataConfig("folders", own)).problems == ()
 
 
 def test_unreadable_and_shared_images(celeba):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from bido_ext.lab.attacking import PublicSet
 from bido_ext.lab.data import DataConfig, ImageSet, load_task
 from bido_ext.lab.data.listing import in_order
 from bido_ext.lab.data.registry import listings
 from bido_ext.lab.data.task import stratified
+from bido_ext.lab.pipeline import LabData
 from bido_ext.lab.small_data import write_small
 
 LFW = os.environ.get("BIDO_LFW_ZIP") or (
@@ -52,6 +54,17 @@ def test_celeba_by_identities(celeba, tmp_path):
     assert private.class_names == ("1", "2", "3", "4", "5", "6")
     assert not set(private.train.paths) & set(private.test.paths)
     assert len(private.public) == 0
+
+
+def test_the_most_frequent_people_are_private(celeba, monkeypatch):
+    for name in ("trainset.txt", "testset.txt", "ganset.txt"):
+        (celeba / name).unlink()
+    monkeypatch.setattr("bido_ext.lab.data.celeba.NUM_IDENTITIES", 2)
+    private, public = listings(DataConfig("celeba", celeba))
+    assert private.class_names == ("1", "2")
+    assert (len(private.train), len(private.test)) == (14, 2)
+    assert set(public.public.identities) == {"3", "4", "5", "6"}
+    assert len(public.public) == 8 + 12
 
 
 def test_lists_that_do_not_fit_are_refused(celeba):
@@ -97,8 +110,19 @@ def test_facescrub_actors_with_ffhq_as_public_set(tmp_path):
     task = _task("facescrub", root, tmp_path, public="ffhq", public_root=thumbnails, image_size=32)
     assert (task.num_classes, len(task.public), len(task.test)) == (3, 9, 3)
     assert task.public.shape == task.train.shape == (3, 32, 32)
-    swapped = listings(DataConfig("facescrub", root, "facescrub", root))[1]
-    assert len(swapped.public) == 30
+
+
+def test_private_images_never_become_public_ones(tmp_path):
+    root = write_small("facescrub", tmp_path / "fs", classes=3, images=10)
+    task = _task("facescrub", root, tmp_path)
+    assert (len(task.train), len(task.public)) == (24, 0)
+    with pytest.raises(ValueError, match=r"facescrub has no public images; name another set with"):
+        PublicSet.of(LabData("facescrub", task.digest, task))
+    with pytest.raises(ValueError, match="private and public images must be others, 30 are both"):
+        _task("facescrub", root, tmp_path, public="facescrub", public_root=root)
+    other = write_small("facescrub", tmp_path / "other", classes=1, images=5)
+    task = _task("facescrub", root, tmp_path, public="facescrub", public_root=other)
+    assert len(task.public) == 5
 
 
 def test_own_folders_and_numeric_names(tmp_path):
@@ -196,6 +220,6 @@ def test_real_lfw(tmp_path):
     folder = private.train.paths[0].parent
     few = write_small("folders", tmp_path / "few", classes=2, images=4)
     folder.rename(few / folder.name)  # real faces through the whole path, few for speed
-    task = _task("folders", few, tmp_path, public="folders", public_root=few)
+    task = _task("folders", few, tmp_path)
     assert task.train.shape == (3, 64, 64)
     assert 0.2 < float(ImageSet.of(task.train).only([0]).tensors[0].mean()) < 0.8

@@ -110,6 +110,14 @@ def test_a_failed_decoding_leaves_nothing(files, tmp_path):
         decoded([tmp_path / "absent.png"], Preparation(16), tmp_path / "cache")
 
 
+def test_a_full_disk_is_told_before_it_is_full(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        image_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})
+    )
+    with pytest.raises(ValueError, match="decoded images take 0 MiB in .*set BIDO_EXT_CACHE"):
+        decoded(files, Preparation(16), tmp_path / "cache")
+
+
 def test_image_set_hands_out_floats():
     pixels = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 0, 1, 2, 2])

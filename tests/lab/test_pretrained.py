@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrained weights: loaded by name, and every name that does not fit is told."""
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -65,6 +67,21 @@ def test_safetensors_of_a_library_model(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"12")
     with pytest.raises(ValueError, match=r"bad\.safetensors is not a readable file of weights"):
         load_pretrained(model, tmp_path / "bad.safetensors")
+
+
+def test_old_names_of_densenet(tmp_path):
+    model = build_model("torchvision/densenet121", 5, options={"image_size": 32})
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value + 1
+        for name, value in model.network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "dense.pth")
+    before = model.network.features.denseblock1.denselayer1.norm1.weight.clone()
+    load_pretrained(model, tmp_path / "dense.pth")
+    after = model.network.features.denseblock1.denselayer1.norm1.weight
+    assert torch.equal(after, before + 1)
 
 
 def test_face_backbone_at_another_size(tmp_path):

@@ -14,6 +14,7 @@ from bido_ext.lab.models import build_model
 from bido_ext.lab.recipes import load_recipe, recipe_names
 from bido_ext.lab.recipes.attack_step import attack_settings
 from bido_ext.lab.recipes.run import run_recipe
+from bido_ext.lab.small_data import write_small
 
 GOOD = """
 title = "t"
@@ -126,6 +127,19 @@ def test_data_and_weights_must_be_there(tmp_path):
         run_recipe(recipe, tmp_path / "run", tmp_path)
     with pytest.raises(ValueError, match=r"must hold a folder .celeba. for each data set"):
         run_recipe(recipe, tmp_path / "run", tmp_path, from_scratch=True)
+
+
+def test_a_missing_public_set_is_told_before_anything_is_trained(tmp_path):
+    write_small("celeba", tmp_path / "celeba", classes=2, images=4)
+    run = ("run", "ffhq", "--from-scratch", "--data", tmp_path, "--out", tmp_path / "run")
+    result = bido(*run)
+    assert result.exit_code == 2
+    assert "must hold a folder 'ffhq' for each data set" in result.stderr
+    assert not (tmp_path / "run").exists()
+    own = load_recipe(_recipe(tmp_path, GOOD.replace("synthetic", "folders")))
+    folders = write_small("folders", tmp_path / "folders", classes=2, images=4)
+    with pytest.raises(ValueError, match="attacks with public images and 'folders' has none"):
+        run_recipe(own, tmp_path / "run", folders)
 
 
 def test_commands(tmp_path):

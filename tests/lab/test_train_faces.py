@@ -52,6 +52,7 @@ def test_the_command_trains_on_faces(root, tmp_path):
     resumed = bido(
         "train", "--dataset", "celeba", "--data", root, *SHORT, "--milestones", "1",
         "--pretrained", tmp_path / "a" / "model.pt", "--out", tmp_path / "c", "--evaluator",
+        "--arch", "vgg16",
     )  # fmt: skip
     assert resumed.exit_code == 0, resumed.stderr
 
@@ -82,6 +83,17 @@ def test_bad_options(arguments, message, tmp_path):
     assert result.exit_code in (1, 2)
     assert message in result.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_it_learns_who_is_who(tmp_path):
+    root = write_small("folders", tmp_path / "people", classes=4, images=24)
+    task = load_task(DataConfig("folders", root, image_size=32))
+    config = TrainConfig(
+        arch="vgg16", arch_options={**TINY, "pixel_range": "signed"}, epochs=6, batch_size=16,
+        lr=5e-3, sampler="identity", defence="bido-hsic", augment="flip",
+    )  # fmt: skip
+    result = train_classifier(config, task, tmp_path / "run", progress=False)
+    assert result.test_accuracy > 0.7, "chance is 0.25"
 
 
 def test_identity_batches_reach_the_loss(root, tmp_path, monkeypatch):

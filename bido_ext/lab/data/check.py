@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from .image_set import ImageSet
 from .listing import Files, Listing, check_labels
 from .registry import DataConfig, find_dataset, listings, load_task
 
@@ -31,6 +32,7 @@ class DataReport:
         images_per_class: smallest and largest number of training images of a class.
         identities_known: whether the data set tells who the public images show.
         image_sizes: "width x height" -> number of files.
+        published: numbers of the published split; empty: unknown, or another public set.
         problems: one sentence each; none: the data can be used.
     """
 
@@ -41,6 +43,7 @@ class DataReport:
     images_per_class: tuple[int, int] = (0, 0)
     identities_known: bool = False
     image_sizes: dict[str, int] = field(default_factory=dict)
+    published: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
@@ -64,7 +67,7 @@ def check_data(config: DataConfig, *, quick: bool = False, progress: bool = Fals
     except ValueError as error:
         return DataReport(*names, problems=(str(error),))
     problems = _shared(private, public, config.private)
-    if not len(public.public):
+    if not len(public.public) and (config.public or find_dataset(config.private).own_public):
         problems.append(f"{names[1]} has no public images; name another set with --public")
     sizes: Counter[str] = Counter()
     if not quick:
@@ -82,6 +85,7 @@ def check_data(config: DataConfig, *, quick: bool = False, progress: bool = Fals
         images_per_class=(min(per_class), max(per_class)),
         identities_known=bool(private.train.identities and public.public.identities),
         image_sizes=dict(sizes.most_common(_SHOWN)),
+        published=dict(find_dataset(config.private).published) if names[0] == names[1] else {},
         problems=tuple(problems),
     )
 
@@ -92,9 +96,10 @@ def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
         task = load_task(config)
     except (ValueError, RuntimeError) as error:
         return DataReport(*names, problems=(str(error),))
-    labels = task.train.tensors[1].tolist()
+    train = ImageSet.of(task.train)
+    labels = train.labels.tolist()
     per_class = Counter(labels).values()
-    height, width = task.train.tensors[0].shape[-2:]
+    height, width = train.shape[-2:]
     counts = {part: len(getattr(task, part)) for part in ("train", "val", "test", "public")}
     return DataReport(
         *names,

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -93,6 +95,13 @@ def _decode(
     shape: tuple[int, ...],
     progress: bool,
 ) -> str:
+    array.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = math.prod(shape), shutil.disk_usage(array.parent).free
+    if needed > free:  # a mapped file on a full disk ends the process without a word
+        raise ValueError(
+            f"decoded images take {needed >> 20} MiB in {array.parent}, {free >> 20} MiB are free; "
+            "set BIDO_EXT_CACHE to a folder with more room"
+        )
     digest = hashlib.sha256()
     # Decoding releases the interpreter lock, so threads do.
     workers = min(8, os.cpu_count() or 1)

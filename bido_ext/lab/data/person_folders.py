@@ -27,11 +27,13 @@ def facescrub(root: Path, seed: int) -> Listing:
     """FaceScrub: every person is a class, a tenth of the images of each is for testing.
 
     As ``actors/faces`` and ``actresses/faces`` (the crops of the usual download script), or with
-    the people directly in ``root``. The same images serve as a public set for another private one.
+    the people directly in ``root``. The download is rarely whole: people with one image are left
+    out. The same images serve as a public set for another private one.
     """
     root = folder_of(root)
     crops = [path for path in (root / "actors/faces", root / "actresses/faces") if path.is_dir()]
     people = _people(crops or [root])
+    people = {name: files for name, files in people.items() if len(files) > 1}
     split = _split(people, {}, test_share=0.1, most=None, seed=seed)
     return Listing(split.train, split.test, _as_public(people), split.class_names)
 

@@ -28,11 +28,14 @@ class DatasetSpec:
         description: one line.
         private, public: which parts it has.
         image_size: side of its images unless the classifier wants another.
-        arch: classifier that is trained on it unless told otherwise.
+        arch, judge: target and evaluation classifier that are trained on it unless told otherwise.
         crop: side of the square cut from the middle of each file; 0: the largest there is.
         listing: reads which files there are, (root, seed); None: not a folder of image files.
         needs_root: whether a folder must be given.
-        arch_options: options of ``arch`` for these images.
+        arch_options: options of both for these images.
+        own_public: whether its public part shows others than its private part. If not, it can be
+            public for another private set alone.
+        published: numbers of images (and of classes) in the published splits.
     """
 
     name: str
@@ -41,10 +44,13 @@ class DatasetSpec:
     public: bool
     image_size: int
     arch: str
+    judge: str = "facenet64"
     crop: int = 0
     listing: Callable[[Path, int], Listing] | None = None
     needs_root: bool = True
     arch_options: Mapping[str, Any] = field(default_factory=dict)
+    own_public: bool = True
+    published: Mapping[str, int] = field(default_factory=dict)
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -53,12 +59,12 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "mnist",
             "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
-            True, True, 32, "mcnn", needs_root=False,
+            True, True, 32, "mcnn", "scnn", needs_root=False,
         ),
         DatasetSpec(
             "synthetic",
             "seven-segment digits drawn on the spot, for smoke runs",
-            True, True, 32, "mcnn", needs_root=False,
+            True, True, 32, "mcnn", "scnn", needs_root=False,
         ),
         DatasetSpec(
             "cifar10",
@@ -70,22 +76,24 @@ DATASETS: dict[str, DatasetSpec] = {
             "1000 people private, others public; trainset.txt, testset.txt and ganset.txt, or "
             "identity_CelebA.txt, beside img_align_celeba; middle 108 of 178 x 218 pixels",
             True, True, 64, "vgg16", crop=108, listing=celeba,
+            published={"train": 27_018, "test": 3_009, "public": 30_000, "classes": 1000},
         ),
         DatasetSpec(
             "facescrub",
             "a class each of 530 people, in one folder a person; also public for another set",
-            True, True, 64, "vgg16", listing=facescrub,
+            True, True, 64, "vgg16", listing=facescrub, own_public=False,
         ),
         DatasetSpec(
             "lfw",
             "people with 20 images or more private (60 each at most), the others public; "
             "lfwcrop64 or one folder a person",
             True, True, 64, "vgg16", listing=lfw,
+            published={"train": 1_726, "test": 429, "public": 10_210, "classes": 62},
         ),
         DatasetSpec(
             "folders",
             "your own: one folder of images a class; also public for another set",
-            True, True, 64, "vgg16", listing=folders,
+            True, True, 64, "vgg16", listing=folders, own_public=False,
         ),
         DatasetSpec(
             "ffhq",
@@ -110,6 +118,7 @@ class DataConfig:
         val_fraction: share of each class's training images that selects the model.
         seed: of the splits.
         cache: folder for decoded images; None: that of the user.
+        private_only: leave the public images of a data set of files out, where nobody attacks.
     """
 
     private: str = "mnist"
@@ -122,6 +131,7 @@ class DataConfig:
     val_fraction: float = 0.1
     seed: int = 0
     cache: Path | None = None
+    private_only: bool = False
 
     def __post_init__(self) -> None:
         spec = find_dataset(self.private)
@@ -185,7 +195,9 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
 
 
 def listings(config: DataConfig) -> tuple[Listing, Listing]:
-    """The files of the private and of the public data set (the same one if none is named).
+    """The files of the private and of the public data set.
+
+    Without another public set it is the private set's own public part, or none.
 
     Raises:
         ValueError: These are no data sets of files, or a folder is missing or holds something else.
@@ -194,8 +206,11 @@ def listings(config: DataConfig) -> tuple[Listing, Listing]:
     if spec.listing is None or config.root is None:
         raise ValueError(f"data set {spec.name!r} is no folder of image files")
     private = spec.listing(config.root, config.seed)
+    if config.private_only:
+        return private, Listing()
     if config.public in (None, config.private) and config.public_root is None:
-        return private, private
+        # Without a public part of its own nothing is public, rather than the private images.
+        return private, private if spec.own_public else Listing()
     public_spec = find_dataset(config.public or config.private)
     if config.public_root is None:
         raise ValueError(f"--public-data must name the folder of the data set {public_spec.name!r}")

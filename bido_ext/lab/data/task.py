@@ -22,7 +22,8 @@ class ImageTask:
 
     Attributes:
         train, val, test: private images with labels; ``val`` selects the model.
-        public: images of other people or classes: all the attacker's generator may see.
+        public: images of other people or classes: all the attacker's generator may see; may be
+            empty, and nothing can be attacked then.
         judge_train, judge_test: for the evaluation classifier alone.
         num_classes: private classes.
         judge_classes: classes that the evaluation classifier tells apart.
@@ -58,13 +59,16 @@ def task_of(
     The evaluation classifier of faces knows the same people as the target, from the same images.
 
     Raises:
-        ValueError: A part is missing, a file cannot be used, or ``val_fraction`` is not in (0, 1).
+        ValueError: A private part is missing, images are private and public, a file cannot be used,
+            or ``val_fraction`` is not in (0, 1).
     """
     if not len(private.train) or not len(private.test):
         raise ValueError("the private data set has no labelled images; is it a public one?")
-    if not len(public.public):
-        raise ValueError("the public data set has no public images; name another with --public")
     files = (*private.train.paths, *private.test.paths)
+    if both := sorted(set(files) & set(public.public.paths)):
+        raise ValueError(
+            f"private and public images must be others, {len(both)} are both, as {both[0]}"
+        )
     images, private_digest = decoded(files, preparation, cache, progress=progress)
     labels = torch.tensor((*private.train.labels, *private.test.labels))
     pool = torch.arange(len(private.train))
@@ -72,9 +76,12 @@ def task_of(
     val = pool[held_out]
     train = pool[~held_out]
     test = torch.arange(len(pool), len(files))
-    others, public_digest = decoded(
-        public.public.paths, public_preparation, cache, progress=progress
-    )
+    size = preparation.image_size
+    others, public_digest = torch.empty(0, 3, size, size, dtype=torch.uint8), ""
+    if len(public.public):  # a classifier can be trained without
+        others, public_digest = decoded(
+            public.public.paths, public_preparation, cache, progress=progress
+        )
     parts = [ImageSet(images, labels, rows) for rows in (train, val, test, pool)]
     return ImageTask(
         train=parts[0],

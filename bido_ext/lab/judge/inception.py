@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.judge.distances import frechet_distance
 
 FEATURES = 2048
@@ -55,17 +56,20 @@ def load_inception(weights: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def inception_features(network: nn.Module, images: Tensor) -> Tensor:
+def inception_features(network: nn.Module, images: Tensor | ImageSet) -> Tensor:
     """Features (n, 2048) of images (n, 1 or 3, h, w) in [0, 1]; grey images count as colour."""
     device = next(network.parameters()).device
     parts = []
-    for part in images.split(BATCH):
+    for chosen in torch.arange(len(images)).split(BATCH):
+        part = images.batch(chosen) if isinstance(images, ImageSet) else images[chosen]
         pixels = (part.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
         parts.append(network(pixels.to(device))[0].cpu())
     return torch.cat(parts)
 
 
-def inception_distance(network: nn.Module, images: Tensor, private: Tensor) -> float:
+def inception_distance(
+    network: nn.Module, images: Tensor | ImageSet, private: Tensor | ImageSet
+) -> float:
     """Frechet distance between the Inception features of two sets of images (n, c, h, w)."""
     return frechet_distance(
         inception_features(network, images), inception_features(network, private)

@@ -10,6 +10,7 @@ from statistics import stdev
 import torch
 from torch import Tensor, nn
 
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.judge.distances import feature_distance, frechet_distance, knn_distance
 from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
 from bido_ext.lab.judge.inception import inception_distance
@@ -158,8 +159,13 @@ def judge_attack(
         identity_ci_method="" if by_identity is None else IDENTITY_CI_METHOD,
         frechet_inception=None
         if inception is None
-        else inception_distance(inception, flat, reference.images[attacked]),
+        else inception_distance(inception, flat, _chosen(reference.images, attacked)),
     )
+
+
+def _chosen(images: Tensor | ImageSet, mask: Tensor) -> Tensor | ImageSet:
+    rows = mask.nonzero().flatten()
+    return images.subset(rows) if isinstance(images, ImageSet) else images[rows]
 
 
 def _hits(logits: Tensor, target: Tensor, k: int) -> Tensor:

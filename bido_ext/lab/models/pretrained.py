@@ -3,6 +3,7 @@
 
 import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from .mid import BottleneckClassifier
 
 HEAD = "head"
 _SHOWN = 8
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = (HEAD,)) -> None:
@@ -148,6 +150,8 @@ def _renamed(
     for name, value in given.items():
         if name.startswith(ignored):
             continue
+        # torchvision's files of DenseNet are older than its names, which have no dot there.
+        name = _OLD_DENSE.sub(r"\1\2.", name)
         fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
         prefix = max(fitting, key=len, default=None)
         new = name if prefix is None else prefixes[prefix] + name.removeprefix(prefix)

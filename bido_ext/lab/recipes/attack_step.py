@@ -12,7 +12,7 @@ from bido_ext.lab.attack import ATTACKS, find_attack
 from bido_ext.lab.attack.stylegan2 import load_stylegan2
 from bido_ext.lab.attack_settings import settings_for
 from bido_ext.lab.attacking import Attacked, PublicSet, attack_target, train_prior
-from bido_ext.lab.pipeline import LabData, Trained
+from bido_ext.lab.pipeline import Trained
 from bido_ext.lab.presets import find_preset
 from bido_ext.lab.stage import RunOptions
 
@@ -29,6 +29,15 @@ class AttackSettings:
 
     search: Any
     prior: Any
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """An attack, one line on where its generator came from, and how many images trained it."""
+
+    attacked: Attacked
+    generator: str
+    public_images: int
 
 
 def attack_settings(
@@ -71,44 +80,45 @@ def attack_settings(
 def run_attack(
     inputs: Inputs,
     settings: AttackSettings,
-    data: LabData,
+    num_classes: int,
     target: Trained,
     out: Path,
     shared: Path,
     options: RunOptions,
-) -> tuple[Attacked, str]:
+) -> AttackRun:
     """Attack ``target`` with the generator that the recipe names, else with one trained here.
 
     Args:
         inputs: Where files are.
         settings: From ``attack_settings``.
-        data: Images in the size that the target takes.
+        num_classes: Private classes.
         target: The attacked classifier.
         out: Folder of the run.
         shared: Folder of a generator that does not depend on the target.
         options: How to run.
 
     Returns:
-        The attack, and one line on its generator.
+        The attack and what it was made with.
     """
     recipe, chosen = inputs.recipe, inputs.recipe.attack
     side = size_of(recipe.target)
     file = inputs.weights(chosen.generator)
     generator: Any
+    public_images = 0
     if file is not None:
         generator, note = load_stylegan2(file, truncation=chosen.truncation), f"from {file.name}"
     else:
-        size = chosen.prior_size or side
-        public = PublicSet.of(data if size == side else inputs.images(size))
+        public = PublicSet.of(inputs.images(chosen.prior_size or side))
+        public_images = len(public.images)
         owner = out if find_attack(chosen.name).needs == "ked gan" else shared
         generator, note = train_prior(
             chosen.name, public, settings.prior, owner / "prior", options, target=target.model
         )
-    classes = range(min(chosen.classes or data.task.num_classes, data.task.num_classes))
+    classes = range(min(chosen.classes or num_classes, num_classes))
     # PPA resizes what its generator makes; the others attack at the generator's size.
     more = {"input_size": side} if chosen.name == "ppa" else {}
     attacked = attack_target(
         chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
         **more,
     )  # fmt: skip
-    return attacked, note
+    return AttackRun(attacked, note, public_images)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bido_ext.lab.data import DataConfig, find_dataset
+from bido_ext.lab.data.registry import listings
 from bido_ext.lab.models import find_model
 from bido_ext.lab.pipeline import LabData, load_images
 from bido_ext.lab.small_data import write_small
@@ -44,26 +45,45 @@ class Inputs:
                 write_small(name, root / name, **asdict(recipe.smoke_data))
         return cls(recipe, root, out / "cache", from_scratch=True, progress=progress)
 
-    def images(self, size: int) -> LabData:
+    def images(self, size: int, *, private_only: bool = False) -> LabData:
         """The recipe's images, ``size`` pixels wide.
 
         Raises:
             ValueError: A folder is missing, or holds something else or damaged files.
         """
+        return load_images(self._config(size, private_only), progress=self.progress)
+
+    def check_public(self) -> None:
+        """Look whether there are public images, before hours are spent on what comes first.
+
+        Raises:
+            ValueError: A folder is missing or holds something else, or there are no public images.
+        """
+        if find_dataset(self.recipe.data.private).listing is None:
+            return  # digits and CIFAR-10 have theirs
+        if not len(listings(self._config(64, private_only=False))[1].public):
+            raise ValueError(
+                f"recipe {self.recipe.name} attacks with public images and "
+                f"{self.recipe.data.public or self.recipe.data.private!r} has none"
+            )
+
+    def _config(self, size: int, private_only: bool) -> DataConfig:
         data = self.recipe.data
         two = data.public not in ("", data.private)
-        config = DataConfig(
+        root = self._folder(data.private, alone=not two)
+        others = self._folder(data.public, alone=False) if two and not private_only else None
+        return DataConfig(
             private=data.private,
-            root=self._folder(data.private, alone=not two),
+            root=root,
             public=data.public or None,
-            public_root=self._folder(data.public, alone=False) if two else None,
+            public_root=others,
             image_size=size,
             crop=None if data.crop < 0 else data.crop,
             public_crop=None if data.public_crop < 0 else data.public_crop,
             val_fraction=data.val_fraction,
             cache=self.cache,
+            private_only=private_only,
         )
-        return load_images(config, progress=self.progress)
 
     def weighted(self, config: TrainConfig) -> TrainConfig:
         """``config`` with the path of its file of pretrained weights, or without one."""

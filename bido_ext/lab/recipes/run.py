@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bido_ext.lab.atomic import write_text
 from bido_ext.lab.attack import ATTACKS
@@ -17,7 +18,7 @@ from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import LabData, Trained, train_judge, train_target
 from bido_ext.lab.stage import RunOptions
 
-from .attack_step import attack_settings, run_attack
+from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
 from .summary import RecipeResult
@@ -55,86 +56,119 @@ def run_recipe(
         ValueError: The attack, data or pretrained weights are missing, or do not fit.
     """
     options = RunOptions(on_change="rerun") if options is None else options
-    say = (narrator or Narrator(stages=5)).stage
     shared = out if shared is None else shared
     settings = attack_settings(recipe, smoke=smoke, from_scratch=from_scratch)
     if smoke:
         inputs = Inputs.small(recipe, shared, options.progress)
     else:
         inputs = Inputs(recipe, data_root, None, from_scratch, options.progress)
-    target_config, judge_config = map(inputs.weighted, (recipe.target, recipe.evaluator))
-    inputs.weights(recipe.attack.generator)
-
-    with say("Load the data", f"{recipe.data.private}: {recipe.title}") as told:
-        data = judged_on = inputs.images(size_of(target_config))
-        if size_of(judge_config) != size_of(target_config):
-            judged_on = inputs.images(size_of(judge_config))
-        told.append(_told(data))
-    with say(
-        "Train the evaluation classifier", "It judges later; the attacker never uses it."
-    ) as told:
-        evaluator = train_judge(judged_on, judge_config, shared / "evaluator", options)
-        told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
-    with say("Train the classifier", f"Its defence: {target_config.defence}.") as told:
-        target = train_target(data, target_config, out / "target", options)
-        told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
-    with say("Attack the classifier", ATTACKS[recipe.attack.name].description) as told:
-        attacked, note = run_attack(inputs, settings, data, target, out, shared, options)
-        told += [note and f"generator: {note}", attacked.note]
-    with say("Judge the attack", "By the evaluation classifier, against the private images."):
-        metrics = _judged(data, evaluator, attacked, out / "attack" / "comparison.png")
-    result = RecipeResult(
-        recipe=recipe.name,
-        title=recipe.title,
-        published=recipe.published,
-        differences=recipe.differences,
-        smoke=smoke,
-        seed=recipe.target.seed,
-        natural_accuracy=target.test_accuracy,
-        evaluator_accuracy=evaluator.test_accuracy,
-        required_evaluator_accuracy=recipe.required_evaluator_accuracy,
-        attack=recipe.attack.name,
-        metrics=metrics,
-        val_accuracy=target.val_accuracy,
-        target_confidence=float(attacked.reconstructions.target_confidence.mean()),
-        config={
-            "data": {**asdict(recipe.data), "sha256": data.digest, **_counts(data)},
-            "target": asdict(target_config),
-            "evaluator": asdict(judge_config),
-            "attack": asdict(settings.search),
-            "generator": note
-            if inputs.weights(recipe.attack.generator)
-            else asdict(settings.prior),
-        },
-        machine={**machine_facts(), "device": str(options.device)},
-        versions=package_versions(),
-        seconds={
-            "evaluator": evaluator.seconds,
-            "target": target.seconds,
-            "attack": attacked.seconds,
-        },
+    plan = replace(
+        recipe,
+        target=inputs.weighted(recipe.target),
+        evaluator=inputs.weighted(recipe.evaluator),
     )
+    # All that is missing is told before anything is trained.
+    if inputs.weights(recipe.attack.generator) is None:
+        inputs.check_public()
+    found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
+    config = {
+        "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
+        "target": asdict(plan.target),
+        "evaluator": asdict(plan.evaluator),
+        "attack": asdict(settings.search),
+        "generator": found.attack.generator
+        if inputs.weights(recipe.attack.generator)
+        else asdict(settings.prior),
+    }
+    result = found.result(plan, config, smoke=smoke, device=str(options.device))
     write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
 
-def _counts(data: LabData) -> dict[str, int]:
-    task = data.task
-    return {
-        "private_train": len(task.train),
-        "private_val": len(task.val),
-        "private_test": len(task.test),
-        "public_images": len(task.public),
-        "num_classes": task.num_classes,
-    }
+@dataclass(frozen=True)
+class _Found:
+    """What the stages of a run gave."""
+
+    data: LabData
+    evaluator: Trained
+    target: Trained
+    attack: AttackRun
+    metrics: AttackMetrics
+
+    def counts(self) -> dict[str, int]:
+        task = self.data.task
+        return {
+            "private_train": len(task.train),
+            "private_val": len(task.val),
+            "private_test": len(task.test),
+            "public_images": self.attack.public_images,
+            "num_classes": task.num_classes,
+        }
+
+    def result(
+        self, recipe: Recipe, config: dict[str, Any], *, smoke: bool, device: str
+    ) -> RecipeResult:
+        return RecipeResult(
+            recipe=recipe.name,
+            title=recipe.title,
+            published=recipe.published,
+            differences=recipe.differences,
+            smoke=smoke,
+            seed=recipe.target.seed,
+            natural_accuracy=self.target.test_accuracy,
+            evaluator_accuracy=self.evaluator.test_accuracy,
+            required_evaluator_accuracy=recipe.required_evaluator_accuracy,
+            attack=recipe.attack.name,
+            metrics=self.metrics,
+            val_accuracy=self.target.val_accuracy,
+            target_confidence=float(self.attack.attacked.reconstructions.target_confidence.mean()),
+            config=config,
+            machine={**machine_facts(), "device": device},
+            versions=package_versions(),
+            seconds={
+                "evaluator": self.evaluator.seconds,
+                "target": self.target.seconds,
+                "attack": self.attack.attacked.seconds,
+            },
+        )
+
+
+def _run(
+    plan: Recipe,
+    inputs: Inputs,
+    settings: AttackSettings,
+    out: Path,
+    shared: Path,
+    options: RunOptions,
+    narrator: Narrator,
+) -> _Found:
+    """The five stages."""
+    say = narrator.stage
+    with say("Load the data", f"{plan.data.private}: {plan.title}") as told:
+        # Without the public images: another public set, or none, needs no other classifiers.
+        data = judged_on = inputs.images(size_of(plan.target), private_only=True)
+        if size_of(plan.evaluator) != size_of(plan.target):
+            judged_on = inputs.images(size_of(plan.evaluator), private_only=True)
+        told.append(_told(data))
+    with say(
+        "Train the evaluation classifier", "It judges later; the attacker never uses it."
+    ) as told:
+        evaluator = train_judge(judged_on, plan.evaluator, shared / "evaluator", options)
+        told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
+    with say("Train the classifier", f"Its defence: {plan.target.defence}.") as told:
+        target = train_target(data, plan.target, out / "target", options)
+        told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
+    with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
+        attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
+        told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
+    with say("Judge the attack", "By the evaluation classifier, against the private images."):
+        metrics = _judged(data, evaluator, attack.attacked, out / "attack" / "comparison.png")
+    return _Found(data, evaluator, target, attack, metrics)
 
 
 def _told(data: LabData) -> str:
     task = data.task
-    return (
-        f"{task.num_classes} classes, {len(task.train)} private training images, "
-        f"{len(task.public)} public images"
-    )
+    return f"{task.num_classes} classes, {len(task.train)} private training images"
 
 
 def _judged(data: LabData, evaluator: Trained, attacked: Attacked, picture: Path) -> AttackMetrics:
