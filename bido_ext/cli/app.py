@@ -13,6 +13,7 @@ from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
 from bido_ext.cli.list import list_
 from bido_ext.cli.run import run
+from bido_ext.cli.study import study
 from bido_ext.cli.sweep import sweep
 from bido_ext.cli.train import train
 
@@ -34,6 +35,7 @@ def bido() -> None:
                  bido demo                   minutes, MNIST
     By hand:     bido train, then bido attack, then bido evaluate
     Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
+    With people: bido study
     How fast:    bido bench
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
@@ -44,3 +46,4 @@ for _command in (train, attack, evaluate, demo, run, sweep, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
 app.add_typer(data, name="data")
+app.add_typer(study, name="study")
