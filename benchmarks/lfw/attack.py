@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attacks of the table, with settings a CPU can afford."""
+"""The attack of the table, with settings a CPU can afford."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import torch
 from torch import nn
 
 from benchmarks.lfw.prior import SHAPE, Prior
-from benchmarks.lfw.protocol import SHA256, Faces
-from bido_ext.lab.attack import GmiConfig, KedConfig, KedGanConfig, Reconstructions
+from benchmarks.lfw.protocol import Faces
+from bido_ext.lab.attack import GmiConfig, Reconstructions
 from bido_ext.lab.attack.networks import LATENT_DIM
 from bido_ext.lab.attack.rows import Rows
-from bido_ext.lab.attacking import PublicSet, attack_target
-from bido_ext.lab.attacking import train_prior as train_prior_of
-from bido_ext.lab.data.image_set import ImageSet
+from bido_ext.lab.attacking import attack_target
 from bido_ext.lab.stage import RunOptions
 
 GMI = GmiConfig(steps=100, lr=2e-3, restarts=5, batch_size=62)
-KED_GAN = KedGanConfig(
-    steps=1000, critic_steps=1, width=0.5, critic_width=0.5, augment="none", checkpoint_every=50
-)
-KED = KedConfig(steps=100, restarts=1, samples=5, batch_size=62)
 
 
 def attack(
@@ -34,23 +28,19 @@ def attack(
     out: Path,
     options: RunOptions,
 ) -> tuple[Reconstructions, dict[str, Any]]:
-    """Run "gmi" or "ked" on every private person; a finished attack is loaded.
+    """Run an attack on every private person; a finished attack is loaded.
 
     Networks run in bfloat16 (autocast), latents and optimisers in float32.
 
     Returns:
         What was found, and the seconds of each part.
     """
+    if name != "gmi":
+        raise ValueError(f"attack must be gmi, got {name!r}")
     people = range(len(faces.people))
-    if name == "gmi":
-        with _bfloat16():
-            done = attack_target("gmi", target, prior, GMI, people, out, options)
-        return done.reconstructions, {"attack": done.seconds}
-    public = PublicSet(ImageSet(faces.public, None), SHA256)
     with _bfloat16():
-        gan, _ = train_prior_of("ked", public, KED_GAN, out / "gan", options, target=target)
-        done = attack_target("ked", target, gan, KED, people, out, options)
-    return done.reconstructions, {"prior": gan.seconds, "attack": done.seconds}
+        done = attack_target("gmi", target, prior, GMI, people, out, options)
+    return done.reconstructions, {"attack": done.seconds}
 
 
 def _bfloat16() -> torch.autocast:

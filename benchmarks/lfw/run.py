@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lfw.attack import GMI, KED, KED_GAN, attack, unguided
+from benchmarks.lfw.attack import GMI, attack, unguided
 from benchmarks.lfw.cells import Cell
 from benchmarks.lfw.judge import FaceJudge
 from benchmarks.lfw.prior import Prior, PriorConfig, train_prior
@@ -141,7 +141,6 @@ class Run:
             "prior": {**asdict(self.prior_config), "seconds": prior.seconds},
             "target": asdict(TargetConfig(epochs=self.epochs)),
             "gmi": asdict(GMI),
-            "ked": {"gan": asdict(KED_GAN), "search": asdict(KED)},
         }
 
 

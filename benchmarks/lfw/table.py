@@ -36,7 +36,7 @@ def table(document: dict[str, Any]) -> str:
             f"{found['frechet_distance']:.3f}",
             f"{found['target_confidence']:.2f}",
         )
-        for row in document["rows"]
+        for row in _sorted(document)
         for attack, found in row["attacks"].items()
     ]
     chance = document["chance"]
@@ -62,7 +62,7 @@ def ladder(document: dict[str, Any]) -> str:
             _percent(row["training"]["natural_accuracy"]),
             _percent(row["training"]["train_accuracy"]),
         )
-        for row in document["rows"]
+        for row in _sorted(document)
     ]
     return _markdown(header, lines)
 
@@ -100,6 +100,20 @@ def write_tables(document: dict[str, Any], path: Path) -> None:
         block = f"{make(document)}\n"
         text = pattern.sub(lambda found, b=block: found[1] + b + found[2], text)  # type: ignore[misc]
     write_text(path, text)
+
+
+def _sorted(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows by defence, weights and seed, in whatever order they were run."""
+    order = list(LABELS)
+    return sorted(
+        document["rows"],
+        key=lambda row: (
+            order.index(row["defence"]),
+            -row["epochs"],
+            tuple(row["weights"].values()),
+            row["seed"],
+        ),
+    )
 
 
 def _weights(row: dict[str, Any]) -> str:
