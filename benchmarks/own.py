@@ -34,7 +34,7 @@ def streaming(measure: str, problem: Problem) -> Tensor:
     x, z = problem.x, problem.layers[0]
     if problem.n < STREAM_FROM:  # tiles do not pay
         return pair(measure, problem)
-    dims, unbounded = (x.shape[1], z.shape[1]), 1 << 62
+    dims, unbounded = (x.shape[1], z.shape[1]), 1 << 61
     dense = bx.plan(problem.n, dims, z.dtype, measure, unbounded, x.device).workspace_bytes
     kernel, bound = bx.Gaussian(problem.sigma), min(STREAM_BYTES, dense - 1)
     op = bx.hsic if measure == "hsic" else bx.cka
