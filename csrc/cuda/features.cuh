@@ -39,17 +39,6 @@ struct FeatureGroup {
   int count;
 };
 
-__device__ inline float feature(const Features& f, int64_t at) {
-  switch (f.type) {
-    case FeatureType::float32:
-      return static_cast<const float*>(f.x)[at];
-    case FeatureType::half:
-      return static_cast<float>(static_cast<const Half*>(f.x)[at]);
-    default:
-      return static_cast<float>(static_cast<const BFloat16*>(f.x)[at]);
-  }
-}
-
 // Four float32 features from `column` on, zero from column d on.
 __device__ inline float4 four_floats(const Features& f, int64_t row, int64_t column) {
   const float* const x = static_cast<const float*>(f.x) + row * f.stride + column;
@@ -78,12 +67,6 @@ __device__ inline float widen(FeatureType type, uint32_t bits) {
 __device__ inline float4 widened(FeatureType type, uint2 bits) {
   return make_float4(widen(type, bits.x & 0xFFFF), widen(type, bits.x >> 16), widen(type, bits.y & 0xFFFF),
                      widen(type, bits.y >> 16));
-}
-
-// Four features of any type.
-__device__ inline float4 four_features(const Features& f, int64_t row, int64_t column) {
-  if (f.type == FeatureType::float32) return four_floats(f, row, column);
-  return widened(f.type, four_halves(f, row, column));
 }
 
 }  // namespace bido

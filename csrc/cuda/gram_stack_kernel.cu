@@ -98,13 +98,8 @@ Tensor gram_stack_cuda(std::vector<Tensor> variables, Tensor parameters, std::ve
   fill_grams(op, list, parameters, stack);
   for (int64_t v = 0; v < count; ++v) {
     if (is_features(kinds[v])) continue;
-    Tensor own = torch::stable::select(stack, 0, v);
-    if (kinds[v] == static_cast<int64_t>(KernelKind::gram)) {
-      torch::stable::copy_(own, variables[v]);
-    } else {
-      fill_label_gram(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
-                      static_cast<float*>(own.mutable_data_ptr()));
-    }
+    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
+               torch::stable::select(stack, 0, v));
   }
   return stack;
 }

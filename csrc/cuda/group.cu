@@ -182,11 +182,16 @@ FeatureList some_of(const FeatureList& list, const std::vector<int64_t>& places)
   return chosen;
 }
 
-void fill_label_gram(const char* op, const Tensor& labels, const double* scale, float* out) {
-  const Tensor dense = torch::stable::contiguous(labels);
-  const int64_t n = dense.size(0);
-  launch(op, dense, label_gram_kernel, dim3(static_cast<unsigned>(n)), 0,
-         static_cast<const int64_t*>(dense.const_data_ptr()), scale, out, n);
+void fill_given(const char* op, const Tensor& variable, const double* scale, Tensor out) {
+  if (variable.dim() == 2) {
+    torch::stable::copy_(out, variable);
+    return;
+  }
+  const Tensor labels = torch::stable::contiguous(variable);
+  const int64_t n = labels.size(0);
+  launch(op, labels, label_gram_kernel, dim3(static_cast<unsigned>(n)), 0,
+         static_cast<const int64_t*>(labels.const_data_ptr()), scale,
+         static_cast<float*>(out.mutable_data_ptr()), n);
 }
 
 }  // namespace bido

@@ -32,8 +32,8 @@ FeatureList features_of(const char* op, const std::vector<Tensor>& variables, co
 // The features of a list at some places, in that order.
 FeatureList some_of(const FeatureList& list, const std::vector<int64_t>& places);
 
-// out (n, n): the scale where labels agree.
-void fill_label_gram(const char* op, const Tensor& labels, const double* scale, float* out);
+// out (n, n) of a variable that is no features: the Gram matrix given, or the scale where labels agree.
+void fill_given(const char* op, const Tensor& variable, const double* scale, Tensor out);
 
 // out[slot] (n, n) of every feature variable, both halves; K itself for Gaussian kernels without `minus_one`.
 void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out,

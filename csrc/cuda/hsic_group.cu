@@ -55,14 +55,8 @@ Tensor HsicGroup::with_extra(const char* op, const Tensor& grams, const std::vec
     torch::stable::copy_(own, grams);
   }
   for (size_t k = 0; k < extra.size(); ++k) {
-    Tensor own = torch::stable::select(stack, 0, made + static_cast<int64_t>(k));
-    const Tensor& variable = all[extra[k]];
-    if (variable.dim() == 2) {
-      torch::stable::copy_(own, variable);
-    } else {
-      fill_label_gram(op, variable, static_cast<const double*>(parameters.const_data_ptr()) + extra[k],
-                      static_cast<float*>(own.mutable_data_ptr()));
-    }
+    fill_given(op, all[extra[k]], static_cast<const double*>(parameters.const_data_ptr()) + extra[k],
+               torch::stable::select(stack, 0, made + static_cast<int64_t>(k)));
   }
   return stack;
 }

@@ -224,13 +224,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
   Tensor grams = empty_like_with(parameters, {matrices, n, n}, ScalarType::Float);
   fill_grams(op, g.list, parameters, grams);
   for (const int64_t v : g.extra) {
-    Tensor own = torch::stable::select(grams, 0, g.slots[v]);
-    if (kinds[v] == static_cast<int64_t>(KernelKind::gram)) {
-      torch::stable::copy_(own, variables[v]);
-    } else {
-      fill_label_gram(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
-                      static_cast<float*>(own.mutable_data_ptr()));
-    }
+    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
+               torch::stable::select(grams, 0, g.slots[v]));
   }
 
   const std::vector<int64_t> partners = partners_of(first, second, wanted);
