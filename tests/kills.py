@@ -146,7 +146,7 @@ def main(root: Path, kills: int, seed: int) -> dict[str, Any]:
         seconds[stage] = time.monotonic() - began
     expected = outcome(whole)
     killed: Counter[str] = Counter()
-    runs = different = 0
+    runs = different = leftovers = 0
     while sum(killed.values()) < kills:
         folder = root / f"run{runs}"
         folder.mkdir()
@@ -156,8 +156,10 @@ def main(root: Path, kills: int, seed: int) -> dict[str, Any]:
             killed += counted
         runs += 1
         different += outcome(folder) != expected
+        leftovers += len(list(folder.rglob("*.part")))
     return {
         "kills": sum(killed.values()), "by_stage": dict(killed), "runs": runs, "different": different,
+        "leftovers": leftovers,
         "seconds_uninterrupted": seconds, "tensors_compared": expected["tensors"],
     }  # fmt: skip
 

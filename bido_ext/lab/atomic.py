@@ -21,6 +21,24 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Delete the half-written files that killed processes left in a folder."""
+    for partial in directory.glob(".*.part"):
+        owner = partial.suffixes[-2].removeprefix(".") if len(partial.suffixes) > 1 else ""
+        if owner.isdigit() and not _alive(int(owner)):
+            partial.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's, or no process id of this system
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a UTF-8 text file in one step and return its path."""
     with replacing(path) as partial:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from bido_ext.lab.atomic import write_text
+from bido_ext.lab.atomic import remove_leftovers, write_text
 
 FORMAT, VERSION = "bido_ext.stage", 1
 FILE = "stage.json"
@@ -76,6 +76,7 @@ class Stage:
                 damaged ``stage.json``, or files that no stage of bido wrote.
         """
         saved = self._read()
+        remove_leftovers(self.directory)
         if saved is None or options.fresh:
             self._start_over()
             return None

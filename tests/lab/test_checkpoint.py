@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: whole or absent, harmless, and only the right model's."""
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bido_ext.lab.atomic import remove_leftovers
 from bido_ext.lab.checkpoint import (
     load_checkpoint,
     load_model,
@@ -117,3 +121,13 @@ def test_resume_wants_the_same_settings(tmp_path):
         ValueError, match=r"was made with lr=1\.0, now lr=2\.0; give another folder"
     ):
         resume_or_none(path, {"lr": 2.0})
+
+
+def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = (f".model.pt.{gone.pid}.part", f".model.pt.{os.getpid()}.part", ".mine.part", "model.pt")
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])

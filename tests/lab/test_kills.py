@@ -29,3 +29,4 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     print(report)
     assert report["kills"] >= kills
     assert report["different"] == 0
+    assert report["leftovers"] == 0
