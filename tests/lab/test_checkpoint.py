@@ -126,7 +126,12 @@ def test_resume_wants_the_same_settings(tmp_path):
 def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = (f".model.pt.{gone.pid}.part", f".model.pt.{os.getpid()}.part", ".mine.part", "model.pt")
+    names = (
+        f".model.pt.{gone.pid}.part",
+        f".model.pt.{os.getpid()}.part",
+        ".mine.part",
+        "model.pt",
+    )
     for name in names:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
