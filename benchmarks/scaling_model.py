@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bido_ext.ops.exchange import Exchange, exchange_of_step
+from bido_ext.ops.exchange import Exchange, exchange_of_ring, exchange_of_step
+from bido_ext.ops.ring_memory import GIB, gathered_bytes, passing_bytes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def cost_of_step(
     world_size: int = 1,
     itemsize: int = 4,
     rows: int | None = None,
+    exchange: str = "gather",
+    keep: bool = True,
 ) -> Cost:
     """The cost of value and gradient, for one rank.
 
@@ -44,15 +47,25 @@ def cost_of_step(
         world_size: Ranks; 1 takes the kernels of one process, which save the symmetric half.
         itemsize: Bytes of a feature.
         rows: Of this rank; default n / world_size.
+        exchange: "gather" or "ring".
+        keep: Whether the ring keeps its panels of Gram matrices for the second trip.
     """
     most = -(-n // world_size)
     rows = most if rows is None else rows
     layers = dims[1:-1]
-    exchange = exchange_of_step(most, dims, itemsize, measure, world_size)
+    if exchange == "ring":
+        element = max(itemsize, 4)
+        counts = [most] * world_size
+        moved = exchange_of_ring(counts, 0, dims, itemsize, element, measure, keep)
+    else:
+        moved = exchange_of_step(most, dims, itemsize, measure, world_size)
+    # The rank's rows of every Gram matrix, then its rows of every layer's weights.
+    share = 2.0 * rows * n * (sum(dims) * (1 if keep else 2) + sum(layers))
     if world_size > 1 and measure in ("hsic", "cka"):
-        # Forward the rank's rows of every Gram matrix, backward its rows of every layer's weights.
-        return Cost(2.0 * rows * n * (sum(dims) + sum(layers)), 0.0, exchange)
+        return Cost(share, 0.0, moved)
     products = n * n * (1.0 * sum(dims) + 2.0 * sum(layers))
+    if exchange == "ring":
+        products = share
     algebra = 0.0
     if measure == "nhsic":
         # Cholesky and inverse of X and of each layer; P T P in the backward.
@@ -60,7 +73,7 @@ def cost_of_step(
     elif measure == "coco":
         # Frobenius: one square per variable and one product in the backward of a layer.
         algebra = n**3 * (2.0 * (len(layers) + 2) + 2.0 * len(layers))
-    return Cost(products, algebra, exchange)
+    return Cost(products, algebra, moved)
 
 
 @dataclass(frozen=True)
@@ -175,5 +188,27 @@ def table_of_groups(ranks: int = 1024, gpu: Gpu = ASSUMED) -> str:
     return "\n".join(lines)
 
 
+def table_of_exchanges(rows: int = 512) -> str:
+    """Features held on a GPU beyond its own, and bytes received, gathered and in the ring; Markdown."""
+    lines = [
+        f"| hsic, {rows} samples a GPU | GPUs | gathered: GiB held | received | ring: GiB held | received |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for setup in SETUPS:
+        for p in (8, 64, 1024):
+            n, element = rows * p, max(setup.itemsize, 4)
+            widths = [(d, setup.itemsize) for d in setup.dims]
+            # Beside all rows, one variable of all without its mean.
+            gather = gathered_bytes(n, widths) + n * max(setup.dims) * element
+            ring = passing_bytes([rows] * p, setup.dims, setup.itemsize, element)
+            moved = [
+                cost_of_step(n, setup.dims, "hsic", p, setup.itemsize, exchange=how).exchange.bytes
+                for how in ("gather", "ring")
+            ]
+            cells = [f"{b / GIB:,.2f}" for b in (gather, moved[0], ring, moved[1])]
+            lines.append(f"| {setup.name} | {p} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(f"{table()}\n\n{table_of_groups()}")
+    print("\n\n".join([table_of_exchanges(), table(), table_of_groups()]))

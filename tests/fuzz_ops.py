@@ -111,6 +111,7 @@ def plan_calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
             likely(st.just("cpu"), st.sampled_from(["meta", "cpu:0", "cuda:77"]) | nonsense)
         ),
         "world_size": draw(likely(st.sampled_from([1, 4]), numbers | nonsense)),
+        "exchange": draw(likely(st.sampled_from(["auto", "gather", "ring"]), nonsense)),
     }
 
 

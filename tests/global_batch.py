@@ -58,19 +58,23 @@ def terms(criterion: bx.BiDOLoss) -> Tensor:
 
 @contextmanager
 def counted_collectives() -> Iterator[list[int]]:
-    """The bytes that this rank receives, collective by collective."""
+    """The bytes that this rank receives, collective by collective and, in the ring, tensor by tensor."""
     received: list[int] = []
-    original = GroupHandle.all_gather
+    original, pass_on = GroupHandle.all_gather, GroupHandle.pass_on
 
     def counted(self: GroupHandle, output: Tensor, part: Tensor, wait: bool = True) -> Any:
         received.append(output.nbytes - part.nbytes)
         return original(self, output, part, wait)
 
-    GroupHandle.all_gather = counted  # type: ignore[method-assign]
+    def passed(self: GroupHandle, outgoing: list[Tensor], coming: list[Tensor]) -> Any:
+        received.extend(t.nbytes for t in coming if t.numel())
+        return pass_on(self, outgoing, coming)
+
+    GroupHandle.all_gather, GroupHandle.pass_on = counted, passed  # type: ignore[method-assign]
     try:
         yield received
     finally:
-        GroupHandle.all_gather = original  # type: ignore[method-assign]
+        GroupHandle.all_gather, GroupHandle.pass_on = original, pass_on  # type: ignore[method-assign]
 
 
 def shard(t: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -110,11 +114,11 @@ def float32_features(n: int) -> tuple[Tensor, list[Tensor], Tensor]:
     return x, [torch.rand(n, d, generator=generator) for d in (9, 6)], y
 
 
-def float32_step(rank: int, counts: list[int], measure: str) -> dict[str, Any]:
+def float32_step(rank: int, counts: list[int], measure: str, **options: Any) -> dict[str, Any]:
     """Value, terms, gradients of the own rows and received bytes, straight from features."""
     x, layers, y = float32_features(sum(counts))
     z = [shard(layer, counts, rank).clone().requires_grad_() for layer in layers]
-    criterion = bx.BiDOLoss(**settings(measure), process_group=dist.group.WORLD)
+    criterion = bx.BiDOLoss(**settings(measure), process_group=dist.group.WORLD, **options)
     with counted_collectives() as received, FlopCounterMode(display=False) as counter:
         value = criterion(shard(x, counts, rank), z, shard(y, counts, rank))
         value.backward()
@@ -136,7 +140,8 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
             results[f"{measure} {counts}"] = step(rank, counts, measure, torch.float64)
             results[f"{measure} {counts} float32"] = float32_step(rank, counts, measure)
     counts = COUNTS[world_size][0]
-    results["blocks"] = step(rank, counts, "hsic", torch.float64, workspace_bytes=3000)
+    bounded = {"workspace_bytes": 3000, "exchange": "gather"}
+    results["blocks"] = step(rank, counts, "hsic", torch.float64, **bounded)
     results["local"] = step(rank, [8] * world_size, "hsic", torch.float64, local=True)
     results["micro"] = micro_step(rank, counts)
     results["refusals"] = refusals(rank)
@@ -147,22 +152,22 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
     return results
 
 
-def micro_step(rank: int, counts: list[int]) -> list[Tensor]:
+def micro_step(rank: int, counts: list[int], **options: Any) -> list[Tensor]:
     """Averaged parameter gradients of a step in micro-batches of 4 under DDP."""
     x, y = (shard(t, counts, rank) for t in a_batch(sum(counts), torch.float64))
     model = a_model(torch.float64)
     taps = bx.FeatureTaps(model, LAYERS)
-    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD)
+    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD, **options)
     parallel = DistributedDataParallel(model)
     bx.MicroBatchedBiDO(parallel, taps, criterion, 4).backward(x, y)
     return [p.grad for p in model.parameters()]
 
 
-def compiled_value(rank: int, counts: list[int]) -> dict[str, Tensor]:
+def compiled_value(rank: int, counts: list[int], **options: Any) -> dict[str, Tensor]:
     """Value and gradient under torch.compile, where the exchange breaks the graph."""
     x, layers, y = float32_features(sum(counts))
     z = [shard(layer, counts, rank).clone().requires_grad_() for layer in layers]
-    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD)
+    criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD, **options)
     compiled = torch.compile(lambda *step: 2 * criterion(*step), backend="eager")
     value = compiled(shard(x, counts, rank), z, shard(y, counts, rank))
     value.backward()
@@ -219,7 +224,7 @@ def kernel_batch(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.rand(n, d, generator=generator, dtype=torch.float64) for d in widths)  # type: ignore[return-value]
 
 
-def fully_sharded(rank: int, counts: list[int]) -> list[Tensor]:
+def fully_sharded(rank: int, counts: list[int], **options: Any) -> list[Tensor]:
     """Parameter gradients under FSDP2, gathered."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -233,7 +238,7 @@ def fully_sharded(rank: int, counts: list[int]) -> list[Tensor]:
         if isinstance(layer, nn.Linear):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    criterion = bx.BiDOLoss(**settings("hsic"), process_group=mesh)
+    criterion = bx.BiDOLoss(**settings("hsic"), process_group=mesh, **options)
     logits = model(x)
     loss = F.cross_entropy(logits, y, reduction="sum") * len(counts) / n
     (loss + criterion(x, taps.features, y)).backward()

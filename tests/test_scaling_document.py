@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.scaling_model import SETUPS, cost_of_step, table, table_of_groups
+from benchmarks.scaling_model import (
+    SETUPS,
+    cost_of_step,
+    table,
+    table_of_exchanges,
+    table_of_groups,
+)
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
 
@@ -14,6 +20,7 @@ def test_tables_are_those_of_the_model() -> None:
     text = DOCUMENT.read_text()
     assert table() in text
     assert table_of_groups() in text
+    assert table_of_exchanges() in text
 
 
 def test_two_ranks_do_between_two_thirds_and_all_of_the_products_of_one() -> None:

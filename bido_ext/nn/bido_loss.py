@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
+from bido_ext.nn.ring_terms import ring_terms_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, check_weight
 from bido_ext.ops._plan_arguments import check_workspace
@@ -24,6 +26,8 @@ from bido_ext.ops.hsic import HsicMeasure
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import Measure, check_kernel
 from bido_ext.ops.nhsic import NhsicMeasure
+from bido_ext.ops.plan import allowed_for_gathering
+from bido_ext.ops.ring_memory import EXCHANGES
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
     from torch.distributed import ProcessGroup
@@ -56,6 +60,7 @@ class BiDOLoss(nn.Module):
         linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024.
         workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
             the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
+            With process_group: bound on a rank's rows of the Gram matrices, the same on all ranks.
         process_group: A torch.distributed ProcessGroup (dist.group.WORLD) or a DeviceMesh of one dimension
             over which the samples are spread. The terms are then those of the union of all ranks'
             samples, the same on every rank; ranks may have different numbers of samples, or none. The
@@ -64,6 +69,12 @@ class BiDOLoss(nn.Module):
             batch. If you sum gradients over ranks instead, divide this loss by the number of ranks.
             Every rank has to call the loss equally often.
         local: With process_group, keep the terms of each rank's own samples: nothing is exchanged.
+        exchange: With process_group, how features reach the other ranks: "gather" brings all of them to
+            every rank, n s D bytes; "ring" passes blocks of them round, of which two are held beside the
+            rank's own. The ring moves the layers' features twice, and takes the gradient within the
+            forward; sigma="median" and a kernel_y of your own need "gather". "auto" takes the ring
+            where gathered features would take more than workspace_bytes, or half of what is free at
+            the first step on the rank with least of it. The backward exchanges nothing with either.
         guard: Whether a value that is not finite raises, naming step, layer and term: None on the CPU,
             True everywhere (one host sync a step on a GPU), False never.
 
@@ -96,6 +107,7 @@ class BiDOLoss(nn.Module):
         workspace_bytes: int | None = None,
         process_group: ProcessGroup | DeviceMesh | None = None,
         local: bool = False,
+        exchange: str = "auto",
         guard: bool | None = None,
     ) -> None:
         super().__init__()
@@ -122,6 +134,8 @@ class BiDOLoss(nn.Module):
             raise TypeError(f"local must be True or False, got {type(local).__name__}.")
         ranks = None if process_group is None else GroupHandle(process_group)
         self._ranks = None if local else ranks
+        self.exchange = check_choice(exchange, "exchange", EXCHANGES)
+        self._allowed_bytes: int | None = None
         self._guard = FiniteGuard(guard)
         self.terms = {}
         self.samples = 0
@@ -173,18 +187,20 @@ class BiDOLoss(nn.Module):
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
         if shards is None or self._ranks is None:
             values = self._local(inputs, kernels, pairs)
+            total = self._weigh(values)
+        elif choose_exchange(self.exchange, inputs, kernels, shards, self._ranks) == "ring":
+            total, values, seen = ring_terms_eagerly(
+                self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
+                self._ranks, self.workspace_bytes,
+            )  # fmt: skip
+            # No rank has all features; what it has seen of them serves the guard.
+            inputs = list(seen.unbind())
         else:
             values, inputs = global_values_eagerly(
                 self._measure, inputs, kernels, self.num_classes, pairs, shards, self._ranks,
                 self.workspace_bytes,
             )  # fmt: skip
-        d_x, d_y = values[:count], values[count:]
-        total = values.new_zeros(())
-        # A term without weight is still reported, but does not touch the value or the gradient.
-        if self.lambda_x:
-            total = total + self.lambda_x * d_x.sum()
-        if self.lambda_y:
-            total = total - self.lambda_y * d_y.sum()
+            total = self._weigh(values)
         terms = values.detach().unbind()
         self.terms = {
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
@@ -192,6 +208,17 @@ class BiDOLoss(nn.Module):
         names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
         self._guard.check(total, self.terms, dict(zip(names, inputs, strict=True)))
         return total if x.dtype == torch.float64 else total.to(torch.float32)
+
+    def _weigh(self, values: Tensor) -> Tensor:
+        """The objective of the values: d(X, Z_j) of every layer, then d(Z_j, Y)."""
+        d_x, d_y = values.chunk(2)
+        total = values.new_zeros(())
+        # A term without weight is still reported, but does not touch the value or the gradient.
+        if self.lambda_x:
+            total = total + self.lambda_x * d_x.sum()
+        if self.lambda_y:
+            total = total - self.lambda_y * d_y.sum()
+        return total
 
     def _local(self, inputs: list[Tensor], kernels: list[Kernel], pairs: Pairs) -> Tensor:
         group = make_group(inputs, kernels, self.num_classes)
@@ -210,7 +237,15 @@ class BiDOLoss(nn.Module):
         except (TypeError, ValueError) as error:
             refusal = error
         own = [] if refusal else [x.flatten(1), *layers.values(), y]
-        shards = agree(self._ranks, own, self.extra_repr(), refusal)
+        weighted = torch.is_grad_enabled() and bool(self.lambda_x or self.lambda_y)
+        wanted = [weighted and t.requires_grad for t in own]
+        if self._allowed_bytes is None:
+            device = str(own[0].device if own else self._ranks.device)
+            self._allowed_bytes = allowed_for_gathering(self.workspace_bytes, device)
+        settings = (
+            f"{self.extra_repr()}, exchange={self.exchange}, workspace_bytes={self.workspace_bytes}"
+        )
+        shards = agree(self._ranks, own, settings, refusal, wanted, self._allowed_bytes)
         self.samples = shards.n
         return layers, shards
 

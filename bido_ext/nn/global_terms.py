@@ -3,7 +3,8 @@
 
 hsic and cka run from row panels (row_panels.py): O(n^2 / ranks) per rank. nhsic and coco factorise whole Gram
 matrices, so there every rank computes the terms of the whole batch and keeps the gradient of its rows; so do
-kernels of the user's own. Features, and only features, are exchanged; the backward exchanges nothing.
+kernels of the user's own. Features, and only features, are exchanged; the backward exchanges nothing. Here
+they are gathered; ring_terms.py passes them round.
 """
 
 from __future__ import annotations

@@ -19,10 +19,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bido_ext.nn.gram_blocks import (
+    gradient_of_gram,
+    gram_block,
+    partner_weights,
+    rows_of,
+    weight_block,
+)
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.plan import row_blocks
-from bido_ext.reference.gram_stack import GAUSSIAN, LABELS, LINEAR
+from bido_ext.reference.gram_stack import LINEAR
 
 
 @dataclass(frozen=True)
@@ -64,41 +71,6 @@ def hsic_of_row_panels(
     return _RowPanels.apply(Panels(group, pairs, shards, handle, block), *own)
 
 
-def centered(x: Tensor, kind: int, dtype: torch.dtype) -> Tensor:
-    """Features without their mean, which changes no distance and saves digits; labels as they are."""
-    if kind == LABELS:
-        return x
-    x = x.to(dtype)
-    return x - x.mean(0, keepdim=True)
-
-
-def gram_rows(x: Tensor, rows: slice, parameter: Tensor, kind: int, dtype: torch.dtype) -> Tensor:
-    """Some rows of a Gram matrix up to centering, (rows, n), of a centered variable."""
-    if kind == LABELS:
-        return (x[rows, None] == x[None, :]).to(dtype) * parameter.to(dtype)
-    inner = x[rows] @ x.mT
-    if kind == LINEAR:
-        return inner
-    norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().to(dtype)
-    D = inner.mul_(-2).add_(norms[rows, None]).add_(norms[None, :]).clamp_min_(0)
-    D[:, rows].fill_diagonal_(0)  # a sample is at distance 0 of itself, whatever the round-off
-    if kind == GAUSSIAN:
-        return D.mul_(-parameter.to(dtype)).expm1_()
-    return D.log1p_().mul_(-0.5).expm1_()
-
-
-def gradient_rows(
-    G: Tensor, E: Tensor, x: Tensor, rows: slice, parameter: Tensor, kind: int
-) -> Tensor:
-    """Gradient of some rows of a centered variable from those of its Gram matrix, both (rows, n)."""
-    if kind == LINEAR:
-        return (2 * G) @ x
-    K = E + 1
-    A = G * K * (4 * parameter.to(G.dtype)) if kind == GAUSSIAN else 2 * G * K**3
-    A[:, rows].fill_diagonal_(0)
-    return A @ x - A.sum(1, keepdim=True) * x[rows]
-
-
 class _RowPanels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, panels: Panels, *own: Tensor) -> Tensor:
@@ -108,7 +80,7 @@ class _RowPanels(torch.autograd.Function):
         sums = products.new_zeros((len(group.kinds), count))
         E: list[Tensor] = []
         with torch.autocast(group.parameters.device.type, enabled=False):
-            for rows in _blocks(start, count, panels.block):
+            for rows in blocks_of_rows(start, count, panels.block):
                 E = _grams(group, rows)
                 for v, gram in enumerate(E):
                     sums[v, rows.start - start : rows.stop - start] = gram.sum(
@@ -116,14 +88,10 @@ class _RowPanels(torch.autograd.Function):
                     )
                 for p, (a, b) in enumerate(zip(*panels.pairs, strict=True)):
                     products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
-            sums, products = _exchange(panels, sums, products)
-            totals, n = sums.sum(1), group.n
-            first, second = panels.pairs
-            cross = (sums[first] * sums[second]).sum(1) * (2 / n)
-            values = products - cross + totals[first] * totals[second] / n**2
+            sums, products = exchange_sums(shards, panels.handle, sums, products)
         ctx.panels = panels
         ctx.save_for_backward(sums, *(E if panels.block >= count else ()))
-        return values / (n - 1) ** 2
+        return hsic_of_sums(sums, products, panels.pairs)
 
     @staticmethod
     @once_differentiable
@@ -137,60 +105,58 @@ class _RowPanels(torch.autograd.Function):
         for v in wanted:
             grads[v] = group.variables[v].new_empty((count, group.variables[v].shape[1]))
         grad = grad * (shards.world_size / (group.n - 1) ** 2)
-        weights = [_partner_weights(grad, panels.pairs, v) for v in wanted]
+        weights = [partner_weights(grad, panels.pairs, v) for v in wanted]
         with torch.autocast(grad.device.type, enabled=False):
-            for rows in _blocks(start, count, panels.block):
+            for rows in blocks_of_rows(start, count, panels.block):
                 E = kept or _grams(group, rows)
                 for v, weight in zip(wanted, weights, strict=True):
-                    G = _gradient_of_gram(weight, E, sums, rows).to(group.dtype)
-                    x = centered(group.variables[v], group.kinds[v], group.dtype)
+                    G = gradient_of_gram(weight, E, sums, rows).to(group.dtype)
                     here = slice(rows.start - start, rows.stop - start)
-                    parameter = group.parameters[v]
-                    grads[v][here] = gradient_rows(G, E[v], x, rows, parameter, group.kinds[v])  # type: ignore[index]
+                    grads[v][here] = _gradient(G, E[v], group, v, rows)  # type: ignore[index]
         return None, *grads
 
 
-def _blocks(start: int, count: int, block: int) -> list[slice]:
+def blocks_of_rows(start: int, count: int, block: int) -> list[slice]:
+    """Slices of at most ``block`` rows from start on."""
     stop = start + count
     return [slice(i, min(i + block, stop)) for i in range(start, stop, block)]
 
 
 def _grams(group: Group, rows: slice) -> list[Tensor]:
-    return [
-        gram_rows(centered(x, kind, group.dtype), rows, group.parameters[v], kind, group.dtype)
-        for v, (x, kind) in enumerate(zip(group.variables, group.kinds, strict=True))
-    ]
+    grams = []
+    for v, (x, kind) in enumerate(zip(group.variables, group.kinds, strict=True)):
+        whole = rows_of(x, kind, group.dtype)
+        parameter = group.parameters[v]
+        grams.append(gram_block(whole.part(rows), whole, rows, parameter, kind, group.dtype))
+    return grams
 
 
-def _exchange(panels: Panels, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(G: Tensor, E: Tensor, group: Group, v: int, rows: slice) -> Tensor:
+    """Gradient of some rows of a variable from those of its Gram matrix, both (rows, n)."""
+    kind = group.kinds[v]
+    A = weight_block(G, E, rows, group.parameters[v], kind)
+    x = rows_of(group.variables[v], kind, group.dtype).x
+    return A @ x if kind == LINEAR else A @ x - A.sum(1, keepdim=True) * x[rows]
+
+
+def exchange_sums(
+    shards: Shards, handle: GroupHandle, sums: Tensor, products: Tensor
+) -> tuple[Tensor, Tensor]:
     """Row sums of all rows [m, n], and the products of all ranks added up in rank order."""
-    shards, variables = panels.shards, sums.shape[0]
+    variables = sums.shape[0]
     padded = torch.nn.functional.pad(sums, (0, shards.most - sums.shape[1]))
     message = torch.cat([padded.flatten(), products])
     told = message.new_empty((shards.world_size, message.numel()))
-    panels.handle.all_gather(told.view(-1), message)
+    handle.all_gather(told.view(-1), message)
     every = told[:, : variables * shards.most].unflatten(1, (variables, shards.most))
     rows = [part[:, :count] for part, count in zip(every, shards.counts, strict=True)]
     return torch.cat(rows, 1), told[:, variables * shards.most :].sum(0)
 
 
-def _partner_weights(grad: Tensor, pairs: Pairs, own: int) -> dict[int, Tensor]:
-    """For each partner of a variable the sum of the gradients of their pairs; no value travels."""
-    weights: dict[int, Tensor] = {}
-    for p, (a, b) in enumerate(zip(*pairs, strict=True)):
-        for i, partner in ((a, b), (b, a)):
-            if i == own:
-                weights[partner] = weights[partner] + grad[p] if partner in weights else grad[p]
-    return weights
-
-
-def _gradient_of_gram(
-    weights: dict[int, Tensor], E: Sequence[Tensor], sums: Tensor, rows: slice
-) -> Tensor:
-    """sum of weight (L - (l_i + l_j)/n + 1'L1/n^2) over the partners L, in float64; (rows, n)."""
-    n = sums.shape[1]
-    means = sum((weight * sums[q] / n for q, weight in weights.items()), torch.zeros_like(sums[0]))
-    G = means.mean() - means[rows, None] - means[None, :]
-    for q, weight in weights.items():
-        G += E[q].double() * weight
-    return G
+def hsic_of_sums(sums: Tensor, products: Tensor, pairs: Pairs) -> Tensor:
+    """Biased HSIC of each pair from the row sums [m, n] and <K, L> of each pair; float64 [pairs]."""
+    totals, n = sums.sum(1), sums.shape[1]
+    first, second = pairs
+    cross = (sums[first] * sums[second]).sum(1) * (2 / n)
+    values = products - cross + totals[first] * totals[second] / n**2
+    return values / (n - 1) ** 2

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch spread over ranks: who owns which rows, and how the rows of all are brought together.
 
-A step takes one message of 16 bytes that tells every rank's rows (and that all ranks bring the same kind of
+A step takes one message of 32 bytes that tells every rank's rows (and that all ranks bring the same kind of
 batch: what would hang or mix up rows becomes an error on all of them), and one message per variable. Ranks
-with fewer rows than the largest are padded, since all_gather moves equal parts.
+with fewer rows than the largest are padded, since all_gather moves equal parts. Or blocks of rows pass round
+a ring (ring.py), unpadded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 _REFUSED = -1
+#: Bits of a mask of variables that fits an int64; the last one stands for all further variables.
+_MASK_BITS = 63
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,14 @@ class Shards:
     Attributes:
         counts: Rows of each rank.
         rank: Of this process within the group.
+        wanted: Variables whose gradient some rank wants; others may be among them beyond the 62nd.
+        allowed_bytes: What the rank with the least memory allows the gathered features to take.
     """
 
     counts: tuple[int, ...]
     rank: int
+    wanted: frozenset[int] = frozenset()
+    allowed_bytes: int = 0
 
     @property
     def n(self) -> int:
@@ -51,8 +58,12 @@ class Shards:
     @property
     def own(self) -> slice:
         """This rank's rows of the global batch."""
-        start = sum(self.counts[: self.rank])
-        return slice(start, start + self.counts[self.rank])
+        return self.rows_of(self.rank)
+
+    def rows_of(self, rank: int) -> slice:
+        """Some rank's rows of the global batch."""
+        start = sum(self.counts[:rank])
+        return slice(start, start + self.counts[rank])
 
     @property
     def even(self) -> bool:
@@ -104,12 +115,41 @@ class GroupHandle:
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         return gather(output, part, group=self.group, async_op=not wait)
 
+    def pass_on(self, outgoing: Sequence[Tensor], coming: Sequence[Tensor]) -> list[Any]:
+        """Posts ``outgoing`` to the next rank and ``coming``, to be filled, from the rank before.
+
+        Until all that is returned was waited for, ``outgoing`` may be read and ``coming`` not be touched.
+        Tensors without elements are not sent; both ends know.
+        """
+        ahead, behind = (self.rank + 1) % self.world_size, (self.rank - 1) % self.world_size
+        posts: list[tuple[Any, Tensor, int, int]] = []
+        posts += [(dist.isend, t, ahead, tag) for tag, t in enumerate(outgoing)]
+        posts += [(dist.irecv, t, behind, tag) for tag, t in enumerate(coming)]
+        operations = [
+            # As bytes, so that no backend's list of dtypes matters.
+            dist.P2POp(
+                post, t.view(-1).view(torch.uint8), group=self.group, tag=tag, group_peer=peer
+            )
+            for post, t, peer, tag in posts
+            if t.numel()
+        ]
+        return dist.batch_isend_irecv(operations) if operations else []
+
+    def can_pass_on(self, device: torch.device) -> bool:
+        """Whether the backend sends from one rank to another on this device."""
+        return device.type != "cuda" or dist.get_backend(self.group) != "gloo"
+
     def __deepcopy__(self, memo: object) -> GroupHandle:
         return self
 
 
 def agree(
-    handle: GroupHandle, own: Sequence[Tensor], settings: str, refusal: Exception | None
+    handle: GroupHandle,
+    own: Sequence[Tensor],
+    settings: str,
+    refusal: Exception | None,
+    wanted: Sequence[bool] = (),
+    allowed_bytes: int = 0,
 ) -> Shards:
     """Every rank learns the rows of all, or all refuse together.
 
@@ -118,6 +158,8 @@ def agree(
         settings: What must be the same everywhere, in words.
         refusal: What this rank found wrong with its batch. It is raised after the others were told, so
             that none of them waits for a message that never comes.
+        wanted: Whether this rank wants the gradient of each variable.
+        allowed_bytes: What gathered features may take on this rank.
 
     Raises:
         ValueError: The ranks' batches do not belong together, a rank refused its own, or all of them
@@ -127,27 +169,44 @@ def agree(
     rows = _REFUSED if refusal is not None else own[0].shape[0]
     signature = zlib.crc32(repr((settings, kinds)).encode())
     device = own[0].device if own else handle.device
-    header = torch.tensor([rows, signature], dtype=torch.int64, device=device)
-    headers = header.new_empty((handle.world_size, 2))
+    header = torch.tensor(
+        [rows, signature, _mask(wanted), allowed_bytes], dtype=torch.int64, device=device
+    )
+    headers = header.new_empty((handle.world_size, len(header)))
     handle.all_gather(headers.view(-1), header)
     told = headers.tolist()
     if refusal is not None:
         raise refusal
-    refused = [r for r, (count, _) in enumerate(told) if count == _REFUSED]
+    refused = [r for r, (count, *_) in enumerate(told) if count == _REFUSED]
     if refused:
         raise ValueError(f"rank(s) {refused} refused their part of the batch; see the error there.")
-    others = [r for r, (_, crc) in enumerate(told) if crc != signature]
+    others = [r for r, (_, crc, *_) in enumerate(told) if crc != signature]
     if others:
         raise ValueError(
             f"the batch of rank {handle.rank} does not belong with that of rank(s) {others}: they differ in "
             f"settings, layers, widths or dtypes; here {settings}, widths and dtypes {kinds}."
         )
-    shards = Shards(tuple(count for count, _ in told), handle.rank)
+    counts, _, masks, allowed = zip(*told, strict=True)
+    shards = Shards(counts, handle.rank, _unmask(masks, len(own)), min(allowed))
     if shards.n < 2:
         raise ValueError(
             f"the global batch has {shards.n} sample(s), at least 2 are needed to center."
         )
     return shards
+
+
+def _mask(wanted: Sequence[bool]) -> int:
+    mask = 0
+    for v, is_wanted in enumerate(wanted):
+        mask |= is_wanted << min(v, _MASK_BITS - 1)
+    return mask
+
+
+def _unmask(masks: Sequence[int], variables: int) -> frozenset[int]:
+    """The variables that are in any of the masks."""
+    return frozenset(
+        v for v in range(variables) if any(m >> min(v, _MASK_BITS - 1) & 1 for m in masks)
+    )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ The arithmetic is ``csrc/common/planner.h``; here it is given the free memory an
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,16 @@ from bido_ext.ops._plan_arguments import (
     check_workspace,
 )
 from bido_ext.ops._validate import FLOATS, check_choice
-from bido_ext.ops.exchange import LABEL_BYTES, exchange_of_step
+from bido_ext.ops.exchange import exchange_of_ring, exchange_of_step
 from bido_ext.ops.group import Group
+from bido_ext.ops.ring_memory import (
+    EXCHANGES,
+    GIB,
+    PANEL_BYTES,
+    gathered_bytes,
+    passing_bytes,
+    ring_blocks,
+)
 from bido_ext.reference.gram_stack import GRAM, accumulation_dtype
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
@@ -36,9 +45,6 @@ DENSE_TILE = 128
 FLOAT64_UP_TO = 1024
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
-GIB = 1 << 30
-#: Bound on the row panels of a rank where no workspace_bytes is given; ranks may share a machine's memory.
-PANEL_BYTES = GIB
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Plan:
         reason: Why, with the numbers.
         moved_bytes: With several ranks: bytes a rank receives in a step of the global batch, all of them in
             the forward.
-        messages: Collectives of a step.
+        messages: Of a step: collectives, and in the ring tensors received from the rank before.
+        exchange: With several ranks, "gather" or "ring": how features reach the other ranks.
     """
 
     regime: str
@@ -64,6 +71,7 @@ class Plan:
     reason: str
     moved_bytes: int = 0
     messages: int = 0
+    exchange: str = ""
 
 
 def plan(
@@ -74,6 +82,7 @@ def plan(
     workspace_bytes: int | None = None,
     device: torch.device | str = "cpu",
     world_size: int = 1,
+    exchange: str = "auto",
 ) -> Plan:
     """Plans value and gradient of a measure: of two variables, or of a whole BiDO step.
 
@@ -88,7 +97,9 @@ def plan(
         device: Where the features are.
         world_size: Ranks of ``BiDOLoss(process_group=...)``, over which the samples are spread evenly.
             hsic and cka then run from row panels ("panels"; ``tile``: rows of a block), nhsic and coco on
-            every rank as a whole.
+            every rank as a whole. The last of dims are the targets'.
+        exchange: As for BiDOLoss: "gather", "ring", or "auto", which takes the ring where the gathered
+            features exceed workspace_bytes (default: half of the free memory).
 
     Raises:
         ValueError: An argument does not fit.
@@ -105,9 +116,15 @@ def plan(
     check_device(device)
     check_workspace(workspace_bytes)
     check_count(world_size, "world_size", 1)
+    check_choice(exchange, "exchange", EXCHANGES)
     element = accumulation_dtype(dtype).itemsize
     if world_size > 1:
-        return _plan_global(n, widths, dtype, element, measure, workspace_bytes, device, world_size)
+        share = n, widths, dtype, element, measure, workspace_bytes, device, world_size
+        if exchange == "auto":
+            whole = gathered_bytes(n, [(d, dtype.itemsize) for d in widths])
+            ring = whole > allowed_for_gathering(workspace_bytes, str(device))
+            exchange = "ring" if ring else "gather"
+        return _plan_ring(*share) if exchange == "ring" else _plan_gather(*share)
     if measure in ("nhsic", "coco"):
         algebra = 8 if n <= FLOAT64_UP_TO else element
         return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
@@ -132,19 +149,19 @@ def plan(
     return Plan(result["regime"], result["tile"], result["kept"], result["bytes"], reason)
 
 
-def _plan_global(
+def _plan_gather(
     n: int, dims: Sequence[int], dtype: torch.dtype, element: int, measure: str,
     workspace_bytes: int | None, device: torch.device | str, world_size: int,
 ) -> Plan:  # fmt: skip
     rows = -(-n // world_size)
     moved = exchange_of_step(rows, dims, dtype.itemsize, measure, world_size)
-    gathered = n * sum(d * dtype.itemsize if d else LABEL_BYTES for d in dims)
-    text = f"{world_size} ranks, {moved.bytes:,} bytes received per rank and step"
+    gathered = gathered_bytes(n, [(d, dtype.itemsize) for d in dims])
+    text = f"{world_size} ranks gather features, {moved.bytes:,} bytes received per rank and step"
     if measure in ("nhsic", "coco"):
         whole = plan(n, dims, dtype, measure, workspace_bytes, device)
         return replace(
             whole, workspace_bytes=whole.workspace_bytes + gathered, moved_bytes=moved.bytes,
-            messages=moved.messages, reason=f"{text}; {whole.reason}",
+            messages=moved.messages, reason=f"{text}; {whole.reason}", exchange="gather",
         )  # fmt: skip
     block, panel_bytes = row_blocks(n, len(dims), element, rows, workspace_bytes)
     kept = "kept" if block >= rows else f"made twice, {block:,} rows at a time"
@@ -152,8 +169,47 @@ def _plan_global(
     centered = n * max(dims) * element
     return Plan(
         "panels", block, -1 if block >= rows else 0, gathered + centered + panel_bytes,
-        f"{text}; panels of {rows:,} rows are {kept}", moved.bytes, moved.messages,
+        f"{text}; panels of {rows:,} rows are {kept}", moved.bytes, moved.messages, "gather",
     )  # fmt: skip
+
+
+def _plan_ring(
+    n: int, dims: Sequence[int], dtype: torch.dtype, element: int, measure: str,
+    workspace_bytes: int | None, device: torch.device | str, world_size: int,
+) -> Plan:  # fmt: skip
+    counts = [-(-n // world_size)] * world_size
+    whole = measure in ("nhsic", "coco")
+    blocks = ring_blocks(counts, len(dims), element, workspace_bytes, whole)
+    moved = exchange_of_ring(counts, 0, dims, dtype.itemsize, element, measure, blocks.keep)
+    needed = passing_bytes(counts, dims, dtype.itemsize, element) + blocks.bytes
+    kept = "kept" if blocks.keep else f"made twice, {blocks.block:,} rows at a time"
+    text = (
+        f"{world_size} ranks pass features round a ring, {moved.bytes:,} bytes received per rank and "
+        f"step; panels of {counts[0]:,} rows are {kept}"
+    )
+    regime = "panels"
+    if whole:
+        # Whole Gram matrices of the features and gradients of them, beside the algebra's own.
+        algebra = plan(n, [n if d else 0 for d in dims], dtype, measure, workspace_bytes, device)
+        given = 2 * n * n * element * (len(dims) - 1)
+        regime, needed = "dense", needed + given + algebra.workspace_bytes
+        text = f"{text}, then gathered; {algebra.reason}"
+    return Plan(
+        regime, 0 if whole else blocks.block, -1 if blocks.keep else 0, needed, text, moved.bytes,
+        moved.messages, "ring",
+    )  # fmt: skip
+
+
+@torch.compiler.assume_constant_result
+def allowed_for_gathering(workspace_bytes: int | None, device: str) -> int:
+    """Bytes that gathered features may take on this rank before "auto" takes the ring."""
+    if workspace_bytes is not None:
+        return workspace_bytes
+    # On a CPU, the processes that torchrun started here share what is free.
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "") if not device.startswith("cuda") else ""
+    return int(DENSE_SHARE * free_memory(device)) // max(
+        int(sharing) if sharing.isdigit() else 1, 1
+    )
 
 
 def row_blocks(

@@ -101,7 +101,8 @@ def test_row_panels_do_the_share_of_work_that_the_model_says(ranks: list[dict[st
 def test_blocks_of_rows_give_the_same(ranks: list[dict[str, Any]]) -> None:
     counts = COUNTS[len(ranks)][0]
     n = sum(counts)
-    assert bx.plan(n, [12, 9, 6, 0], torch.float64, "hsic", 3000, world_size=len(ranks)).tile < 5
+    split = {"world_size": len(ranks), "exchange": "gather"}
+    assert bx.plan(n, [12, 9, 6, 0], torch.float64, "hsic", 3000, **split).tile < 5
     value, all_terms, grads = single("hsic", n, torch.float64)
     for rank in ranks:
         result = rank["blocks"]
@@ -207,13 +208,13 @@ def test_one_rank_equals_no_group() -> None:
 def test_plan_of_ranks() -> None:
     plan = bx.plan(4096, [12288, 512, 0], measure="hsic", world_size=8)
     assert plan.regime == "panels"
-    assert plan.moved_bytes == 7 * (512 * ((12288 + 512) * 4 + 8) + 8 * (3 * 512 + 2) + 16)
+    assert plan.moved_bytes == 7 * (512 * ((12288 + 512) * 4 + 8) + 8 * (3 * 512 + 2) + 32)
     assert plan.messages == 5
     assert "8 ranks" in plan.reason
     assert "received per rank" in plan.reason
     whole = bx.plan(1024, [12288, 512, 0], measure="nhsic", world_size=8)
     assert whole.regime == "dense"
-    assert whole.moved_bytes == 7 * (128 * ((12288 + 512) * 4 + 8) + 16)
+    assert whole.moved_bytes == 7 * (128 * ((12288 + 512) * 4 + 8) + 32)
     assert bx.plan(1024, [12288, 512, 0], measure="nhsic").moved_bytes == 0
     with pytest.raises(
         ValueError, match="world_size must be at least 1 and below 2147483648, got 0"
