@@ -59,7 +59,7 @@ def run(name: str, module: types.ModuleType) -> list[nn.Module]:
             intermediate_size=16, num_labels=10,
         )  # fmt: skip
         return [train(small, images())]
-    if name == "lightning_module":
+    if name.startswith("lightning"):
         options = {
             "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
             "enable_progress_bar": False, "enable_model_summary": False,
@@ -75,7 +75,7 @@ def run(name: str, module: types.ModuleType) -> list[nn.Module]:
 
 
 NEEDS = {"timm_model": "timm", "hugging_face_vit": "transformers", "lightning_module": "lightning",
-         "torchvision_models": "torchvision"}  # fmt: skip
+         "lightning_callback": "lightning", "torchvision_models": "torchvision"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,9 +14,9 @@ from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.ring_terms import ring_terms_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
-from bido_ext.nn.step_arguments import check_step, check_weight
+from bido_ext.nn.step_arguments import check_step, check_weight, named_layers
 from bido_ext.ops._plan_arguments import check_workspace
-from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.cka import CkaMeasure
@@ -169,14 +169,45 @@ class BiDOLoss(nn.Module):
         Raises:
             TypeError, ValueError: An argument does not fit; the layer is named. With process_group all
                 ranks raise if one does.
-            RuntimeError: Called under a torch.func transform or forward-mode differentiation.
+            RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
+        layers: Iterable[Tensor] = ()
+        if isinstance(features, Mapping):
+            layers = features.values()
+        elif isinstance(features, Sequence):
+            layers = features
+        if transforms_active(x, y, *layers):
+            return self._transformed(x, named_layers(features), y)
+        return self._step(x, features, y)
+
+    def _transformed(self, x: Tensor, features: Mapping[str, Tensor], y: Tensor) -> Tensor:
+        """The step under torch.func transforms or in forward mode."""
+        if self._ranks is not None:
+            raise RuntimeError(
+                "BiDOLoss with process_group exchanges features, which torch.func transforms and forward mode "
+                "cannot follow: differentiate with .backward(), or give local=True."
+            )
+        names = list(features)
+
+        def step(x: Tensor, y: Tensor, *layers: Tensor) -> Tensor:
+            return self._step(x, dict(zip(names, layers, strict=True)), y)
+
+        def step_again(*tensors: Tensor) -> Tensor:
+            counted = self._guard.steps
+            total = step(*tensors)
+            self._guard.steps = counted
+            return total
+
+        return through_transforms(step, x, y, *features.values(), again=step_again)
+
+    def _step(
+        self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
+    ) -> Tensor:
         shards = None
         if self._ranks is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
         else:
             layers, shards = self._agree(x, features, y)
-        refuse_transforms("BiDOLoss", x, *layers.values())
         count = len(layers)
         inputs = [x.flatten(1), *layers.values(), y]
         if not self.lambda_x and not self.lambda_y:

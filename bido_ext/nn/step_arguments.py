@@ -34,7 +34,7 @@ def check_step(
     Raises:
         TypeError, ValueError: An argument does not fit.
     """
-    layers = _named(features)
+    layers = named_layers(features)
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
         raise ValueError(f"x must be a floating-point batch (n, ...), got {describe(x)}.")
     check_strided(x, "x")
@@ -83,7 +83,7 @@ def _check_targets(y: object, num_classes: int | None) -> None:
         )
 
 
-def _named(features: object) -> dict[str, Tensor]:
+def named_layers(features: object) -> dict[str, Tensor]:
     if isinstance(features, Mapping):
         named = dict(features)
     elif isinstance(features, Sequence) and not isinstance(features, (str, Tensor)):

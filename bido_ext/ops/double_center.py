@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.ops._define import define_derivative, define_op
-from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_gram
 
 
@@ -30,8 +30,9 @@ def double_center(K: Tensor) -> Tensor:
         TypeError: K is not a float32 or float64 tensor.
         ValueError: K is not square.
     """
+    if isinstance(K, Tensor) and transforms_active(K, vmap=False):
+        return through_transforms(double_center, K)
     K = check_gram(K, "K")
-    refuse_transforms("double_center", K, vmap=True)
     return torch.ops.bido_ext.double_center(K)
 
 

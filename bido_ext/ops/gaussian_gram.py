@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
-from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_bool, check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
@@ -40,8 +40,9 @@ def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> T
         >>> bx.gaussian_gram(torch.randn(4, 3)).shape
         torch.Size([4, 4])
     """
+    if isinstance(x, Tensor) and transforms_active(x, vmap=False):
+        return through_transforms(lambda x: gaussian_gram(x, sigma, scale_by_dim), x)
     check_features(x, "x")
-    refuse_transforms("gaussian_gram", x, vmap=True)
     check_bool(scale_by_dim, "scale_by_dim")
     gamma = gamma_of(check_sigma(sigma), x.detach(), scale_by_dim)
     return torch.ops.bido_ext.gaussian_gram(x, gamma, False)

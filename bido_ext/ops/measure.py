@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bido_ext.ops._transforms import refuse_transforms
+from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import (
     FLOATS,
     check_features,
@@ -84,6 +84,12 @@ def measure_pair(
     workspace_bytes: int | None = None,
 ) -> Tensor:
     """Checks the arguments of a measure d(x, y) and computes it; a 0-d tensor."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
+
+        def of_plain(x: Tensor, y: Tensor) -> Tensor:
+            return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
+
+        return through_transforms(of_plain, x, y)
     check_kernel(kernel_x, "kernel_x")
     check_kernel(kernel_y, "kernel_y")
     check_num_classes(num_classes)
@@ -94,7 +100,6 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
-    refuse_transforms(measure.name, x, y)
     group = make_group([x, y], [kernel_x, kernel_y], num_classes)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Lightning module. The lines marked "bido" are all that BiDO adds.
+"""A Lightning module with the term in its training_step. The lines marked "bido" are all that BiDO adds.
 
-They belong into training_step: a callback cannot change the loss, and a second backward from a callback would
-break gradient scaling and the reduction of DDP.
+A module that should stay as it is takes the callback of lightning_callback.py.
 """
 
 import lightning

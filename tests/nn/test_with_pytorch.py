@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -160,40 +161,94 @@ def test_a_defended_model_is_pickled_without_hooks() -> None:
     assert b"bido" not in file.getvalue()
 
 
-def loss_of(measure: str) -> Callable[[Tensor], Tensor]:
-    x, y = a_batch(12)
+def functions_of(measure: str) -> list[Callable[[Tensor], Tensor]]:
+    """The measure with labels and with features, and the loss, each a function of features (12, 5)."""
+    f, y, other = getattr(bx, measure), torch.arange(12) % 3, torch.rand(12, 4).double()
+    x, labels = a_batch(12)
     criterion = bx.BiDOLoss(measure)
-    return lambda z: criterion(x, [z], y)
+    return [
+        lambda z: f(z, y),
+        lambda z: f(other, z),
+        lambda z: criterion(x.double(), {"a": z, "b": z.tanh()}, labels),
+    ]
 
 
 @each_measure
-def test_transforms_are_refused_in_words(measure: str) -> None:
-    z, f = torch.rand(12, 5), getattr(bx, measure)
-    y = torch.arange(12) % 3
-    for function, name in ((lambda z: f(z, y), measure), (loss_of(measure), "BiDOLoss")):
-        for transform, word in (
-            (lambda f: torch.func.grad(f)(z), "Grad"),
-            (lambda f: torch.func.jvp(f, (z,), (z,)), "Jvp"),
-            (lambda f: torch.func.vmap(f)(z[None]), "Vmap"),
-            (lambda f: torch.func.jacrev(f)(z), "Grad"),
-        ):
-            with pytest.raises(RuntimeError, match=rf"bido_ext.{name} has no rule for .*{word}"):
-                transform(function)
-        with (
-            forward_ad.dual_level(),
-            pytest.raises(RuntimeError, match=f"bido_ext.{name} has no forward-mode derivative"),
-        ):
-            function(forward_ad.make_dual(z, z))
+def test_transforms_are_the_ordinary_derivative(measure: str) -> None:
+    Z = torch.rand(3, 12, 5).double()
+    z, tangent = Z[0], torch.randn(12, 5).double()
+    for f in functions_of(measure):
+        (expected,) = torch.autograd.grad(f(leaf := z.clone().requires_grad_()), leaf)
+        same = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-14)
+        along = (expected * tangent).sum()
+        same(torch.func.grad(f)(z), expected)
+        same(torch.func.jacrev(f)(z), expected)
+        same(torch.func.jacfwd(f)(z), expected)
+        same(torch.func.vjp(f, z)[1](torch.tensor(2.0).double())[0], 2 * expected)
+        same(torch.func.jvp(f, (z,), (tangent,))[1], along)
+        with forward_ad.dual_level():
+            dual = f(forward_ad.make_dual(z, tangent))
+            same(forward_ad.unpack_dual(dual).tangent, along)
+        same(torch.func.vmap(f)(Z), torch.stack([f(one) for one in Z]))
+        same(torch.func.vmap(torch.func.grad(f))(Z)[0], expected)
+        (batched,) = torch.autograd.grad(
+            torch.func.vmap(f)(leaf := Z.clone().requires_grad_()).sum(), leaf
+        )
+        same(batched[0], expected)
+
+
+@each_measure
+def test_second_derivatives_by_transforms_are_refused(measure: str) -> None:
+    z = torch.rand(12, 5).double()
+    for f in functions_of(measure):
+        for second in (torch.func.hessian(f), torch.func.jacfwd(torch.func.grad(f))):
+            with pytest.raises(RuntimeError, match="second derivative is not supported"):
+                second(z)
+
+
+def test_a_functional_model_under_grad() -> None:
+    x, y = a_batch(12)
+    model, criterion = a_model().double(), bx.BiDOLoss("nhsic")
+    taps = bx.FeatureTaps(model, LAYERS)
+    parameters = {k: p.detach() for k, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        torch.func.functional_call(model, parameters, (x.double(),))
+        return criterion(x.double(), taps.features, y)
+
+    grads = torch.func.grad(loss)(parameters)
+    steps = criterion._guard.steps
+    model(x.double())
+    criterion(x.double(), taps.features, y).backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(grads[name], p.grad, rtol=1e-10, atol=1e-14)
+    assert float(grads[next(iter(grads))].abs().max()) > 0
+    assert steps == 1  # the product made again is no step of its own
+
+
+def test_transforms_keep_the_checks_and_the_guard() -> None:
+    z = torch.rand(12, 5)
+    with pytest.raises(ValueError, match="got 12 and 3"):
+        torch.func.grad(lambda t: bx.hsic(t, torch.arange(3)))(z)
+    x, y = a_batch(12)
+    with pytest.raises(ValueError, match="NaN or Inf in step 1"):
+        torch.func.grad(lambda t: bx.BiDOLoss()(x, {"fc": t}, y))(z * float("nan"))
 
 
 def test_transforms_of_the_matrix_ops() -> None:
-    x = torch.rand(3, 7, 4)
+    x = torch.rand(3, 7, 4).double()
     K = torch.func.vmap(bx.gaussian_gram)(x)
     torch.testing.assert_close(K[1], bx.gaussian_gram(x[1]))
     torch.testing.assert_close(torch.func.vmap(bx.double_center)(K)[2], bx.double_center(K[2]))
+    weights = torch.randn(7, 7).double()
     for f, argument in ((bx.gaussian_gram, x[0]), (bx.double_center, K[0])):
-        with pytest.raises(RuntimeError, match="has no rule for the torch.func transform"):
-            torch.func.grad(lambda t, f=f: f(t).sum())(argument)
+        leaf = argument.clone().requires_grad_()
+        (expected,) = torch.autograd.grad((f(leaf) * weights).sum(), leaf)
+        found = torch.func.grad(lambda t, f=f: (f(t) * weights).sum())(argument)
+        torch.testing.assert_close(found, expected)
+        with pytest.raises(RuntimeError, match="only functions with a 0-d result"):
+            torch.func.jvp(f, (argument,), (argument,))
 
 
 def test_functional_call() -> None:
