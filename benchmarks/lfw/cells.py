@@ -66,13 +66,24 @@ SWEEP = (
     _hsic(0.05, 0.5, "gmi"),  # the published weights
     _hsic(0.2, 1, "gmi"),
     _hsic(0.35, 1, "gmi"),
+    _hsic(0.45, 1, "gmi"),
     _hsic(1, 1, "gmi"),
     _coco(200, 10, "gmi"),
     _coco(300, 50, "gmi"),
+    _coco(1000, 20, "gmi"),
     _coco(1000, 50, "gmi"),
 )
 # The accuracy ladder of the published checkpoints: accuracy falls with lambda_y at a fixed lambda_x,
 # and lambda_x alone destroys training.
 LADDER = (_hsic(0.05, 1), _hsic(0.05, 2.5), _hsic(0.1, 0))
-SEEDS = (Cell("none", seed=1),)
+SEEDS = tuple(
+    cell
+    for seed in (1, 2)
+    for cell in (
+        Cell("none", seed=seed),
+        _hsic(0.42, 1, "gmi", seed=seed),
+        _coco(400, 10, "gmi", seed=seed),
+        Cell("mid", MID, seed=seed),
+    )
+)
 CELLS: tuple[Cell, ...] = (*FULL, SHORT, *SWEEP, *LADDER, *SEEDS)
