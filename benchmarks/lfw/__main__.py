@@ -33,12 +33,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=35)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="cells whose name begins so; the results stay untouched")
+    parser.add_argument(
+        "--keep", action="store_true", help="recorded rows with all of their attacks stay"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run = Run(load_faces(arguments.data), arguments.work, arguments.judge_python, arguments.epochs)
     cells = [cell for cell in CELLS if cell.name.startswith(arguments.only or "")]
     where = arguments.work / "part" if arguments.only else arguments.results
-    run.all(cells, where / "results.json")
+    run.all(cells, where / "results.json", arguments.keep)
     save_pictures(run.judge, arguments.work, cells, where / "reconstructions.png")
     print(table(run.document))
     if not arguments.only:

@@ -1,23 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attack of the table, with settings a CPU can afford."""
+"""The attacks of the table, with settings a CPU can afford."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.lfw.prior import SHAPE, Prior
-from benchmarks.lfw.protocol import Faces
-from bido_ext.lab.attack import GmiConfig, Reconstructions
+from benchmarks.lfw.prior import SHAPE, Prior, PriorConfig
+from benchmarks.lfw.protocol import SHA256, Faces
+from bido_ext.lab.attack import (
+    GmiConfig,
+    KedConfig,
+    KedGanConfig,
+    PpaConfig,
+    Reconstructions,
+)
 from bido_ext.lab.attack.networks import LATENT_DIM
 from bido_ext.lab.attack.rows import Rows
-from bido_ext.lab.attacking import attack_target
+from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.stage import RunOptions
 
 GMI = GmiConfig(steps=100, lr=2e-3, restarts=5, batch_size=62)
+KED_GAN = KedGanConfig(
+    steps=40, lr=PriorConfig.lr, width=PriorConfig.width, critic_width=PriorConfig.width
+)
+KED = KedConfig(steps=200, lr=2e-2, restarts=1, samples=5, batch_size=62)
+PPA = PpaConfig(
+    candidates=2000, kept=10, selected=5, steps=20, lr=5e-2, transforms=10, batch_size=62
+)
+SETTINGS: dict[str, Any] = {"gmi": GMI, "ked": KED, "ppa": PPA}
+OWN_PRIOR = {"ked": KED_GAN}  # attacks whose generator belongs to one classifier
 
 
 def attack(
@@ -32,19 +49,38 @@ def attack(
 
     Networks run in bfloat16 (autocast), latents and optimisers in float32.
 
+    Args:
+        name: Key of ``SETTINGS``.
+        prior: Of the public faces; KED-MI's GAN, the target's own, is trained on from it.
+
     Returns:
         What was found, and the seconds of each part.
     """
-    if name != "gmi":
-        raise ValueError(f"attack must be gmi, got {name!r}")
-    people = range(len(faces.people))
+    if name not in SETTINGS:
+        raise ValueError(f"attack must be one of {', '.join(SETTINGS)}, got {name!r}")
+    people, seconds = range(len(faces.people)), {}
     with _bfloat16():
-        done = attack_target("gmi", target, prior, GMI, people, out, options)
-    return done.reconstructions, {"attack": done.seconds}
+        generator: Any = prior if name == "gmi" else prior.generator
+        if name in OWN_PRIOR:
+            public = PublicSet(ImageSet(faces.public, None), SHA256)
+            generator, _ = train_prior(
+                name, public, OWN_PRIOR[name], out / "prior", options, target=target, start=prior
+            )
+            seconds["prior"] = generator.seconds
+        done = attack_target(name, target, generator, SETTINGS[name], people, out, options)
+    return done.reconstructions, {**seconds, "attack": done.seconds}
+
+
+def settings() -> dict[str, Any]:
+    """All of the above as plain values."""
+    found = {name: asdict(config) for name, config in SETTINGS.items()}
+    for name, config in OWN_PRIOR.items():
+        found[name]["gan"] = asdict(config)
+    return found
 
 
 def _bfloat16() -> torch.autocast:
-    # Without a cache: it would keep the first cast of the latents, which are leaves, for every step.
+    # Without a cache: it would keep the first cast of what is optimised for every step.
     return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
 
 

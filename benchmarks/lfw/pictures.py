@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what was rebuilt: one row for each attacked classifier, no private image in it."""
+"""A picture of what was rebuilt: one row for each attack of a classifier, no private image in it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ BORDER = 3
 
 
 def save_pictures(judge: FaceJudge, work: Path, cells: Sequence[Cell], path: Path) -> Path:
-    """Write a PNG: the first restart of the first people, a green frame where the judge agrees."""
+    """Write a PNG: the first restart of the first people, a green frame where the judge agrees.
+
+    Without the reconstructions of every pictured cell in ``work`` the picture stays as it is.
+    """
     lines, labels = [], []
+    cells = [cell for cell in cells if cell.pictured]
+    if not all(_file(work, cell, attack).is_file() for cell in cells for attack in cell.attacks):
+        return path
     for cell in cells:
         for attack in cell.attacks:
-            file = work / "attacks" / attack / cell.name / "reconstructions.pt"
-            found = load_reconstructions(file).images.float()
+            found = load_reconstructions(_file(work, cell, attack)).images.float()
             top1 = classify(judge, found.flatten(0, 1)).argmax(1).view(found.shape[:2])
             hits = top1[0] == torch.arange(found.shape[1])
             lines.append(_line(found[0, :PEOPLE], hits[:PEOPLE]))
@@ -53,6 +58,10 @@ def save_pictures(judge: FaceJudge, work: Path, cells: Sequence[Cell], path: Pat
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
     return path
+
+
+def _file(work: Path, cell: Cell, attack: str) -> Path:
+    return work / "attacks" / attack / cell.name / "reconstructions.pt"
 
 
 def _line(images: Tensor, hits: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lfw.attack import GMI, attack, unguided
+from benchmarks.lfw.attack import attack, settings, unguided
 from benchmarks.lfw.cells import Cell
 from benchmarks.lfw.judge import FaceJudge
+from benchmarks.lfw.kept import kept_rows
 from benchmarks.lfw.prior import Prior, PriorConfig, train_prior
 from benchmarks.lfw.protocol import SHA256, SPLIT_SEED, Faces, as_float
 from benchmarks.lfw.target import TargetConfig, build, train
@@ -25,7 +26,7 @@ from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack
 from bido_ext.lab.stage import RunOptions, Stage
 
-FORMAT, VERSION = "bido_ext.lfw", 1
+FORMAT, VERSION = "bido_ext.lfw", 2
 OPTIONS = RunOptions(on_change="rerun", progress=False)
 
 
@@ -45,17 +46,28 @@ class Run:
         self.prior_config = PriorConfig()
         self.document: dict[str, Any] = {}
 
-    def all(self, cells: Sequence[Cell], results: Path) -> None:
-        """Run the cells in order and write ``results`` after each."""
+    def all(self, cells: Sequence[Cell], results: Path, keep: bool = False) -> None:
+        """Run the cells in order and write ``results`` after each.
+
+        Args:
+            keep: Rows of ``results`` that have all attacks of their cell stay as they are.
+        """
         prior = train_prior(self.prior_config, self.faces.public, self.work / "prior")
         say("judge: descriptors of the private images, logistic regression")
         self.judge.fit(self.faces)
         self.reference = self._reference()
         self.document = self._facts(prior)
-        rows: list[dict[str, Any]] = []
+        kept = kept_rows(results, self.document) if keep else {}
+        kept = {
+            cell.name: kept[cell.name]
+            for cell in cells
+            if cell.name in kept and set(cell.attacks) <= set(kept[cell.name]["attacks"])
+        }
+        rows = dict(kept)
         for cell in cells:
-            rows.append(self.cell(cell, prior))
-            self.document["rows"] = rows
+            if cell.name not in kept:
+                rows[cell.name] = self.cell(cell, prior)
+            self.document["rows"] = list(rows.values())
             write_text(results, json.dumps(self.document, indent=1) + "\n")
 
     def cell(self, cell: Cell, prior: Prior) -> dict[str, Any]:
@@ -63,6 +75,7 @@ class Run:
         model, outcome = self.target(cell)
         row: dict[str, Any] = {
             "name": cell.name,
+            "written": _now(),
             "defence": cell.defence,
             "weights": dict(cell.weights),
             "seed": cell.seed,
@@ -125,7 +138,7 @@ class Run:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "written": _now(),
             "machine": {**machine_facts(), "PyTorch threads": str(torch.get_num_threads())},
             "versions": package_versions(),
             "data": {
@@ -140,8 +153,12 @@ class Run:
             "chance": self.judged(unguided(prior, faces)),
             "prior": {**asdict(self.prior_config), "seconds": prior.seconds},
             "target": asdict(TargetConfig(epochs=self.epochs)),
-            "gmi": asdict(GMI),
+            "attacks": settings(),
         }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def say(line: str) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lfw.summary import summary
+from benchmarks.lfw.text import LABELS, interval, markdown, percent, weights
 from bido_ext.lab.atomic import write_text
-
-LABELS = {"none": "no defence", "mid": "MID", "bido-hsic": "BiDO-HSIC", "bido-coco": "BiDO-COCO"}
-SYMBOLS = {"lambda_x": "λx", "lambda_y": "λy", "beta": "β"}
 
 
 def table(document: dict[str, Any]) -> str:
@@ -20,32 +18,33 @@ def table(document: dict[str, Any]) -> str:
     header = (
         "defence", "weights", "epochs", "seed", "natural accuracy", "attack",
         "attack accuracy top-1 [95 %]", "top-5", "KNN distance", "Fréchet distance",
-        "target's confidence",
+        "target's confidence", "written",
     )  # fmt: skip
     lines = [
         (
             LABELS[row["defence"]],
-            _weights(row),
+            weights(row),
             str(row["epochs"]),
             str(row["seed"]),
-            _percent(row["training"]["natural_accuracy"]),
+            percent(row["training"]["natural_accuracy"]),
             attack,
-            _interval(found),
-            _percent(found["attack_accuracy_top5"]),
+            interval(found),
+            percent(found["attack_accuracy_top5"]),
             f"{found['knn_distance']:.3f}",
             f"{found['frechet_distance']:.3f}",
             f"{found['target_confidence']:.2f}",
+            row["written"][11:16],
         )
         for row in _sorted(document)
         for attack, found in row["attacks"].items()
     ]
     chance = document["chance"]
     unguided = (
-        "(unguided images)", "–", "–", "–", "–", "none", _interval(chance),
-        _percent(chance["attack_accuracy_top5"]), f"{chance['knn_distance']:.3f}",
-        f"{chance['frechet_distance']:.3f}", "–",
+        "(unguided images)", "–", "–", "–", "–", "none", interval(chance),
+        percent(chance["attack_accuracy_top5"]), f"{chance['knn_distance']:.3f}",
+        f"{chance['frechet_distance']:.3f}", "–", document["written"][11:16],
     )  # fmt: skip
-    return _markdown(header, [*lines, unguided])
+    return markdown(header, [*lines, unguided])
 
 
 def ladder(document: dict[str, Any]) -> str:
@@ -56,38 +55,64 @@ def ladder(document: dict[str, Any]) -> str:
     lines = [
         (
             LABELS[row["defence"]],
-            _weights(row),
+            weights(row),
             str(row["epochs"]),
             str(row["seed"]),
-            _percent(row["training"]["natural_accuracy"]),
-            _percent(row["training"]["train_accuracy"]),
+            percent(row["training"]["natural_accuracy"]),
+            percent(row["training"]["train_accuracy"]),
         )
         for row in _sorted(document)
     ]
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def facts(document: dict[str, Any]) -> str:
     """What was run, in numbers."""
     data, judge, prior = document["data"], document["judge"], document["prior"]
-    gmi, target = document["gmi"], document["target"]
+    target = document["target"]
+    attacks = {name: ATTACKS[name](found) for name, found in document["attacks"].items()}
     lines = [
         f"{data['people']} private people, {data['train']} training and {data['test']} test images;"
         f" {data['public']} public images of other people.",
-        f"Judge on the real private test images: top-1 {_percent(judge['top1_on_test'])}, top-5"
-        f" {_percent(judge['top5_on_test'])} (n = {judge['test_images']}).",
+        f"Judge on the real private test images: top-1 {percent(judge['top1_on_test'])}, top-5"
+        f" {percent(judge['top5_on_test'])} (n = {judge['test_images']}).",
         f"Classifiers: {target['epochs']} epochs, batches of {target['batch_size']} images"
         f" ({target['per_person']} each of {target['batch_size'] // target['per_person']} people),"
         f" Adam, one-cycle learning rate up to {target['lr']:g}; the last epoch is kept.",
         f"Prior: GAN of width {prior['width']:g}, {prior['steps']} steps of {prior['batch_size']}"
         f" images, {prior['seconds'] / 60:.0f} min on a shared core.",
-        f"GMI: {gmi['steps']} steps, learning rate {gmi['lr']:g}, {gmi['restarts']} restarts a"
-        f" person = {gmi['restarts'] * data['people']} reconstructions, all kept.",
+        *attacks.values(),
     ]
     return "\n".join(f"- {line}" for line in lines)
 
 
-TABLES = {"facts": facts, "attacks": table, "ladder": ladder}
+def _gmi(gmi: dict[str, Any]) -> str:
+    return (
+        f"GMI: {gmi['steps']} steps, learning rate {gmi['lr']:g}, {gmi['restarts']} restarts a"
+        " person, all kept."
+    )
+
+
+def _ked(ked: dict[str, Any]) -> str:
+    gan = ked["gan"]
+    return (
+        f"KED-MI: the prior trained on for {gan['steps']} steps ({gan['critic_steps']} of the"
+        f" discriminator in each, learning rate {gan['lr']:g}) with the soft labels of the very"
+        f" classifier; {ked['steps']} steps on (μ, log σ²), learning rate {ked['lr']:g},"
+        f" {ked['samples']} draws of each person's Gaussian, all kept."
+    )
+
+
+def _ppa(ppa: dict[str, Any]) -> str:
+    return (
+        f"PPA: {ppa['candidates']} candidates, {ppa['kept']} a person optimised for {ppa['steps']}"
+        f" steps, learning rate {ppa['lr']:g}, the {ppa['selected']} kept on which the classifier"
+        f" is surest over {ppa['transforms']} random crops."
+    )
+
+
+ATTACKS = {"gmi": _gmi, "ked": _ked, "ppa": _ppa}
+TABLES = {"facts": facts, "summary": summary, "attacks": table, "ladder": ladder}
 
 
 def write_tables(document: dict[str, Any], path: Path) -> None:
@@ -114,26 +139,6 @@ def _sorted(document: dict[str, Any]) -> list[dict[str, Any]]:
             row["seed"],
         ),
     )
-
-
-def _weights(row: dict[str, Any]) -> str:
-    return ", ".join(f"{SYMBOLS[key]} {value:g}" for key, value in row["weights"].items()) or "–"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    return (
-        f"{_percent(found['attack_accuracy'])} "
-        f"[{100 * found['ci_low']:.1f}, {100 * found['ci_high']:.1f}]"
-    )
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _markdown(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
-    rule = tuple("---" for _ in header)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
 
 
 if __name__ == "__main__":

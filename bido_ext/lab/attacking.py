@@ -29,7 +29,7 @@ from bido_ext.lab.attack import (
     train_ked_gan,
 )
 from bido_ext.lab.attack.adversarial import FILE as GAN_FILE
-from bido_ext.lab.attack.ked.gan import check_owner
+from bido_ext.lab.attack.ked.gan import Start, check_owner
 from bido_ext.lab.checkpoint import weights_digest
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.pipeline import LabData, stage_config
@@ -115,6 +115,7 @@ def train_prior(
     options: RunOptions,
     *,
     target: nn.Module | None = None,
+    start: Start | None = None,
     force_foreign_gan: bool = False,
 ) -> tuple[Any, str]:
     """Train the generator of an attack on the public images; a finished one is loaded.
@@ -126,6 +127,7 @@ def train_prior(
         out: Folder of the generator.
         options: How to run.
         target: The model under attack; needed for KED-MI, whose GAN belongs to it.
+        start: Public prior that the training of KED-MI's GAN starts from, see ``train_ked_gan``.
         force_foreign_gan: Take the GAN in ``out``, whichever target it was trained for.
 
     Returns:
@@ -145,6 +147,8 @@ def train_prior(
         if not options.fresh and options.on_change == "error":
             check_owner(Path(out) / GAN_FILE, digest)
         settings["target"] = digest
+        if start is not None:
+            settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
     stage = Stage(out, stage_config("prior", **settings), GAN_FILE)
     done = stage.outcome(options)
     progress = options.progress and done is None
@@ -152,8 +156,9 @@ def train_prior(
     if is_ked:
         assert target is not None
         gan = train_ked_gan(
-            config, target, public.images, out, progress=progress, device=options.device
-        )
+            config, target, public.images, out, start=start, progress=progress,
+            device=options.device,
+        )  # fmt: skip
     else:
         gan = train_gan(config, public.images, out, progress=progress, device=options.device)
     stage.finish({"seconds": gan.seconds})

@@ -5,17 +5,25 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.lfw import table
-from benchmarks.lfw.cells import CELLS
+from benchmarks.lfw import attack, table
+from benchmarks.lfw.cells import ATTACKS, CELLS, Cell
 from benchmarks.lfw.judge import FaceJudge
+from benchmarks.lfw.kept import kept_rows
 from benchmarks.lfw.networks import TAPS, SlimVGG
+from benchmarks.lfw.pictures import save_pictures
+from benchmarks.lfw.prior import SHAPE, Prior
 from benchmarks.lfw.protocol import Faces, load_faces, split_people
+from benchmarks.lfw.summary import summary
 from benchmarks.lfw.target import TargetConfig, train
+from bido_ext.lab.attack.networks import Critic, Generator
+from bido_ext.lab.judge import wilson_interval
+from bido_ext.lab.stage import RunOptions
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "lfw" / "results.json"
@@ -96,6 +104,106 @@ def test_cells_have_names_of_their_own():
     names = [cell.name for cell in CELLS]
     assert len(set(names)) == len(names)
     assert CELLS[0].defence == "none"
+
+
+TINY = {
+    "gmi": replace(attack.GMI, steps=1, restarts=2),
+    "ked": replace(attack.KED, steps=1, samples=2),
+    "ppa": replace(attack.PPA, steps=1, candidates=4, kept=2, selected=2, transforms=1),
+}
+
+
+@pytest.fixture
+def tiny_attacks(monkeypatch):
+    for name, config in TINY.items():
+        monkeypatch.setitem(attack.SETTINGS, name, config)
+    small = replace(attack.KED_GAN, steps=1, critic_steps=1, batch_size=4, width=0.05)
+    monkeypatch.setitem(attack.OWN_PRIOR, "ked", replace(small, critic_width=0.05))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_rebuilds_every_person_and_is_not_run_twice(name, tiny_attacks, tmp_path):
+    images = torch.randint(0, 256, (8, *SHAPE), dtype=torch.uint8)
+    labels = torch.arange(8) % 3
+    faces = Faces(tuple("abc"), images, labels, images, labels, images)
+    prior = Prior(Generator(0.05, SHAPE), Critic(0.05, SHAPE), 0.0)
+    target = SlimVGG(3, width=4).eval()
+    options = RunOptions(on_change="rerun", progress=False)
+    found, seconds = attack.attack(name, target, prior, faces, tmp_path, options)
+    assert found.images.shape == (2, 3, *SHAPE)
+    assert found.images.isfinite().all()
+    assert set(seconds) == {"attack", "prior"} if name == "ked" else {"attack"}
+    again, same = attack.attack(name, target, prior, faces, tmp_path, options)
+    assert torch.equal(again.images, found.images)
+    assert same == seconds
+
+
+def test_an_unknown_attack_is_said_so(tmp_path):
+    with pytest.raises(ValueError, match="attack must be one of gmi, ked, ppa"):
+        attack.attack("vmi", None, None, None, tmp_path, RunOptions())  # type: ignore[arg-type]
+
+
+def some_results(**changes):
+    facts = {"data": {}, "judge": {}, "chance": {}, "target": {"epochs": 35}}
+    document = {**facts, "prior": {"steps": 1, "seconds": 2.0}, "written": "2026-01-01T00:00:00Z"}
+    document["attacks"] = {"gmi": {"steps": 1}, "ked": {"steps": 1}}
+    return {**document, **changes}
+
+
+def some_row(defence, seed, hits, attacks=("gmi",), accuracy=0.8):
+    found = {
+        "attack_accuracy": sum(hits) / 4 / len(hits), "hits_per_class": hits, "restarts": 4,
+        "classes": len(hits), "knn_distance": 0.5, "frechet_distance": 0.25,
+    }  # fmt: skip
+    return {
+        "name": f"{defence}-s{seed}", "defence": defence, "weights": {}, "seed": seed, "epochs": 35,
+        "training": {"natural_accuracy": accuracy}, "attacks": dict.fromkeys(attacks, found),
+    }  # fmt: skip
+
+
+def test_rows_stay_with_the_attacks_that_were_run_alike(tmp_path):
+    path = tmp_path / "results.json"
+    assert kept_rows(path, some_results()) == {}
+    path.write_text(json.dumps(some_results(rows=[some_row("none", 0, [1], ("gmi", "ked"))])))
+    facts = some_results(
+        attacks={"gmi": {"steps": 1}, "ked": {"steps": 2}}, prior={"steps": 1, "seconds": 9.0}
+    )
+    (row,) = kept_rows(path, facts).values()
+    assert list(row["attacks"]) == ["gmi"]
+    assert row["written"] == "2026-01-01T00:00:00Z"
+    for name, value in (("chance", {"top1": 0.1}), ("prior", {"steps": 2, "seconds": 2.0})):
+        with pytest.raises(ValueError, match=f"another {name}"):
+            kept_rows(path, {**facts, name: value})
+
+
+def test_the_summary_pools_seeds():
+    rows = [
+        some_row("none", 1, [4, 2], accuracy=0.7),
+        some_row("none", 0, [2, 0], ("gmi", "ked")),
+        some_row("mid", 0, [1, 0], ("gmi", "ked")),
+        some_row("bido-coco", 0, [1, 1]),
+    ]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in summary(some_results(rows=rows)).splitlines()[2:]
+    ]
+    assert [(line[0], line[2]) for line in lines] == [
+        ("no defence", "gmi"), ("MID", "gmi"), ("no defence", "ked"), ("MID", "ked"),
+    ]  # fmt: skip
+    low, high = wilson_interval(8, 16)
+    assert lines[0][3:8] == [
+        "0, 1", "75.0 % (70.0 to 80.0)", "50.0 % (25.0 to 75.0)",
+        f"{100 * low:.1f} to {100 * high:.1f} (n = 16)", "–",
+    ]  # fmt: skip
+    assert lines[1][5] == "12.5 %"
+    assert lines[1][7] == "50.0 %"  # of the undefended one of the same seed
+
+
+def test_the_picture_waits_for_all_reconstructions(tmp_path):
+    path = tmp_path / "picture.png"
+    cells = [Cell("none", attacks=ATTACKS)]
+    assert save_pictures(None, tmp_path, cells, path) == path  # type: ignore[arg-type]
+    assert not path.exists()
 
 
 def test_the_document_says_what_the_results_say():

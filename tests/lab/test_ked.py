@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bido_ext.lab.attack import KedConfig, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
+from bido_ext.lab.attack.gan import Gan
 from bido_ext.lab.attack.ked import (
     MinibatchDiscrimination,
     TargetDiscriminator,
@@ -15,6 +16,7 @@ from bido_ext.lab.attack.ked import (
     inversion,
     losses,
 )
+from bido_ext.lab.attack.networks import Critic, Generator
 from bido_ext.lab.models import build_model
 
 TINY = KedGanConfig(
@@ -39,8 +41,8 @@ def prior(public, target, tmp_path_factory):
     return _train(TINY, target, public, tmp_path_factory.mktemp("gan"))
 
 
-def _train(config, target, public, folder):
-    return train_ked_gan(config, target, public, folder, progress=False)
+def _train(config, target, public, folder, **options):
+    return train_ked_gan(config, target, public, folder, progress=False, **options)
 
 
 def _invert(config, target, prior, classes=range(5), **options):
@@ -130,6 +132,28 @@ def test_the_target_stays_as_it_is(public, target, tmp_path):
     _train(TINY, target, public, tmp_path)
     assert not target.training
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_a_training_starts_from_a_public_prior(public, target, tmp_path):
+    torch.manual_seed(1)
+    start = Gan(Generator(0.05), Critic(0.1), [], 0.0, tmp_path)
+    config = replace(TINY, steps=1, critic_steps=1, lr=1e-12)
+    found = _train(config, target, public, tmp_path / "a", start=start)
+    for mine, theirs in zip(
+        found.generator.parameters(), start.generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    for i in (0, 3, 6):  # the critic has no norm behind its first convolution
+        mine, theirs = found.discriminator.body[i], start.critic.layers[max(0, i - 1)]
+        torch.testing.assert_close(mine.weight, theirs.weight)
+    again = _train(config, target, public, tmp_path / "a", start=start)
+    assert again.history == found.history
+    for other in (None, Gan(Generator(0.05), Critic(0.1), [], 0.0, tmp_path)):
+        with pytest.raises(ValueError, match="start"):
+            _train(config, target, public, tmp_path / "a", start=other)
+    wide = Gan(Generator(0.1), Critic(0.1), [], 0.0, tmp_path)
+    with pytest.raises(ValueError, match="start must have a generator of width"):
+        _train(config, target, public, tmp_path / "b", start=wide)
 
 
 @pytest.mark.parametrize("augment", ["none", "public-digits"])

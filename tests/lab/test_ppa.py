@@ -49,6 +49,20 @@ def test_poincare_loss_has_a_gradient_everywhere():
     assert right < wrong
 
 
+def test_bfloat16_logits_do_not_tie():
+    logits = torch.tensor([[40.0, -2.0], [40.0, 1.0]], dtype=torch.bfloat16)
+    found = poincare_loss(logits, torch.tensor([0, 0]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, poincare_loss(logits.float(), torch.tensor([0, 0])))
+    images, rows = torch.rand(2, 3, 8, 8).bfloat16(), Rows.of([0], 2, 2, 0)
+    for score in (
+        selection.candidate_scores(images, lambda _: logits)[:, 0],
+        selection.robust_confidence(images, rows, lambda _: logits.mul(0.1), 2),
+    ):
+        assert score.dtype == torch.float32
+    assert score[0] > score[1]
+
+
 def test_crops_are_crops():
     images = torch.rand(2, 3, 8, 8)
     whole = torch.tensor([[0.5, 0.5, 0.3, 0.7, 0.9]] * 2)

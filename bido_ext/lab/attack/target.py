@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def place(*networks: nn.Module, device: torch.device) -> None:
@@ -42,3 +42,8 @@ def check_target(
         if not 0 <= label < outputs:
             raise ValueError(f"classes: the target has labels 0 to {outputs - 1}, got {label}")
     return outputs
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """What a loss or a score is computed of: a half-precision network's logits as float32."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

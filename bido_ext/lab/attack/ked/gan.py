@@ -9,7 +9,7 @@ trained and the attacked model is no longer the one that was given.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,13 @@ class KedGanConfig(AdversarialConfig):
         check_at_least(self, 0, "real_weight", "entropy_weight")
 
 
+class Start(Protocol):
+    """What a training may start from: a public prior, such as GMI's ``Gan``."""
+
+    generator: Any
+    critic: Any
+
+
 @dataclass
 class KedGan:
     """A trained prior, in eval mode.
@@ -84,6 +91,7 @@ def train_ked_gan(
     public: Public,
     run_dir: Path | str,
     *,
+    start: Start | None = None,
     resume: bool = True,
     progress: bool = True,
     device: torch.device | str = "cpu",
@@ -94,11 +102,13 @@ def train_ked_gan(
         target: images -> logits; put in eval mode, never trained.
         public: (n, channels, side, side) float32 in [0, 1], or an ``ImageSet``, no private image
             among them; 1 or 3 channels, a side of ``networks.SIDES``.
-        resume: continue a run of the same configuration and target found in ``run_dir``.
+        start: public prior whose generator, and first convolutions of whose critic, the training
+            starts from, so that a short one serves; None starts from random weights, as published.
+        resume: continue a run of the same configuration, target and start found in ``run_dir``.
 
     Raises:
-        ValueError: wrong image shape, a target that does not take such images, or ``run_dir`` holds
-            another configuration or the GAN of another target.
+        ValueError: wrong image shape, a target that does not take such images, a start of another
+            width or shape, or ``run_dir`` holds another configuration or the GAN of another target.
         FloatingPointError: a loss is no longer finite.
     """
     device = torch.device(device)
@@ -113,6 +123,7 @@ def train_ked_gan(
         "num_classes": trainer.num_classes,
         "target": digest,
     }
+    inputs["start"] = None if start is None else trainer.start_from(start)
     path = train(trainer, run_dir, inputs=inputs, resume=resume, progress=progress)
     return KedGan(trainer.generator, trainer.critic, digest, trainer.history, trainer.seconds, path)
 
@@ -193,6 +204,19 @@ class _Trainer(AdversarialTrainer):
     def build(self) -> None:
         self.generator = Generator(self.config.width, self.shape)
         self.critic = TargetDiscriminator(self.num_classes, self.config.critic_width, self.shape)
+
+    def start_from(self, start: Start) -> str:
+        """Take over the weights of ``start``; returns their digest."""
+        mine, theirs = self.generator.state_dict(), start.generator.state_dict()
+        shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"start must have a generator of width {self.config.width:g} for images "
+                f"{self.shape}, as the GAN to be trained"
+            )
+        self.generator.load_state_dict(theirs)
+        self.critic.start_from(start.critic)
+        return weights_digest(start.generator) + weights_digest(start.critic)
 
     @torch.no_grad()
     def _opinion(self, images: Tensor) -> Tensor:

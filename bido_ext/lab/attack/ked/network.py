@@ -67,6 +67,20 @@ class TargetDiscriminator(nn.Module):
         self.minibatch = MinibatchDiscrimination(width_of_features)
         self.head = nn.Linear(width_of_features + self.minibatch.kernels, num_classes)
 
+    def start_from(self, critic: nn.Module) -> int:
+        """Take over the first convolutions of a trained critic, as far as the shapes agree.
+
+        Returns:
+            How many.
+        """
+        taken = 0
+        for mine, theirs in zip(_convolutions(self.body), _convolutions(critic), strict=False):
+            if mine.weight.shape != theirs.weight.shape:
+                break
+            mine.load_state_dict(theirs.state_dict())
+            taken += 1
+        return taken
+
     def features(self, x: Tensor) -> Tensor:
         """What feature matching compares: (n, features)."""
         return self.body(x)
@@ -80,3 +94,7 @@ class TargetDiscriminator(nn.Module):
         """Logits of each image as a batch of its own, that is, with o(x) = 0."""
         features = self.features(x)
         return self.head(nn.functional.pad(features, (0, self.minibatch.kernels)))
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bido_ext.lab.attack.target import at_least_float32
+
 SHRINK = 1e-4  # the wanted class's corner lies on the border of the ball, infinitely far away
 
 
@@ -13,6 +15,7 @@ def poincare_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))), v one-hot with 0.9999 for its 1.
     """
+    logits = at_least_float32(logits)
     u = logits / logits.abs().sum(1, keepdim=True)
     v = F.one_hot(labels, logits.shape[1]).to(logits) * (1 - SHRINK)
     # |u|_2 reaches 1 only with all but one logit at 0: kept off the border it has a gradient.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bido_ext.lab.attack.rows import Rows
+from bido_ext.lab.attack.target import at_least_float32
 
 from .transforms import DRAWS, SELECTION, resized_crop
 
@@ -16,7 +17,8 @@ Network = Callable[[Tensor], Tensor]
 @torch.no_grad()
 def candidate_scores(images: Tensor, target: Network) -> Tensor:
     """The target's probabilities (n, classes), averaged over each image and its mirror image."""
-    return (target(images).softmax(1) + target(images.flip(3)).softmax(1)) / 2
+    both = [at_least_float32(target(seen)).softmax(1) for seen in (images, images.flip(3))]
+    return (both[0] + both[1]) / 2
 
 
 def best_candidates(scores: Tensor, classes: Sequence[int], kept: int) -> Tensor:
@@ -31,10 +33,12 @@ def best_candidates(scores: Tensor, classes: Sequence[int], kept: int) -> Tensor
 def robust_confidence(images: Tensor, rows: Rows, target: Network, transforms: int) -> Tensor:
     """The target's mean confidence in the wanted class over random crops of each image, (n,)."""
     labels = rows.wanted(images.device)[:, None]
+    images = at_least_float32(images)
     total = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     for i in range(transforms):
         seen = resized_crop(images, SELECTION, rows.uniform("ppa selection", i, DRAWS))
-        total += target(seen).softmax(1).gather(1, labels).squeeze(1)
+        confidence = at_least_float32(target(seen)).softmax(1)
+        total += confidence.gather(1, labels).squeeze(1)
     return total / transforms
 
 
