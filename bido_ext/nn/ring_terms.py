@@ -69,7 +69,7 @@ def ring_terms(
         The gradient of ``total`` reaches ``own``, times the number of ranks.
 
     Raises:
-        MemoryError: Not even a block of one row fits into workspace_bytes; on all ranks.
+        WorkspaceError: Not even a block of one row fits into workspace_bytes; on all ranks.
     """
     wanted = [v for v, t in enumerate(own) if t.requires_grad and torch.is_grad_enabled()]
     with torch.no_grad(), torch.autocast(own[0].device.type, enabled=False):

@@ -64,7 +64,7 @@ def hsic_of_row_panels(
         workspace_bytes: Bound on the panels of this rank; default 1 GiB.
 
     Raises:
-        MemoryError: Not even one row fits into workspace_bytes.
+        WorkspaceError: Not even one row fits into workspace_bytes.
     """
     rows = shards.counts[shards.rank]
     block, _ = row_blocks(group.n, len(group.kinds), group.dtype.itemsize, rows, workspace_bytes)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops: one file is one contract (public function, schema, fake kernel, derivative)."""
 
+from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops.cka import cka
 from bido_ext.ops.coco import coco
 from bido_ext.ops.double_center import double_center
@@ -16,6 +17,7 @@ __all__ = [
     "Kernel",
     "Linear",
     "Plan",
+    "WorkspaceError",
     "cka",
     "coco",
     "double_center",

@@ -13,6 +13,13 @@ LARGEST_COUNT, LARGEST_WORKSPACE = 1 << 31, 1 << 62
 LARGEST_N = 1 << 26
 
 
+class WorkspaceError(MemoryError, ValueError):
+    """A computation that does not fit, refused before anything is allocated.
+
+    A MemoryError for who frees memory or takes a smaller batch, a ValueError since an argument asks for it.
+    """
+
+
 def check_count(value: object, name: str, least: int, bound: int = LARGEST_COUNT) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")

@@ -44,7 +44,7 @@ def cka(
         TypeError: An argument is not a tensor of an allowed dtype.
         ValueError: Shapes, devices or labels do not fit, or the features hold NaN or Inf (checked
             on the CPU).
-        MemoryError: No regime fits into workspace_bytes.
+        WorkspaceError: No regime fits into workspace_bytes.
     """
     return measure_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
 

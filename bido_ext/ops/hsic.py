@@ -60,7 +60,7 @@ def hsic(
         TypeError: An argument is not a tensor of an allowed dtype.
         ValueError: Shapes, devices or labels do not fit, n is too small, or the features hold NaN
             or Inf (checked on the CPU).
-        MemoryError: No regime fits into workspace_bytes.
+        WorkspaceError: No regime fits into workspace_bytes.
 
     Example:
         >>> bx.hsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))

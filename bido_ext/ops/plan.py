@@ -18,6 +18,7 @@ import torch
 from bido_ext._library import can_stream, keeps_tiles
 from bido_ext.ops._plan_arguments import (
     LARGEST_N,
+    WorkspaceError,
     check_count,
     check_device,
     check_dims,
@@ -103,7 +104,7 @@ def plan(
 
     Raises:
         ValueError: An argument does not fit.
-        MemoryError: No regime fits into workspace_bytes (or into the free memory).
+        WorkspaceError: No regime fits into workspace_bytes (or into the free memory).
 
     Example:
         >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")
@@ -140,7 +141,7 @@ def plan(
         else f"half of the {free / GIB:.1f} GiB of free memory"
     )
     if result["regime"] == "refused":
-        raise MemoryError(
+        raise WorkspaceError(
             f"{measure} of n={n:,} samples needs at least {result['smallest_bytes']:,} bytes beyond its "
             f"inputs even when streaming, more than {bound}: raise workspace_bytes or lower n."
         )
@@ -220,12 +221,12 @@ def row_blocks(
     One panel per variable, and the float64 weights of the backward with two temporaries.
 
     Raises:
-        MemoryError: Not even one row fits into workspace_bytes.
+        WorkspaceError: Not even one row fits into workspace_bytes.
     """
     per_row = n * (variables * element + 3 * 8)
     block = (workspace_bytes or PANEL_BYTES) // per_row
     if block < 1 and workspace_bytes is not None:
-        raise MemoryError(
+        raise WorkspaceError(
             f"one row of the Gram matrices of n={n:,} samples takes {per_row:,} bytes, more than "
             f"workspace_bytes={workspace_bytes:,}."
         )
@@ -279,7 +280,7 @@ def _plan_algebra(
     needed = _planner().algebra_bytes(n, list(dims), element, algebra, measure == "nhsic")
     free = free_memory(device) if workspace_bytes is None else workspace_bytes
     if needed > free:
-        raise MemoryError(
+        raise WorkspaceError(
             f"{measure} of n={n:,} samples needs about {needed:,} bytes of n x n matrices, more than the "
             f"{free:,} allowed: lower n, or use hsic or cka, which stream."
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops.exchange import LABEL_BYTES
 
 #: How features reach the other ranks: whole to all, or in blocks round a ring; "auto" takes the ring where
@@ -42,7 +43,7 @@ def ring_blocks(
         whole: Whether whole Gram matrices are gathered in any case (nhsic, coco).
 
     Raises:
-        MemoryError: Not even a block of one row fits into workspace_bytes.
+        WorkspaceError: Not even a block of one row fits into workspace_bytes.
     """
     n, most = sum(counts), max(counts)
     # The float64 weights of the gradient with two temporaries.
@@ -52,7 +53,7 @@ def ring_blocks(
         return RingBlocks(True, most, most * (kept + temporaries))
     per_row = variables * most * element + temporaries
     if budget < per_row and workspace_bytes is not None:
-        raise MemoryError(
+        raise WorkspaceError(
             f"one row of the Gram matrices against {most:,} samples takes {per_row:,} bytes, more than "
             f"workspace_bytes={workspace_bytes:,}."
         )
