@@ -23,9 +23,9 @@ from global_batch import (
     single,
     terms,
 )
+from one_process import assert_equals_one_process, joined
 from oracle import relative_error
 from ranks import run_ranks
-from torch import Tensor
 
 import bido_ext as bx
 from benchmarks.scaling_model import cost_of_step
@@ -38,22 +38,9 @@ def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(all_steps, request.param)
 
 
-def joined(grads: list[Tensor]) -> Tensor:
-    return torch.cat([g.flatten() for g in grads])
-
-
 @pytest.mark.parametrize("measure", MEASURES)
 def test_equals_one_process(ranks: list[dict[str, Any]], measure: str) -> None:
-    for counts in COUNTS[len(ranks)]:
-        results = [rank[f"{measure} {counts}"] for rank in ranks]
-        value, all_terms, grads = single(measure, sum(counts), torch.float64)
-        for result in results:
-            assert result["samples"] == sum(counts)
-            assert torch.equal(result["value"], results[0]["value"])
-            assert torch.equal(result["terms"], results[0]["terms"])
-            assert relative_error(result["value"], value) < 1e-9
-            assert relative_error(result["terms"], all_terms) < 1e-9
-            assert relative_error(joined(result["grads"]), joined(grads)) < 1e-6
+    assert_equals_one_process(ranks, measure)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from global_batch import COUNTS, MEASURES, float32_features, kernel_batch, settings, single, terms
+from one_process import assert_equals_one_process, joined
 from oracle import relative_error
 from ranks import run_ranks
 from ring_batch import BOUND, WIDE, WIDE_ROWS, ring_steps
@@ -29,10 +30,6 @@ def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(ring_steps, request.param)
 
 
-def joined(grads: list[Tensor]) -> Tensor:
-    return torch.cat([g.flatten() for g in grads])
-
-
 def whole_step(measure: str, n: int, **options: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Value, terms and gradients of the float32 features of the whole batch in one process."""
     x, layers, y = float32_features(n)
@@ -44,16 +41,7 @@ def whole_step(measure: str, n: int, **options: Any) -> tuple[Tensor, Tensor, li
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_equals_one_process_under_ddp(ranks: list[dict[str, Any]], measure: str) -> None:
-    for counts in COUNTS[len(ranks)]:
-        results = [rank[f"{measure} {counts}"] for rank in ranks]
-        value, all_terms, grads = single(measure, sum(counts), torch.float64)
-        for result in results:
-            assert result["samples"] == sum(counts)
-            assert torch.equal(result["value"], results[0]["value"])
-            assert torch.equal(result["terms"], results[0]["terms"])
-            assert relative_error(result["value"], value) < 1e-9
-            assert relative_error(result["terms"], all_terms) < 1e-9
-            assert relative_error(joined(result["grads"]), joined(grads)) < 1e-6
+    assert_equals_one_process(ranks, measure)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bounded"])
