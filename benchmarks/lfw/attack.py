@@ -29,7 +29,7 @@ GMI = GmiConfig(steps=100, lr=2e-3, restarts=5, batch_size=62)
 KED_GAN = KedGanConfig(
     steps=40, lr=PriorConfig.lr, width=PriorConfig.width, critic_width=PriorConfig.width
 )
-KED = KedConfig(steps=200, lr=2e-2, restarts=1, samples=5, batch_size=62)
+KED = KedConfig(steps=400, lr=5e-2, restarts=1, samples=5, batch_size=62)
 PPA = PpaConfig(
     candidates=2000, kept=10, selected=5, steps=20, lr=5e-2, transforms=10, batch_size=62
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from benchmarks.lfw.attack import attack, settings, unguided
 from benchmarks.lfw.cells import Cell
 from benchmarks.lfw.judge import FaceJudge
 from benchmarks.lfw.kept import kept_rows
-from benchmarks.lfw.prior import Prior, PriorConfig, train_prior
+from benchmarks.lfw.prior import PriorConfig, train_prior
 from benchmarks.lfw.protocol import SHA256, SPLIT_SEED, Faces, as_float
 from benchmarks.lfw.target import TargetConfig, build, train
 from bido_ext.lab.atomic import write_text
@@ -26,8 +26,9 @@ from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack
 from bido_ext.lab.stage import RunOptions, Stage
 
-FORMAT, VERSION = "bido_ext.lfw", 2
+FORMAT, VERSION = "bido_ext.lfw", 3
 OPTIONS = RunOptions(on_change="rerun", progress=False)
+RunRows = Callable[[Sequence[Cell]], Iterator[dict[str, Any]]]
 
 
 class Run:
@@ -46,17 +47,28 @@ class Run:
         self.prior_config = PriorConfig()
         self.document: dict[str, Any] = {}
 
-    def all(self, cells: Sequence[Cell], results: Path, keep: bool = False) -> None:
-        """Run the cells in order and write ``results`` after each.
-
-        Args:
-            keep: Rows of ``results`` that have all attacks of their cell stay as they are.
-        """
-        prior = train_prior(self.prior_config, self.faces.public, self.work / "prior")
+    def prepare(self) -> None:
+        """Train the prior and fit the judge; what lies in the work folder is loaded."""
+        self.prior = train_prior(self.prior_config, self.faces.public, self.work / "prior")
         say("judge: descriptors of the private images, logistic regression")
         self.judge.fit(self.faces)
         self.reference = self._reference()
-        self.document = self._facts(prior)
+
+    def all(
+        self,
+        cells: Sequence[Cell],
+        results: Path,
+        keep: bool = False,
+        run_rows: RunRows | None = None,
+    ) -> None:
+        """Run the cells and write ``results`` after each.
+
+        Args:
+            keep: Rows of ``results`` that have all attacks of their cell stay as they are.
+            run_rows: Makes the rows of the cells it is given; default one after the other, here.
+        """
+        self.prepare()
+        self.document = self._facts()
         kept = kept_rows(results, self.document) if keep else {}
         kept = {
             cell.name: kept[cell.name]
@@ -64,13 +76,20 @@ class Run:
             if cell.name in kept and set(cell.attacks) <= set(kept[cell.name]["attacks"])
         }
         rows = dict(kept)
-        for cell in cells:
-            if cell.name not in kept:
-                rows[cell.name] = self.cell(cell, prior)
-            self.document["rows"] = list(rows.values())
-            write_text(results, json.dumps(self.document, indent=1) + "\n")
+        self._write(cells, rows, results)
+        todo = [cell for cell in cells if cell.name not in kept]
+        for row in (run_rows or self._one_by_one)(todo):
+            rows[row["name"]] = row
+            self._write(cells, rows, results)
 
-    def cell(self, cell: Cell, prior: Prior) -> dict[str, Any]:
+    def _one_by_one(self, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+        return (self.cell(cell) for cell in cells)
+
+    def _write(self, cells: Sequence[Cell], rows: dict[str, Any], results: Path) -> None:
+        self.document["rows"] = [rows[cell.name] for cell in cells if cell.name in rows]
+        write_text(results, json.dumps(self.document, indent=1) + "\n")
+
+    def cell(self, cell: Cell) -> dict[str, Any]:
         """One row of the table."""
         model, outcome = self.target(cell)
         row: dict[str, Any] = {
@@ -78,6 +97,7 @@ class Run:
             "written": _now(),
             "defence": cell.defence,
             "weights": dict(cell.weights),
+            "taps": list(cell.taps),
             "seed": cell.seed,
             "epochs": self.epochs if cell.epochs is None else cell.epochs,
             "training": outcome,
@@ -86,7 +106,7 @@ class Run:
         say(f"{cell.name}: natural accuracy {100 * outcome['natural_accuracy']:.1f}%")
         for name in cell.attacks:
             out = self.work / "attacks" / name / cell.name
-            found, seconds = attack(name, model, prior, self.faces, out, OPTIONS)
+            found, seconds = attack(name, model, self.prior, self.faces, out, OPTIONS)
             judged = self.judged(found.images)
             row["attacks"][name] = {
                 **judged,
@@ -103,7 +123,9 @@ class Run:
     def target(self, cell: Cell) -> tuple[nn.Module, dict[str, Any]]:
         """The cell's classifier; a finished one is loaded."""
         epochs = self.epochs if cell.epochs is None else cell.epochs
-        config = TargetConfig(cell.defence, dict(cell.weights), epochs=epochs, seed=cell.seed)
+        config = TargetConfig(
+            cell.defence, dict(cell.weights), taps=cell.taps, epochs=epochs, seed=cell.seed
+        )
         settings = {"stage": "lfw target", "data": SHA256, "split": SPLIT_SEED, **asdict(config)}
         stage = Stage(self.work / "targets" / cell.name, settings, "model.pt")
         outcome = stage.outcome(OPTIONS)
@@ -130,7 +152,7 @@ class Run:
         features = self.judge.describe(self.faces.train)
         return PrivateReference(as_float(self.faces.train), self.faces.train_labels, features)
 
-    def _facts(self, prior: Prior) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         faces = self.faces
         top1, top5 = self.judge.accuracy(faces.test, faces.test_labels)
         say(f"judge on real private test images: top-1 {100 * top1:.1f}%, top-5 {100 * top5:.1f}%")
@@ -150,8 +172,8 @@ class Run:
                 "public": len(faces.public),
             },
             "judge": {"top1_on_test": top1, "top5_on_test": top5, "test_images": len(faces.test)},
-            "chance": self.judged(unguided(prior, faces)),
-            "prior": {**asdict(self.prior_config), "seconds": prior.seconds},
+            "chance": self.judged(unguided(self.prior, faces)),
+            "prior": {**asdict(self.prior_config), "seconds": self.prior.seconds},
             "target": asdict(TargetConfig(epochs=self.epochs)),
             "attacks": settings(),
         }

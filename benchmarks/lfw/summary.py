@@ -22,11 +22,17 @@ def summary(document: dict[str, Any]) -> str:
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in document["rows"]:
-        key = (row["defence"], -row["epochs"], tuple(row["weights"].values()))
+        key = (
+            row["defence"],
+            -row["epochs"],
+            tuple(row["weights"].values()),
+            len(row.get("taps", ())),
+        )
         groups.setdefault(key, []).append(row)
     base = {
         (attack, row["seed"]): found["attack_accuracy"]
-        for row in groups.get(("none", -document["target"]["epochs"], ()), [])
+        for row in document["rows"]
+        if row["defence"] == "none" and row["epochs"] == document["target"]["epochs"]
         for attack, found in row["attacks"].items()
     }
     lines = [

@@ -28,11 +28,13 @@ class TargetConfig:
 
     Attributes:
         defence, weights: As in ``bido_ext.lab.defences``.
+        taps: Layers that BiDO's terms see; ignored by the others.
         batch_size, per_person: As BiDO's sampler draws its batches (16 people x 4 images).
     """
 
     defence: str = "none"
     weights: Mapping[str, float] | None = None
+    taps: tuple[str, ...] = TAPS
     epochs: int = 40
     batch_size: int = 64
     per_person: int = 4
@@ -70,7 +72,9 @@ def train(config: TargetConfig, faces: Faces, progress: str = "") -> Fitted:
         optimizer, config.lr, config.epochs * len(batches), pct_start=0.15
     )
     prefix = "body." if config.defence == "mid" else ""
-    defence = Defence(config.defence, config.weights or {}, tuple(prefix + tap for tap in TAPS))
+    defence = Defence(
+        config.defence, config.weights or {}, tuple(prefix + tap for tap in config.taps)
+    )
     images, finite = as_float(faces.train), True
     with defence.attached(model) as penalty:
         for epoch in range(config.epochs):

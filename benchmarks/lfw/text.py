@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.lfw.networks import TAPS
+
 LABELS = {"none": "no defence", "mid": "MID", "bido-hsic": "BiDO-HSIC", "bido-coco": "BiDO-COCO"}
 SYMBOLS = {"lambda_x": "λx", "lambda_y": "λy", "beta": "β"}
 
 
 def weights(row: Mapping[str, Any]) -> str:
-    """The weights of a defence."""
-    return ", ".join(f"{SYMBOLS[key]} {value:g}" for key, value in row["weights"].items()) or "–"
+    """The weights of a defence, and its layers where they are not all five."""
+    given = [f"{SYMBOLS[key]} {value:g}" for key, value in row["weights"].items()]
+    taps = row.get("taps", TAPS)
+    return ", ".join([*given, *(taps if len(taps) < len(TAPS) else ())]) or "–"
 
 
 def interval(found: Mapping[str, Any]) -> str:

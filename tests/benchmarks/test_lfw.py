@@ -16,6 +16,7 @@ from benchmarks.lfw.cells import ATTACKS, CELLS, Cell
 from benchmarks.lfw.judge import FaceJudge
 from benchmarks.lfw.kept import kept_rows
 from benchmarks.lfw.networks import TAPS, SlimVGG
+from benchmarks.lfw.parallel import rows_of
 from benchmarks.lfw.pictures import save_pictures
 from benchmarks.lfw.prior import SHAPE, Prior
 from benchmarks.lfw.protocol import Faces, load_faces, split_people
@@ -104,6 +105,24 @@ def test_cells_have_names_of_their_own():
     names = [cell.name for cell in CELLS]
     assert len(set(names)) == len(names)
     assert CELLS[0].defence == "none"
+
+
+class StandIn:
+    """A run whose rows say in which process and with how many threads they were made."""
+
+    def prepare(self):
+        self.ready = True
+
+    def cell(self, cell):
+        return {"name": cell.name, "process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_cells_are_shared_among_processes():
+    cells = [Cell("none", seed=seed) for seed in range(3)]
+    rows = list(rows_of(StandIn, cells, 2))
+    assert sorted(row["name"] for row in rows) == [cell.name for cell in cells]
+    assert os.getpid() not in {row["process"] for row in rows}
+    assert {row["threads"] for row in rows} == {torch.get_num_threads()}
 
 
 TINY = {
