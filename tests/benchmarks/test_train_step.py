@@ -25,6 +25,8 @@ def test_record_compares_with_the_plain_step(monkeypatch: pytest.MonkeyPatch) ->
     (own,) = record["rows"]
     assert own["refusal"] is None
     assert own["times_floor"] == pytest.approx(own["median_ms"] / record["floor"]["ms"])
+    assert record["control"]["what"] == train_step.CONTROL
+    assert record["control"]["paired_ratio"] > 0
     assert f"x {train_step.PLAIN}" in text_table(record)
     for old, new in zip(before, model.parameters(), strict=True):
         assert torch.equal(old, new), "the weights must not move between the rounds"
