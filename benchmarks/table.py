@@ -77,8 +77,27 @@ def _caption(records: Sequence[Record], varies: bool) -> str:
     return (
         f"{shape}{'; '.join(sorted(settings))}. {'; '.join(sorted(machines))}. Medians; bido_ext's "
         "largest relative gradient error against float64; its peak memory beyond inputs and "
-        "gradients in float32 n×n matrices."
+        f"gradients in float32 n×n matrices.{_within_rounds(records)}"
     )
+
+
+def _within_rounds(records: Sequence[Record]) -> str:
+    """What the shared yardstick of a round says, where it was timed twice a round."""
+    said = []
+    for record in records:
+        if control := record.get("control"):
+            rows = {row["name"]: row for row in record["rows"]}
+            named = {**rows, control["what"]: control}
+            ratios = ", ".join(
+                f"{name} {row['paired_ratio']:.3f} [{low:.3f}, {high:.3f}]"
+                for name, row in named.items()
+                if "paired_ratio" in row
+                for low, high in [row["paired_ratio_95"]]
+            )
+            said.append(
+                f" Times {record['floor']['what']} of the same round, median [95 %]: {ratios}."
+            )
+    return "".join(said)
 
 
 def _dims(record: Record) -> str:

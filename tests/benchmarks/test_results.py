@@ -126,6 +126,19 @@ def test_table_is_filled_and_found_stale(tmp_path: Path) -> None:
     assert table.stale([readme], check=True, results=results) == [readme]
 
 
+def test_table_says_what_the_control_says() -> None:
+    plain = record(64)
+    assert "same round" not in table.markdown_table([plain])
+    paired = {"paired_ratio": 1.01, "paired_ratio_95": [1.0, 1.02]}
+    rows = [{**plain["rows"][0], **paired}, plain["rows"][1]]
+    again = {"what": "floor again", **paired, "paired_ratio": 0.99}
+    text = table.markdown_table([{**plain, "rows": rows, "control": again}])
+    assert (
+        "Times floor of the same round, median [95 %]: "
+        "bido_ext 1.010 [1.000, 1.020], floor again 0.990 [1.000, 1.020]." in text
+    )
+
+
 def test_table_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- benchmark:dev/nothing -->\n<!-- /benchmark -->\n")
