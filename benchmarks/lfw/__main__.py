@@ -15,17 +15,11 @@ import torch
 from benchmarks.lfw.cells import CELLS
 from benchmarks.lfw.parallel import rows_of
 from benchmarks.lfw.pictures import save_pictures
-from benchmarks.lfw.protocol import load_faces
-from benchmarks.lfw.run import Run
+from benchmarks.lfw.run import open_run
 from benchmarks.lfw.table import table, write_tables
 
 RESULTS = Path(__file__).parents[1] / "results" / "lfw"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lfw.md"
-
-
-def open_run(data: Path, work: Path, judge_python: Path, epochs: int) -> Run:
-    """The run of an archive; every process makes its own."""
-    return Run(load_faces(data), work, judge_python, epochs)
 
 
 def main() -> None:

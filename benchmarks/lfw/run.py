@@ -18,7 +18,7 @@ from benchmarks.lfw.cells import Cell
 from benchmarks.lfw.judge import FaceJudge
 from benchmarks.lfw.kept import kept_rows
 from benchmarks.lfw.prior import PriorConfig, train_prior
-from benchmarks.lfw.protocol import SHA256, SPLIT_SEED, Faces, as_float
+from benchmarks.lfw.protocol import SHA256, SPLIT_SEED, Faces, as_float, load_faces
 from benchmarks.lfw.target import TargetConfig, build, train
 from bido_ext.lab.atomic import write_text
 from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
@@ -177,6 +177,11 @@ class Run:
             "target": asdict(TargetConfig(epochs=self.epochs)),
             "attacks": settings(),
         }
+
+
+def open_run(data: Path, work: Path, judge_python: Path, epochs: int) -> Run:
+    """The run of an archive; every process makes its own."""
+    return Run(load_faces(data), work, judge_python, epochs)
 
 
 def _now() -> str:
