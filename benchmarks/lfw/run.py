@@ -107,7 +107,7 @@ class Run:
         for name in cell.attacks:
             out = self.work / "attacks" / name / cell.name
             found, seconds = attack(name, model, self.prior, self.faces, out, OPTIONS)
-            judged = self.judged(found.images)
+            judged = self.judged(found.images, found.draws)
             row["attacks"][name] = {
                 **judged,
                 "target_confidence": float(found.target_confidence.mean()),
@@ -138,10 +138,12 @@ class Run:
         model.load_state_dict(load_checkpoint(stage.product))
         return model.eval(), outcome
 
-    def judged(self, images: Tensor) -> dict[str, Any]:
+    def judged(self, images: Tensor, draws: int = 1) -> dict[str, Any]:
         """The metrics of one attack; classes by their hits alone."""
         people = range(len(self.faces.people))
-        metrics = asdict(judge_attack(self.judge, images.float(), people, self.reference))
+        metrics = asdict(
+            judge_attack(self.judge, images.float(), people, self.reference, draws=draws)
+        )
         per_class = metrics.pop("per_class")
         metrics["classes"] = len(metrics["classes"])
         restarts = metrics["restarts"]

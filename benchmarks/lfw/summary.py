@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from benchmarks.lfw.text import LABELS, markdown, mean_and_range, percent, weights
-from bido_ext.lab.judge import wilson_interval
+from bido_ext.lab.judge import clustered_interval, wilson_interval
 
 HEADER = (
     "defence", "weights", "attack", "seeds", "natural accuracy", "attack accuracy top-1",
@@ -55,7 +57,7 @@ def _line(
     rows = sorted((row for row in rows if attack in row["attacks"]), key=lambda row: row["seed"])
     found = [row["attacks"][attack] for row in rows]
     trials = sum(one["restarts"] * one["classes"] for one in found)
-    low, high = wilson_interval(sum(sum(one["hits_per_class"]) for one in found), trials)
+    low, high = _interval(found, trials)
     accuracies = [one["attack_accuracy"] for one in found]
     return (
         LABELS[rows[0]["defence"]],
@@ -69,6 +71,15 @@ def _line(
         f"{sum(one['knn_distance'] for one in found) / len(found):.3f}",
         f"{sum(one['frechet_distance'] for one in found) / len(found):.3f}",
     )
+
+
+def _interval(found: list[dict[str, Any]], trials: int) -> tuple[float, float]:
+    hits = [hits for one in found for hits in one["hits_per_class"]]
+    if (draws := found[0].get("draws", 1)) == 1:
+        return wilson_interval(sum(hits), trials)
+    if draws != found[0]["restarts"]:
+        raise ValueError("hits_per_class tells searches apart only where each class has one")
+    return clustered_interval(torch.tensor(hits) / draws, draws)
 
 
 def _share(

@@ -147,10 +147,10 @@ def _judge(
 ) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
-    from bido_ext.lab.checkpoint import load_model
+    from bido_ext.lab.checkpoint import load_model, weights_digest
     from bido_ext.lab.data import ImageSet
     from bido_ext.lab.judge import PrivateReference, judge_attack, load_inception, save_comparison
-    from bido_ext.lab.reconstructions import load_reconstructions
+    from bido_ext.lab.reconstructions import attacked_model, load_reconstructions
     from bido_ext.lab.report.judgement import judgement_text
     from bido_ext.lab.train import accuracy
 
@@ -159,11 +159,18 @@ def _judge(
     # The evaluator resizes on entry if it looks at larger images than the attack makes.
     task = _loaded(source, found.images.shape[-1])
     evaluator, _ = load_model(evaluator_file, expect_num_classes=task.judge_classes)
+    if weights_digest(evaluator) == attacked_model(file):
+        raise ValueError(
+            f"--evaluator must be a classifier that the attacker never used, {evaluator_file} is the "
+            "attacked model itself"
+        )
     evaluator.to(device)
     own_accuracy = accuracy(evaluator, task.judge_test)
     private = ImageSet.of(task.train).only(found.classes)
     reference = PrivateReference.of(evaluator, private, private.labels)
-    metrics = judge_attack(evaluator, found.images, found.classes, reference, inception=network)
+    metrics = judge_attack(
+        evaluator, found.images, found.classes, reference, inception=network, draws=found.draws
+    )
     if picture is not None:
         save_comparison(picture, evaluator, found.images, found.classes, reference)
     document = {

@@ -86,12 +86,14 @@ def build(
     from bido_ext.lab.study import (
         build_study,
         find_candidates,
+        key_beside,
         private_of,
         write_page,
         write_study,
     )
     from bido_ext.lab.study.build import QUESTION
 
+    key = key_beside(out)
     only = [name.strip() for name in defences.split(",")] if defences else []
     made, pictures = build_study(
         find_candidates(results, only),
@@ -101,7 +103,7 @@ def build(
         question=question or QUESTION,
     )
     page = write_page(made, pictures, out)
-    key = write_study(made, out.with_suffix(".json"))
+    write_study(made, key)
     if json:
         print_json(
             {

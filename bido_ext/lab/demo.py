@@ -167,7 +167,7 @@ class _Run:
             )  # fmt: skip
             found = attacked.reconstructions
             judged = (evaluator.model, found.images, found.classes, reference)
-            metrics = judge_attack(*judged)
+            metrics = judge_attack(*judged, draws=found.draws)
             picture = save_comparison(attack_dir / "comparison.png", *judged)
             told.append(attacked.note)
             told.append(f"attack accuracy {attack_text(metrics)}")

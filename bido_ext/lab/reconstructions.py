@@ -23,6 +23,7 @@ def save_reconstructions(found: Reconstructions, config: Mapping[str, Any], path
         "latents": found.latents,
         "classes": list(found.classes),
         "target_confidence": found.target_confidence,
+        "draws": found.draws,
     }
     save_atomic(content, path)
 
@@ -33,11 +34,27 @@ def load_reconstructions(path: Path) -> Reconstructions:
     Raises:
         ValueError: If the file is missing, damaged, or not such a file of this version.
     """
+    content = _content(path)
+    return Reconstructions(
+        content["images"], content["latents"], content["classes"], content["target_confidence"],
+        content.get("draws", 1),
+    )  # fmt: skip
+
+
+def attacked_model(path: Path) -> str | None:
+    """Digest of the weights of the attacked model, where the file says it.
+
+    Raises:
+        ValueError: As ``load_reconstructions``.
+    """
+    digest: str | None = _content(path)["config"].get("target")
+    return digest
+
+
+def _content(path: Path) -> dict[str, Any]:
     content = load_checkpoint(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a file of reconstructions, as bido attack writes them")
     if content.get("version") != VERSION:
         raise ValueError(f"{path} has version {content.get('version')}, this is {VERSION}")
-    return Reconstructions(
-        content["images"], content["latents"], content["classes"], content["target_confidence"]
-    )
+    return content

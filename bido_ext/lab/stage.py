@@ -72,10 +72,11 @@ class Stage:
         Sets ``note`` to one line for the user on what was found.
 
         Raises:
-            ValueError: If the folder holds another configuration (and ``on_change`` is "error"), a
-                damaged ``stage.json``, or files that no stage of bido wrote.
+            ValueError: If the folder holds another configuration (and ``on_change`` is "error"),
+                another kind of stage, a damaged ``stage.json``, or files that no stage of bido wrote.
         """
         saved = self._read()
+        self._check_kind(saved)
         remove_leftovers(self.directory)
         if saved is None or options.fresh:
             self._start_over()
@@ -99,6 +100,15 @@ class Stage:
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Mark the stage as done; ``outcome`` is JSON-able."""
         self._write(outcome)
+
+    def _check_kind(self, saved: Mapping[str, Any] | None) -> None:
+        """A model is not started over by the attack on it, whatever the options say."""
+        here, wanted = (saved or {"config": {}})["config"].get("stage"), self.config.get("stage")
+        if saved is not None and here != wanted:
+            raise ValueError(
+                f"{self.directory} holds another stage ({here!r}, this is {wanted!r}); choose another "
+                "folder"
+            )
 
     def _start_over(self) -> None:
         if self.directory.exists() and not self.directory.is_dir():

@@ -64,6 +64,7 @@ def faces(tmp_path_factory) -> dict[str, Path]:
     command = ("train", *SMOKE, "--dataset", "lfw", "--data", out / "lfw", "--batch-size", 8)
     narrow = ("--arch-options", "width=0.1", "--out", out / "t")
     assert bido(*command, *narrow).exit_code == 0
+    assert bido(*command, *narrow[:2], "--seed", 1, "--out", out / "e").exit_code == 0
     np.savez(out / "faces.npz", images=np.random.randint(0, 256, (12, 64, 64, 3), np.uint8))
     np.savez(out / "grey.npz", images=np.zeros((12, 64, 64), np.uint8))
     return {"model": out / "t" / "model.pt", "data": out / "lfw", "out": out}
@@ -88,9 +89,11 @@ def test_judging_faces(faces, tmp_path):
     command = ("attack", faces["model"], *SMOKE, "--prior", faces["out"] / "judged", *sets)
     made = bido(*command, "--prior-steps", 1, "--prior-set", "width=0.05", "--out", tmp_path)
     assert made.exit_code == 0, made.stderr
-    # The same classifier as its own judge: only the path is tested here.
     command = ("evaluate", tmp_path / "reconstructions.pt", *SMOKE, *sets)
-    judged = bido(*command, "--evaluator", faces["model"], "--required", "1.1")
+    itself = bido(*command, "--evaluator", faces["model"])
+    assert itself.exit_code == 2
+    assert "is the attacked model itself" in itself.stderr
+    judged = bido(*command, "--evaluator", faces["out"] / "e" / "model.pt", "--required", "1.1")
     assert judged.exit_code == 0, judged.stderr
     assert "NOT MET" in judged.stdout
     assert "bootstrap over identities" in judged.stdout

@@ -70,6 +70,21 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, arguments, mes
     assert not list(tmp_path.iterdir())
 
 
+def test_the_key_replaces_no_other_file(run, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    for name, message in (
+        ("results.html", "results.json, which is no study"),
+        ("s.json", "web page"),
+    ):
+        refused = bido("study", run, "--out", tmp_path / name)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert len(list(tmp_path.iterdir())) == 1
+    page = tmp_path / "page.html"
+    assert [bido("study", run, "--out", page).exit_code for _ in range(2)] == [0, 0]
+
+
 @pytest.mark.parametrize("command", ["build", "score"])
 def test_every_help_has_an_example(command):
     assert "Example:\n    bido study" in bido("study", command, "--help").stdout

@@ -189,6 +189,8 @@ def test_random_numbers_belong_to_their_row():
     noise = rows.noise("x", 1, 4)
     assert torch.equal(noise[3], Rows.of([1], 2, 5, 7).noise("x", 1, 4)[1])
     assert torch.equal(rows.starts(6)[1], Rows.of([0, 1], 1, 5, 7).starts(6)[1])
+    starts = [Rows.of([0, 1], 3, 5, seed).starts(6) for seed in (0, 1, 2)]
+    assert len(torch.unique(torch.cat(starts), dim=0)) == 18, "seeds share a restart's start"
     assert torch.equal(rows.cut(1, 3).noise("x", 1, 4), noise[1:3])
     others = (rows.noise("x", 2, 4), rows.noise("y", 1, 4))
     assert not any(torch.equal(noise, other) for other in others)

@@ -122,6 +122,18 @@ def test_an_interrupted_stage_continues(tmp_path):
     assert not again.product.exists()
 
 
+@pytest.mark.parametrize("options", [{"fresh": True}, {"on_change": "rerun"}, {}])
+def test_another_kind_of_stage_is_never_started_over(tmp_path, options):
+    model = Stage(tmp_path, {"stage": "target"}, "model.pt")
+    assert model.outcome(QUIET) is None
+    model.product.write_bytes(b"weights")
+    model.finish({})
+    attack = Stage(tmp_path, {"stage": "attack"}, "reconstructions.pt")
+    with pytest.raises(ValueError, match=r"another stage \('target', this is 'attack'\)"):
+        attack.outcome(replace(QUIET, **options))
+    assert model.product.read_bytes() == b"weights"
+
+
 def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(finished, tmp_path, monkeypatch):
     calls = []
 

@@ -11,6 +11,7 @@ from stand_ins import LabelReader, images_of
 
 from bido_ext.lab.judge import (
     PrivateReference,
+    clustered_interval,
     embed,
     feature_distance,
     frechet_distance,
@@ -52,6 +53,46 @@ def test_spread_is_over_restarts_and_classes_are_told_apart(reference):
     assert metrics.attack_accuracy == pytest.approx(0.8)
     assert metrics.std_over_restarts == pytest.approx(math.sqrt(0.08))  # of 0.6 and 1.0
     assert [row.attack_accuracy for row in metrics.per_class] == [1.0, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_draws_of_a_search_are_no_independent_trials(reference):
+    # One search of each class, ten draws of it: classes 3 and 4 are missed by all of their draws.
+    images = hits(10, *((draw, column) for draw in range(10) for column in (3, 4)))
+    single, together = (
+        judge_attack(LabelReader(), images, CLASSES, reference, draws=draws) for draws in (1, 10)
+    )
+    assert single.attack_accuracy == together.attack_accuracy == 0.6
+    assert (single.draws, together.draws) == (1, 10)
+    assert (together.ci_low, together.ci_high) == wilson_interval(3, 5)  # five trials, not fifty
+    assert single.ci_high - single.ci_low < 0.6 * (together.ci_high - together.ci_low)
+    assert single.std_over_restarts == 0.0
+    assert together.std_over_restarts is None
+    assert "searches" in together.ci_method
+    with pytest.raises(ValueError, match="draws must divide the 10 images"):
+        judge_attack(LabelReader(), images, CLASSES, reference, draws=3)
+
+
+def test_the_interval_of_draws_covers():
+    """Searches that succeed with a chance of their own, 20 of them with 100 draws each."""
+    random = torch.Generator().manual_seed(0)
+    covered = {1: 0, 100: 0}
+    for _ in range(300):
+        chance = torch.empty(20).uniform_(generator=random).mul(torch.pi / 2).sin().square()
+        share = torch.bernoulli(chance.expand(100, 20), generator=random).mean(dim=0)
+        for draws in covered:
+            hits = share if draws > 1 else share.repeat(100)
+            low, high = clustered_interval(hits, draws)
+            covered[draws] += low <= 0.5 <= high
+    assert covered[100] > 0.92 * 300
+    assert covered[1] < 0.5 * 300  # what counting every draw would give
+
+
+def test_draws_that_do_not_differ_from_trials_are_trials():
+    share = torch.tensor([0.5] * 8)
+    assert clustered_interval(share, 6) == wilson_interval(4, 8)  # no spread to judge by
+    alternating = torch.tensor([0.4, 0.6] * 50)
+    low, high = clustered_interval(alternating, 10)
+    assert (low, high) == pytest.approx(wilson_interval(500, 1000))
 
 
 def test_the_columns_need_not_be_all_classes_in_order(reference):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from stand_ins import LabelReader, images_of
 
-from bido_ext.lab.judge import PrivateReference, save_comparison
+from bido_ext.lab.judge import PrivateReference, pictures, save_comparison
 from bido_ext.lab.judge.pictures import MISSED, RECOGNISED
 
 
@@ -43,6 +43,20 @@ def test_a_wider_picture_shows_more_restarts_up_to_the_limit(tmp_path, reference
         return Image.open(path).width
 
     assert width(2, 8) < width(5, 8) == width(9, 5)
+
+
+def test_classes_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_CLASSES", 2)
+    labels = torch.arange(4).repeat(4)
+    reference = PrivateReference.of(LabelReader(), images_of(labels), labels)
+    heights = []
+    for count in (1, 2, 4):
+        path = tmp_path / f"{count}.png"
+        images = images_of(torch.arange(count).repeat(2, 1))
+        save_comparison(path, LabelReader(), images, list(range(count)), reference)
+        heights.append(Image.open(path).height)
+    assert heights[1] == 2 * heights[0]
+    assert heights[2] == heights[1] + 20  # the line that says how many are missing
 
 
 def test_a_class_without_private_images_is_named(tmp_path, reference):

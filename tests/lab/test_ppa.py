@@ -86,9 +86,9 @@ def test_fit_crops_the_middle_and_resizes():
     assert torch.equal(fit(images, 0, 10), images)
 
 
-def test_candidates_are_the_targets_favourites():
+def test_candidates_are_the_targets_favourites_in_the_order_drawn():
     scores = torch.tensor([[0.1, 0.9], [0.6, 0.2], [0.5, 0.4], [0.7, 0.3]])
-    assert selection.best_candidates(scores, [1, 0], 2).tolist() == [[0, 3], [2, 1]]
+    assert selection.best_candidates(scores, [1, 0], 2).tolist() == [[0, 1], [2, 3]]
     images = torch.rand(3, 1, 4, 4)
     target = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     found = selection.candidate_scores(images, target)

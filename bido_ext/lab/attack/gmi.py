@@ -39,7 +39,7 @@ class GmiConfig:
             PyTorch's SGD with Nesterov momentum.
         id_weight: weight of the identity loss.
         clip: latents are clamped to [-clip, clip] after every step.
-        restarts: independent starts per class; restart r starts from seed + r.
+        restarts: independent starts per class; other seeds share none of them.
         batch_size: latents searched side by side.
         checkpoint_every: steps between checkpoints.
     """

@@ -14,16 +14,18 @@ class Reconstructions:
 
     Attributes:
         images: (restarts, classes, channels, height, width) float32 in [0, 1]. Attacks that draw
-            several images of one search count each as a restart here.
+            several images of one search count each as a restart here, those of a search in a row.
         latents: (restarts, classes, ...), what the generator made them of.
         classes: the attacked labels, in the order of the second axis.
         target_confidence: (restarts, classes), the target's probability of the wanted class.
+        draws: images of one search of a class; the intervals of the judge take them together.
     """
 
     images: Tensor
     latents: Tensor
     classes: list[int]
     target_confidence: Tensor
+    draws: int = 1
 
 
 @torch.no_grad()
@@ -35,6 +37,7 @@ def collect(
     *,
     batch_size: int,
     device: torch.device,
+    draws: int = 1,
 ) -> Reconstructions:
     """The images of ``latents`` and what the target says of them.
 
@@ -42,6 +45,7 @@ def collect(
         latents: (restarts * classes, ...), class after class within a restart.
         synthesise: latents -> images.
         target: images -> logits.
+        draws: images of one search.
     """
     labels = torch.tensor(list(classes)).repeat(len(latents) // len(classes))
     images, confidence = [], []
@@ -57,6 +61,7 @@ def collect(
         latents.detach().cpu().unflatten(0, by_class),
         list(classes),
         torch.cat(confidence).unflatten(0, by_class),
+        draws,
     )
 
 

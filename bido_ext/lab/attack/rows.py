@@ -52,16 +52,21 @@ class Rows:
     def starts(self, dim: int) -> Tensor:
         """Standard normal latents (rows, dim) to start from, on the CPU.
 
-        A restart's latents are drawn for every class of the target, from ``seed + restart``.
+        A restart's latents are drawn for every class of the target; other seeds share none of them.
         """
         tables = {
             restart: torch.randn(
-                self.outputs, dim, generator=torch.Generator().manual_seed(self.seed + restart)
+                self.outputs,
+                dim,
+                generator=torch.Generator().manual_seed(self._start_seed(restart)),
             )
             for restart in dict.fromkeys(self.restarts)
         }
         pairs = zip(self.restarts, self.labels, strict=True)
         return torch.stack([tables[restart][label] for restart, label in pairs])
+
+    def _start_seed(self, restart: int) -> int:
+        return (self.seed * 1_000_003 + restart) % 2**63
 
     def noise(self, purpose: str, step: int, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape) of one step, on the CPU."""

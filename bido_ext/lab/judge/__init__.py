@@ -8,7 +8,7 @@ logits`` and ``features(x) -> (n, d)``, its penultimate layer.
 from bido_ext.lab.judge.distances import feature_distance, frechet_distance, knn_distance
 from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
 from bido_ext.lab.judge.inception import load_inception
-from bido_ext.lab.judge.interval import identity_interval, wilson_interval
+from bido_ext.lab.judge.interval import clustered_interval, identity_interval, wilson_interval
 from bido_ext.lab.judge.metrics import AttackMetrics, ClassMetrics, judge_attack
 from bido_ext.lab.judge.pictures import save_comparison
 
@@ -17,6 +17,7 @@ __all__ = [
     "ClassMetrics",
     "PrivateReference",
     "classify",
+    "clustered_interval",
     "embed",
     "feature_distance",
     "frechet_distance",

@@ -8,6 +8,10 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+CLUSTERED_CI_METHOD = (
+    "Wilson score interval, 95%, over all reconstructions, as many trials as the spread between "
+    "searches allows (several images are drawn of each)"
+)
 CI_METHOD = "Wilson score interval, 95%, over all reconstructions (classes x restarts)"
 BOOTSTRAP_DRAWS = 10_000
 IDENTITY_CI_METHOD = (
@@ -17,7 +21,7 @@ IDENTITY_CI_METHOD = (
 _Z95 = 1.959963984540054
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     """95% Wilson score interval (E. B. Wilson, JASA 1927) of ``successes / trials``.
 
     It counts every reconstruction as one trial.  With fixed classes and independent restarts it is
@@ -35,6 +39,25 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered_interval(by_search: Tensor, draws: int) -> tuple[float, float]:
+    """Wilson's interval where ``draws`` reconstructions come of each search.
+
+    Draws of one Gaussian or flow succeed or fail together: 100 of them are not 100 trials.  The
+    effective number of trials is p (1 - p) over the variance of the mean of the searches (Kish's
+    design effect; Korn and Graubard, Survey Methodology 1998), at least the number of searches and
+    at most that of reconstructions.
+
+    Args:
+        by_search: Share of each search's reconstructions that succeeded, (searches,).
+        draws: Reconstructions of a search.
+    """
+    searches, p = len(by_search), float(by_search.double().mean())
+    trials = float(searches)
+    if searches > 1 and (spread := float(by_search.double().var()) / searches) > 0:
+        trials = min(max(p * (1 - p) / spread, searches), searches * draws)
+    return wilson_interval(p * trials, trials)
 
 
 def identity_interval(hits: Tensor, seed: int = 0) -> tuple[float, float] | None:

@@ -16,7 +16,9 @@ from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
 from bido_ext.lab.judge.inception import inception_distance
 from bido_ext.lab.judge.interval import (
     CI_METHOD,
+    CLUSTERED_CI_METHOD,
     IDENTITY_CI_METHOD,
+    clustered_interval,
     identity_interval,
     wilson_interval,
 )
@@ -41,7 +43,8 @@ class AttackMetrics:
         attack_accuracy: Share (0..1) of all reconstructions that the evaluation classifier labels
             as the private class they aim at.
         std_over_restarts: Standard deviation (n - 1) over the restarts of the accuracy over the
-            classes within a restart.  It is no confidence interval.  None with one restart.
+            classes within a restart, the draws of a search together.  It is no confidence
+            interval.  None with one restart.
         ci_low, ci_high: 95% confidence interval of ``attack_accuracy`` by ``ci_method``.
         attack_accuracy_top5: Share whose class is among the evaluator's five best.
         top5_std_over_restarts: As ``std_over_restarts``.
@@ -53,12 +56,13 @@ class AttackMetrics:
         frechet_reconstructions, frechet_private: Numbers of images in those two sets.
         frechet_features: Width d of the features; with fewer than d + 1 images a covariance is
             singular (the formula holds, the estimate is biased upwards).
-        restarts, classes: What was judged.
+        restarts, classes: What was judged; ``restarts`` is the number of images of a class.
         per_class: One row for each attacked class.
         identity_ci_low, identity_ci_high: 95% interval of ``attack_accuracy`` by
             ``identity_ci_method``; None with one class.
         frechet_inception: Frechet distance on Inception features of the same two sets; None if no
             weights were given.
+        draws: Images of one search.
     """
 
     attack_accuracy: float
@@ -81,6 +85,7 @@ class AttackMetrics:
     identity_ci_high: float | None = None
     identity_ci_method: str = ""
     frechet_inception: float | None = None
+    draws: int = 1
 
 
 def judge_attack(
@@ -90,6 +95,7 @@ def judge_attack(
     reference: PrivateReference,
     *,
     inception: nn.Module | None = None,
+    draws: int = 1,
 ) -> AttackMetrics:
     """Judge the reconstructions of one attack.
 
@@ -100,6 +106,7 @@ def judge_attack(
         classes: The private label of each column of ``images``.
         reference: The private training images, ``PrivateReference.of(evaluator, images, labels)``.
         inception: The FID network of ``load_inception``, for ``frechet_inception``.
+        draws: How many images in a row along the first axis come of one search (``Reconstructions``).
 
     Returns:
         The metrics; see ``AttackMetrics`` for what each means.
@@ -117,6 +124,8 @@ def judge_attack(
     if not images.isfinite().all():
         raise ValueError("images must be finite, the reconstructions hold NaN or infinity")
     restarts = images.shape[0]
+    if draws < 1 or restarts % draws:
+        raise ValueError(f"draws must divide the {restarts} images of a class, got {draws}")
     flat, target = images.flatten(0, 1), torch.tensor(labels).repeat(restarts)
     logits, features = classify(evaluator, flat), embed(evaluator, flat)
     if max(labels) >= logits.shape[1] or min(labels) < 0:
@@ -130,16 +139,19 @@ def judge_attack(
     centre = feature_distance(features, target, reference).view(restarts, -1)
     attacked = torch.isin(reference.labels, torch.tensor(labels))
     private = reference.features[attacked]
-    low, high = wilson_interval(int(top1.sum()), top1.numel())
+    if draws == 1:
+        low, high = wilson_interval(int(top1.sum()), top1.numel())
+    else:
+        low, high = clustered_interval(_searches(top1, draws).flatten(), draws)
     by_identity = identity_interval(top1)
     return AttackMetrics(
         attack_accuracy=float(top1.mean()),
-        std_over_restarts=_std_over_restarts(top1),
+        std_over_restarts=_std_over_restarts(_searches(top1, draws)),
         ci_low=low,
         ci_high=high,
-        ci_method=CI_METHOD,
+        ci_method=CI_METHOD if draws == 1 else CLUSTERED_CI_METHOD,
         attack_accuracy_top5=float(top5.mean()),
-        top5_std_over_restarts=_std_over_restarts(top5),
+        top5_std_over_restarts=_std_over_restarts(_searches(top5, draws)),
         knn_distance=float(knn.mean()),
         feature_distance=float(centre.mean()),
         frechet_distance=frechet_distance(features, private),
@@ -160,6 +172,7 @@ def judge_attack(
         frechet_inception=None
         if inception is None
         else inception_distance(inception, flat, _chosen(reference.images, attacked)),
+        draws=draws,
     )
 
 
@@ -171,6 +184,11 @@ def _chosen(images: Tensor | ImageSet, mask: Tensor) -> Tensor | ImageSet:
 def _hits(logits: Tensor, target: Tensor, k: int) -> Tensor:
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (best == target[:, None]).any(dim=1).double()
+
+
+def _searches(hits: Tensor, draws: int) -> Tensor:
+    """Share of hits of each search, (searches of a class, classes)."""
+    return hits.unflatten(0, (-1, draws)).mean(dim=1)
 
 
 def _std_over_restarts(hits: Tensor) -> float | None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from bido_ext.lab.atomic import replacing
@@ -17,7 +16,10 @@ from bido_ext.lab.judge.distances import nearest_private
 from bido_ext.lab.judge.embedding import PrivateReference, classify, embed
 
 RECOGNISED, MISSED = (34, 139, 80), (200, 60, 50)
-_BORDER, _GAP = 2, 4
+#: A thousand classes would be a picture of gigabytes that nobody looks at.
+MAX_CLASSES = 30
+_BORDER, _GAP, _MARGIN = 2, 4, 90
+_SMALL = 112  # images up to this side are drawn at twice their size
 
 
 def save_comparison(
@@ -31,9 +33,10 @@ def save_comparison(
 ) -> Path:
     """Write a PNG: for each class a row of pairs (reconstruction, nearest private image).
 
-    The first ``shown`` restarts are drawn, not the best ones.  A reconstruction has a green frame
-    where the evaluator labels it as the class and a red one where not; "nearest" is the private
-    training image of that class with the smallest distance in the evaluator's feature space.
+    The first ``shown`` restarts of the first ``MAX_CLASSES`` classes are drawn, not the best ones;
+    the last line says if there are more.  A reconstruction has a green frame where the evaluator
+    labels it as the class and a red one where not; "nearest" is the private training image of that
+    class with the smallest distance in the evaluator's feature space.
 
     Args:
         path: PNG file to write (replaced atomically).
@@ -49,8 +52,9 @@ def save_comparison(
     Raises:
         ValueError: If shapes disagree or a class has no private image.
     """
-    labels = [int(label) for label in classes]
-    images = images[:shown]
+    every = [int(label) for label in classes]
+    labels = every[:MAX_CLASSES]
+    images = images[:shown, : len(labels)]
     flat, target = images.flatten(0, 1), torch.tensor(labels).repeat(len(images))
     recognised = classify(evaluator, flat).argmax(dim=1) == target
     _, rows = nearest_private(embed(evaluator, flat), target, reference)
@@ -65,7 +69,10 @@ def save_comparison(
         for i in range(len(flat))
     ]
     lines = [_joined(pairs[column :: len(labels)], axis=1) for column in range(len(labels))]
-    _write(path, _joined(lines, axis=0), lines[0].shape[0], labels)
+    texts = [f"class {label}" for label in labels]
+    if more := len(every) - len(labels):
+        texts.append(f"and {more} more classes, not drawn")
+    _write(path, lines, texts)
     return path
 
 
@@ -75,39 +82,27 @@ def _framed(image: Tensor, colour: tuple[int, int, int]) -> np.ndarray:
     frame = np.empty((height + 2 * _BORDER, width + 2 * _BORDER, 3), dtype=np.uint8)
     frame[:] = colour
     frame[_BORDER:-_BORDER, _BORDER:-_BORDER] = pixels
-    return frame
+    times = 2 if height <= _SMALL else 1
+    return frame.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _joined(parts: list[np.ndarray], axis: int) -> np.ndarray:
     shape = list(parts[0].shape)
-    shape[axis] = _GAP
+    shape[axis] = 2 * _GAP
     gap = np.full(shape, 255, dtype=np.uint8)
     return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=axis)
 
 
-def _write(path: Path, canvas: np.ndarray, row_height: int, labels: Sequence[int]) -> None:
-    height, width = canvas.shape[:2]
-    scale = 2.0 / 100  # inches a pixel: every pixel is drawn twice at 100 dots an inch
-    figure = Figure(figsize=(width * scale + 0.9, height * scale + 0.1), dpi=100)
-    FigureCanvasAgg(figure)  # no pyplot: no display needed and no figure left open
-    total_width, total_height = figure.get_size_inches()
-    axes = figure.add_axes(
-        (
-            0.8 / total_width,
-            0.05 / total_height,
-            width * scale / total_width,
-            height * scale / total_height,
-        )
-    )
-    axes.imshow(canvas, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks(
-        [i * (row_height + _GAP) + row_height / 2 for i in range(len(labels))],
-        [f"class {label}" for label in labels],
-        fontsize=13,
-    )
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+def _write(path: Path, lines: Sequence[np.ndarray], texts: Sequence[str]) -> None:
+    """The lines below each other with their texts on the left; a text without a line stands below."""
+    step = lines[0].shape[0] + 2 * _GAP
+    size = (_MARGIN + lines[0].shape[1], step * len(lines) + 20 * (len(texts) - len(lines)))
+    canvas = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    for i, line in enumerate(lines):
+        canvas.paste(Image.fromarray(line), (_MARGIN, i * step))
+        draw.text((4, i * step + line.shape[0] // 2 - 6), texts[i], "black", font)
+    for text in texts[len(lines) :]:
+        draw.text((4, step * len(lines)), text, "black", font)
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        canvas.save(partial, format="PNG")

@@ -82,6 +82,7 @@ def run_recipe(
     }
     result = found.result(plan, config, smoke=smoke, device=str(options.device))
     write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
+    found.draw(out / "attack" / "comparison.png")  # last: the numbers do not wait for a picture
     return result
 
 
@@ -94,6 +95,11 @@ class _Found:
     target: Trained
     attack: AttackRun
     metrics: AttackMetrics
+    reference: PrivateReference
+
+    def draw(self, picture: Path) -> None:
+        found = self.attack.attacked.reconstructions
+        save_comparison(picture, self.evaluator.model, found.images, found.classes, self.reference)
 
     def counts(self) -> dict[str, int]:
         task = self.data.task
@@ -162,8 +168,8 @@ def _run(
         attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
         told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
     with say("Judge the attack", "By the evaluation classifier, against the private images."):
-        metrics = _judged(data, evaluator, attack.attacked, out / "attack" / "comparison.png")
-    return _Found(data, evaluator, target, attack, metrics)
+        metrics, reference = _judged(data, evaluator, attack.attacked)
+    return _Found(data, evaluator, target, attack, metrics, reference)
 
 
 def _told(data: LabData) -> str:
@@ -171,11 +177,14 @@ def _told(data: LabData) -> str:
     return f"{task.num_classes} classes, {len(task.train)} private training images"
 
 
-def _judged(data: LabData, evaluator: Trained, attacked: Attacked, picture: Path) -> AttackMetrics:
-    """Metrics against the private training images of the attacked classes, and the picture."""
+def _judged(
+    data: LabData, evaluator: Trained, attacked: Attacked
+) -> tuple[AttackMetrics, PrivateReference]:
+    """Metrics against the private training images of the attacked classes, and those."""
     found = attacked.reconstructions
     private = ImageSet.of(data.task.train).only(found.classes)
     reference = PrivateReference.of(evaluator.model, private, private.labels)
-    metrics = judge_attack(evaluator.model, found.images, found.classes, reference)
-    save_comparison(picture, evaluator.model, found.images, found.classes, reference)
-    return metrics
+    metrics = judge_attack(
+        evaluator.model, found.images, found.classes, reference, draws=found.draws
+    )
+    return metrics, reference

@@ -17,11 +17,11 @@ def judgement_text(
 ) -> str:
     """Precondition, metrics and the table of the classes, in plain text."""
     met = "met" if evaluator_accuracy >= required else "NOT MET, the numbers below mean little"
-    spread = metrics.top5_std_over_restarts
+    restarts, spread = metrics.restarts // metrics.draws, metrics.top5_std_over_restarts
     lines = [
         f"evaluator      {100 * evaluator_accuracy:.2f}% on its test set (required "
         f"{100 * required:.1f}%: {met})",
-        f"attack top-1   {attack_text(metrics)} (+- std over {metrics.restarts} restarts [95% CI])",
+        f"attack top-1   {attack_text(metrics)} (+- std over {restarts} restarts [95% CI])",
         f"               CI: {metrics.ci_method}",
     ]
     if metrics.identity_ci_low is not None and metrics.identity_ci_high is not None:

@@ -27,8 +27,8 @@ refuse a higher version.
                         frechet_private, frechet_features, restarts, classes, and per_class: a list
                         of {label, attack_accuracy, attack_accuracy_top5, knn_distance,
                         feature_distance}; identity_ci_low, identity_ci_high, identity_ci_method
-                        (an interval that resamples identities) and frechet_inception, which files
-                        of earlier releases lack
+                        (an interval that resamples identities), frechet_inception and draws
+                        (images of one search), which files of earlier releases lack
         target_confidence
                         mean probability the attacked model gives its own reconstructions
         picture         path of the PNG, relative to ``results.json``

@@ -3,7 +3,7 @@
 
 from bido_ext.lab.study.answers import Answers, read_answers
 from bido_ext.lab.study.build import build_study, write_page
-from bido_ext.lab.study.key import Item, Study, read_study, write_study
+from bido_ext.lab.study.key import Item, Study, key_beside, read_study, write_study
 from bido_ext.lab.study.score import DefenceCount, Score, score, score_table
 from bido_ext.lab.study.sources import Candidate, find_candidates, private_of
 
@@ -16,6 +16,7 @@ __all__ = [
     "Study",
     "build_study",
     "find_candidates",
+    "key_beside",
     "private_of",
     "read_answers",
     "read_study",

@@ -113,6 +113,26 @@ def write_study(study: Study, path: Path) -> Path:
     return write_text(path, json.dumps(study.to_dict(), indent=1) + "\n")
 
 
+def key_beside(page: Path) -> Path:
+    """Where the key of a page is written.
+
+    Raises:
+        ValueError: If that would replace the page itself or a file that is no study.
+    """
+    path = page.with_suffix(".json")
+    if path == page:
+        raise ValueError(f"--out must be a web page such as study.html, got {page}")
+    if path.exists():
+        try:
+            read_study(path)
+        except ValueError:
+            raise ValueError(
+                f"--out {page} would put the key of the study over {path}, which is no study; choose "
+                "another name"
+            ) from None
+    return path
+
+
 def read_study(path: Path) -> Study:
     """Read ``study.json``.
 

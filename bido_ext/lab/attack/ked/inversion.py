@@ -106,8 +106,9 @@ def invert_ked(
     )
     latents = draw_samples(found["mu"], found["logvar"], rows, config.samples)
     return collect(
-        latents, gan.generator, target, classes, batch_size=config.batch_size, device=device
-    )
+        latents, gan.generator, target, classes, batch_size=config.batch_size, device=device,
+        draws=config.samples,
+    )  # fmt: skip
 
 
 def draw_samples(mu: Tensor, logvar: Tensor, rows: Rows, samples: int) -> Tensor:

@@ -24,9 +24,10 @@ def candidate_scores(images: Tensor, target: Network) -> Tensor:
 def best_candidates(scores: Tensor, classes: Sequence[int], kept: int) -> Tensor:
     """For each class the ``kept`` candidates that score best: row numbers (kept, classes).
 
-    A candidate may serve several classes.
+    A candidate may serve several classes.  They keep the order in which they were drawn, so that the
+    first restarts are not those that start best.
     """
-    return scores[:, list(classes)].topk(kept, dim=0).indices
+    return scores[:, list(classes)].topk(kept, dim=0).indices.sort(dim=0).values
 
 
 @torch.no_grad()

@@ -126,6 +126,7 @@ def invert_vmi(
         classes,
         batch_size=config.batch_size * config.draws,
         device=device,
+        draws=config.samples,
     )
 
 
