@@ -17,6 +17,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -201,13 +202,20 @@ def passes(
             return False
         else:
             if _died(known):
-                _verdicts[key] = "an earlier check of it did not live to its end"
+                _verdicts[key] = (
+                    "an earlier check of it did not live to its end (to try again, remove "
+                    f"{_disk_cache.directory() / 'self_checks.json'})"
+                )
             else:
                 # A kernel that breaks the device ends the process: the next one has to know.
-                _disk_cache.update("self_checks", stored, f"running in {os.getpid()}")
-                _verdicts[key] = _problem(op, functions, dtype, device, tf32)
-                ended = "passed" if _verdicts[key] is None else "failed"
+                ended = f"running in {os.getpid()} on {platform.node()}"
                 _disk_cache.update("self_checks", stored, ended)
+                try:
+                    ended = "interrupted"
+                    _verdicts[key] = _problem(op, functions, dtype, device, tf32)
+                    ended = "passed" if _verdicts[key] is None else "failed"
+                finally:
+                    _disk_cache.update("self_checks", stored, ended)
             if _verdicts[key] is not None:
                 warnings.warn(
                     f"bido_ext::{op}: the {implementation} kernel failed its self-check on "
@@ -222,8 +230,11 @@ def _died(known: object) -> bool:
     """Whether what is stored tells of a check whose process is gone; a failed one is tried again."""
     if not isinstance(known, str) or not known.startswith("running in "):
         return False
+    process, _, node = known.removeprefix("running in ").partition(" on ")
+    if node != platform.node():
+        return False  # its process cannot be looked for from here
     try:
-        os.kill(int(known.removeprefix("running in ")), 0)
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return True
     except (PermissionError, ValueError):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -146,6 +148,8 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
     results["micro"] = micro_step(rank, counts)
     results["refusals"] = refusals(rank)
     results["kernels"] = kernels(rank, counts)
+    results["kept"] = kept_after_the_backward(rank, counts)
+    results["alone"] = warnings_of_a_lone_rank(rank, counts)
     if world_size == 2:
         results["fully_shard"] = fully_sharded(rank, counts)
         results["compiled"] = compiled_value(rank, counts)
@@ -186,15 +190,57 @@ def refusals(rank: int) -> dict[str, str]:
         "empty": (x[:0], [z[:0]], y[:0]),
         "not finite": (x, [z * float("nan") if last else z], y),
     }
-    criterion = bx.BiDOLoss("hsic", process_group=dist.group.WORLD)
+    criterion = bx.BiDOLoss("hsic", process_group="world")
+    others: dict[str, Any] = {
+        "layer names": (criterion, (x, {"ab"[last]: z, "ba"[last]: z}, y)),
+        "eps": (
+            bx.BiDOLoss("nhsic", eps=1e-2 if last else 1e-5, process_group="world"),
+            (x, [z], y),
+        ),
+    }
     said = {}
-    for name, arguments in cases.items():
+    for name, (criterion, arguments) in {
+        **{name: (criterion, arguments) for name, arguments in cases.items()},
+        **others,
+    }.items():
         try:
             criterion(*arguments)
             said[name] = "accepted"
         except ValueError as error:
             said[name] = str(error)
     return said
+
+
+def kept_after_the_backward(rank: int, counts: list[int]) -> int:
+    """How many gathered tensors live on with the loss."""
+    gathered: list[weakref.ref[Tensor]] = []
+    original = GroupHandle.all_gather
+
+    def watched(self: GroupHandle, output: Tensor, part: Tensor, wait: bool = True) -> Any:
+        gathered.append(weakref.ref(output.untyped_storage()))
+        return original(self, output, part, wait)
+
+    x, layers, y = float32_features(sum(counts))
+    z = [shard(layer, counts, rank).clone().requires_grad_() for layer in layers]
+    criterion = bx.BiDOLoss("hsic", 1.0, 1.0, process_group="world", exchange="gather")
+    GroupHandle.all_gather = watched  # type: ignore[method-assign]
+    try:
+        value = criterion(shard(x, counts, rank), z, shard(y, counts, rank))
+    finally:
+        GroupHandle.all_gather = original  # type: ignore[method-assign]
+    value.backward()
+    return sum(storage() is not None for storage in gathered)
+
+
+def warnings_of_a_lone_rank(rank: int, counts: list[int]) -> list[str]:
+    """What a loss says that nobody told of the other ranks, and one that was told to be alone."""
+    x, layers, y = float32_features(12)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for criterion in (bx.BiDOLoss("hsic"), bx.BiDOLoss("hsic", local=True)):
+            for _ in range(2):
+                criterion(x, layers, y)
+    return [str(warning.message) for warning in said]
 
 
 class Product(bx.Kernel):

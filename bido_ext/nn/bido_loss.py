@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.ring_terms import ring_terms_eagerly
-from bido_ext.nn.shards import GroupHandle, Shards, agree
+from bido_ext.nn.shards import GroupHandle, Shards, agree, ranks_at_hand, world
 from bido_ext.nn.step_arguments import check_step, check_weight, named_layers
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
@@ -61,9 +62,11 @@ class BiDOLoss(nn.Module):
         workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
             the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
             With process_group: bound on a rank's rows of the Gram matrices, the same on all ranks.
-        process_group: A torch.distributed ProcessGroup (dist.group.WORLD) or a DeviceMesh of one dimension
-            over which the samples are spread. The terms are then those of the union of all ranks'
-            samples, the same on every rank; ranks may have different numbers of samples, or none. The
+        process_group: "world", a torch.distributed ProcessGroup, or a DeviceMesh of one dimension over which
+            the samples are spread. "world" is looked up at the first step, so that the loss can be made
+            before init_process_group (dist.group.WORLD is None until then). The terms are those of the
+            union of all ranks' samples, the same on every rank; ranks may have different numbers of
+            samples, or none. The
             gradient of a rank's rows is multiplied by the number of ranks, so that the *average* over
             ranks, which DistributedDataParallel and fully_shard take, is the gradient of the global
             batch. If you sum gradients over ranks instead, divide this loss by the number of ranks.
@@ -105,7 +108,7 @@ class BiDOLoss(nn.Module):
         coco_norm: str = "spectral",
         linalg_dtype: torch.dtype | None = None,
         workspace_bytes: int | None = None,
-        process_group: ProcessGroup | DeviceMesh | None = None,
+        process_group: ProcessGroup | DeviceMesh | str | None = None,
         local: bool = False,
         exchange: str = "auto",
         guard: bool | None = None,
@@ -132,8 +135,12 @@ class BiDOLoss(nn.Module):
         self.workspace_bytes = workspace_bytes
         if not isinstance(local, bool):
             raise TypeError(f"local must be True or False, got {type(local).__name__}.")
-        ranks = None if process_group is None else GroupHandle(process_group)
-        self._ranks = None if local else ranks
+        if isinstance(process_group, str):
+            check_choice(process_group, "process_group", ("world",))
+        self._of_world = process_group == "world" and not local
+        handle = None if process_group in (None, "world") else GroupHandle(process_group)
+        self._ranks = None if local else handle
+        self._may_be_alone = process_group is None and not local
         self.exchange = check_choice(exchange, "exchange", EXCHANGES)
         self._allowed_bytes: int | None = None
         self._guard = FiniteGuard(guard)
@@ -142,7 +149,9 @@ class BiDOLoss(nn.Module):
 
     @property
     def world_size(self) -> int:
-        """Ranks whose samples the terms are of; 1 without process_group."""
+        """Ranks whose samples the terms are of; 1 without process_group, or before "world" exists."""
+        if self._of_world and self._ranks is None:
+            return ranks_at_hand()
         return self._ranks.world_size if self._ranks else 1
 
     def extra_repr(self) -> str:
@@ -150,6 +159,16 @@ class BiDOLoss(nn.Module):
         return (
             f"measure={self.measure}, lambda_x={self.lambda_x}, lambda_y={self.lambda_y}, "
             f"sigma={self.kernel.sigma}"
+        )
+
+    def _settings(self) -> str:
+        """All that the value depends on beside the batch, the same text on ranks with other devices."""
+        sigma = self.kernel.sigma
+        sigma = float(sigma) if isinstance(sigma, Tensor) else sigma
+        return (
+            f"measure={self.measure} {vars(self._measure)}, lambda_x={self.lambda_x}, "
+            f"lambda_y={self.lambda_y}, sigma={sigma}, kernel_y={type(self.kernel_y).__name__}, "
+            f"num_classes={self.num_classes}"
         )
 
     def forward(
@@ -163,7 +182,7 @@ class BiDOLoss(nn.Module):
             y: Integer labels (n,), or float targets (n, e).
 
         Returns:
-            A 0-d float32 (float64 for float64 features) tensor. With both weights 0 it carries no
+            A 0-d float32 (float64 if the input or a layer is float64) tensor. With both weights 0 it carries no
             gradient, so that training equals training without it, bit by bit.
 
         Raises:
@@ -171,14 +190,22 @@ class BiDOLoss(nn.Module):
                 ranks raise if one does.
             RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
-        layers: Iterable[Tensor] = ()
-        if isinstance(features, Mapping):
-            layers = features.values()
-        elif isinstance(features, Sequence):
-            layers = features
-        if transforms_active(x, y, *layers):
+        self._find_ranks()
+        if transforms_active(x, y, *_tensors(features)):
             return self._transformed(x, named_layers(features), y)
         return self._step(x, features, y)
+
+    def _find_ranks(self) -> None:
+        if self._of_world and self._ranks is None:
+            self._ranks = world()
+        if self._may_be_alone and not torch.compiler.is_compiling():
+            self._may_be_alone = False
+            if ranks_at_hand() > 1:
+                warnings.warn(
+                    f"BiDOLoss sees this rank's samples alone, although there are {ranks_at_hand()} ranks: "
+                    'give process_group="world" for the terms of all samples, or local=True if this is meant.',
+                    stacklevel=3,
+                )
 
     def _transformed(self, x: Tensor, features: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """The step under torch.func transforms or in forward mode."""
@@ -237,14 +264,18 @@ class BiDOLoss(nn.Module):
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
         }
         names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
-        self._guard.check(total, self.terms, dict(zip(names, inputs, strict=True)))
-        return total if x.dtype == torch.float64 else total.to(torch.float32)
+        # A term without weight counts as well: 0 times its infinite gradient is NaN.
+        weighted = bool(self.lambda_x or self.lambda_y)
+        watched = torch.cat([values.detach(), total.detach()[None]]) if weighted else total
+        self._guard.check(watched, self.terms, dict(zip(names, inputs, strict=True)))
+        wide = any(t.dtype == torch.float64 for t in (x, *layers.values()))
+        return total if wide else total.to(torch.float32)
 
     def _weigh(self, values: Tensor) -> Tensor:
         """The objective of the values: d(X, Z_j) of every layer, then d(Z_j, Y)."""
         d_x, d_y = values.chunk(2)
         total = values.new_zeros(())
-        # A term without weight is still reported, but does not touch the value or the gradient.
+        # A term without weight is still reported, but does not touch the value or a finite gradient.
         if self.lambda_x:
             total = total + self.lambda_x * d_x.sum()
         if self.lambda_y:
@@ -274,11 +305,23 @@ class BiDOLoss(nn.Module):
             device = str(own[0].device if own else self._ranks.device)
             self._allowed_bytes = allowed_for_gathering(self.workspace_bytes, device)
         settings = (
-            f"{self.extra_repr()}, exchange={self.exchange}, workspace_bytes={self.workspace_bytes}"
+            f"{self._settings()}, exchange={self.exchange}, workspace_bytes={self.workspace_bytes}, "
+            f"layers {list(layers)}"
         )
-        shards = agree(self._ranks, own, settings, refusal, wanted, self._allowed_bytes)
+        given = [t for t in (x, y, *_tensors(features)) if isinstance(t, Tensor)]
+        shards = agree(
+            self._ranks, own, settings, refusal, wanted, self._allowed_bytes,
+            given[0].device if given else None,
+        )  # fmt: skip
         self.samples = shards.n
         return layers, shards
+
+
+def _tensors(features: object) -> Iterable[Tensor]:
+    """What of the features can be looked at before they are checked."""
+    if isinstance(features, Mapping):
+        return features.values()
+    return features if isinstance(features, Sequence) else ()
 
 
 def _build_measure(

@@ -35,7 +35,7 @@ class FiniteGuard:
         """Counts a step and checks it.
 
         Args:
-            total: The objective, 0-d.
+            total: The objective, with or without its terms, of any shape.
             terms: By layer, the values of d(X, Z) and d(Z, Y).
             inputs: What the terms were made of, by the words that name it.
 
@@ -46,7 +46,7 @@ class FiniteGuard:
             return
         self.steps += 1
         looked_at = total.device.type == "cpu" if self.enabled is None else self.enabled
-        if not looked_at or bool(torch.isfinite(total)):
+        if not looked_at or bool(torch.isfinite(total).all()):
             return
         where = f"step {self.steps}"
         for name, tensor in inputs.items():

@@ -12,7 +12,7 @@ symmetric half that one process saves is not saved here. Blocks of rows bound th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,16 +89,18 @@ class _RowPanels(torch.autograd.Function):
                 for p, (a, b) in enumerate(zip(*panels.pairs, strict=True)):
                     products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
             sums, products = exchange_sums(shards, panels.handle, sums, products)
-        ctx.panels = panels
-        ctx.save_for_backward(sums, *(E if panels.block >= count else ()))
+        # Tensors are saved, not kept: they are freed after the backward, however long the loss lives.
+        ctx.panels = replace(panels, group=replace(group, variables=[]))
+        ctx.save_for_backward(sums, *group.variables, *(E if panels.block >= count else ()))
         return hsic_of_sums(sums, products, panels.pairs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        panels = ctx.panels
-        group, shards = panels.group, panels.shards
-        sums, *kept = ctx.saved_tensors
+        panels, m = ctx.panels, len(ctx.panels.group.kinds)
+        sums, *saved = ctx.saved_tensors
+        group, kept = replace(panels.group, variables=saved[:m]), saved[m:]
+        shards = panels.shards
         wanted = [v for v, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
         grads: list[Tensor | None] = [None] * len(group.kinds)
         start, count = shards.own.start, shards.counts[shards.rank]

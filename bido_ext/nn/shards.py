@@ -106,9 +106,20 @@ class GroupHandle:
     @property
     def device(self) -> torch.device:
         """Where a message can start from that holds nothing of the batch."""
-        if dist.get_backend(self.group) == "nccl":
+        if "nccl" in self._backends("cuda"):
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
+
+    def _backends(self, device_type: str) -> str:
+        """What serves a kind of device: of "cpu:gloo,cuda:nccl" its part, of "gloo" all of it.
+
+        A group made without naming a backend ("undefined") takes nccl for CUDA devices.
+        """
+        named = str(dist.get_backend(self.group))
+        parts = dict(part.split(":", 1) for part in named.split(",") if ":" in part)
+        if named == "undefined":
+            return "nccl" if device_type == "cuda" and torch.cuda.is_available() else "gloo"
+        return parts.get(device_type, "" if parts else named)
 
     def all_gather(self, output: Tensor, part: Tensor, wait: bool = True) -> Any:
         """Fills the flat ``output`` with the flat ``part`` of every rank, in rank order."""
@@ -137,10 +148,28 @@ class GroupHandle:
 
     def can_pass_on(self, device: torch.device) -> bool:
         """Whether the backend sends from one rank to another on this device."""
-        return device.type != "cuda" or dist.get_backend(self.group) != "gloo"
+        return device.type != "cuda" or self._backends("cuda") != "gloo"
 
     def __deepcopy__(self, memo: object) -> GroupHandle:
         return self
+
+
+def world() -> GroupHandle:
+    """All ranks, whose group exists only once init_process_group was called.
+
+    Raises:
+        RuntimeError: It was not called yet.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            'process_group="world" needs torch.distributed.init_process_group before the first step.'
+        )
+    return GroupHandle(dist.group.WORLD)
+
+
+def ranks_at_hand() -> int:
+    """How many ranks there are, whether or not somebody exchanges anything; 1 without any."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def agree(
@@ -150,6 +179,7 @@ def agree(
     refusal: Exception | None,
     wanted: Sequence[bool] = (),
     allowed_bytes: int = 0,
+    device: torch.device | None = None,
 ) -> Shards:
     """Every rank learns the rows of all, or all refuse together.
 
@@ -160,6 +190,8 @@ def agree(
             that none of them waits for a message that never comes.
         wanted: Whether this rank wants the gradient of each variable.
         allowed_bytes: What gathered features may take on this rank.
+        device: Of the batch, if anything is known of a refused one: the message has to take the same way
+            as those of the other ranks.
 
     Raises:
         ValueError: The ranks' batches do not belong together, a rank refused its own, or all of them
@@ -168,7 +200,7 @@ def agree(
     kinds = [(tuple(t.shape[1:]), str(t.dtype)) for t in own]
     rows = _REFUSED if refusal is not None else own[0].shape[0]
     signature = zlib.crc32(repr((settings, kinds)).encode())
-    device = own[0].device if own else handle.device
+    device = own[0].device if own else device or handle.device
     header = torch.tensor(
         [rows, signature, _mask(wanted), allowed_bytes], dtype=torch.int64, device=device
     )

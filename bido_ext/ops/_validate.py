@@ -41,7 +41,7 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
             f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
             + (
                 ": integer labels are allowed for y only, as a vector (n,)."
-                if is_labels(x)
+                if is_labels(x) or x.dtype == torch.bool
                 else "."
             )
         )

@@ -316,3 +316,16 @@ def test_bad_input(
 def test_bad_settings(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         bx.BiDOLoss(**arguments)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_term_without_weight_cannot_spoil_the_gradient_unseen(measure: str) -> None:
+    z = Z.clone().requires_grad_()
+    with pytest.raises(ValueError, match="is not finite|contain"):
+        bx.BiDOLoss(measure, lambda_x=0.0, lambda_y=1.0)(X.flatten(1) * 1e25, [z], Y)
+
+
+def test_one_wide_layer_makes_the_value_wide() -> None:
+    value = bx.BiDOLoss("hsic")(X, [Z.double()], Y)
+    assert value.dtype == torch.float64
+    assert bx.BiDOLoss("hsic")(X, [Z], Y).dtype == torch.float32

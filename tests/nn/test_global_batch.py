@@ -141,7 +141,7 @@ def test_all_ranks_refuse_together(ranks: list[dict[str, Any]]) -> None:
         else:
             for case in ("labels", "not a tensor"):
                 assert f"rank(s) [{last}] refused their part of the batch" in said[case]
-            for case in ("layers", "widths"):
+            for case in ("layers", "widths", "layer names", "eps"):
                 assert "does not belong with that of rank(s)" in said[case]
 
 
@@ -185,11 +185,37 @@ def test_one_rank_equals_no_group() -> None:
         with pytest.raises(
             TypeError, match="process_group must be a torch.distributed ProcessGroup"
         ):
-            bx.BiDOLoss(process_group="world")  # type: ignore[arg-type]
+            bx.BiDOLoss(process_group=3)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="process_group must be .*world"):
+            bx.BiDOLoss(process_group="all")
         with pytest.raises(TypeError, match="local must be True or False, got int"):
             bx.BiDOLoss(local=1)  # type: ignore[arg-type]
     finally:
         dist.destroy_process_group()
+
+
+def test_the_world_may_come_after_the_loss() -> None:
+    criterion = bx.BiDOLoss("hsic", process_group="world")
+    assert criterion.world_size == 1
+    x, y = a_batch(9, torch.float64)
+    with pytest.raises(RuntimeError, match="needs torch.distributed.init_process_group before"):
+        criterion(x, [x], y)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        want = bx.BiDOLoss("hsic")(x, [x], y)
+        assert relative_error(criterion(x, [x], y), want) < 1e-9
+    finally:
+        dist.destroy_process_group()
+
+
+def test_gathered_features_end_with_the_backward(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["kept"] for rank in ranks] == [0] * len(ranks)
+
+
+def test_a_lone_rank_is_told_once(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        (said,) = rank["alone"]
+        assert f"there are {len(ranks)} ranks" in said
 
 
 def test_plan_of_ranks() -> None:

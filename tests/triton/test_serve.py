@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,14 +116,31 @@ def test_a_check_that_ended_the_process_is_not_tried_again(monkeypatch: pytest.M
     (stored,) = _disk_cache.read("self_checks")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    _disk_cache.update("self_checks", stored, f"running in {gone.pid}")
+    _disk_cache.update("self_checks", stored, f"running in {gone.pid} on {platform.node()}")
     _serve._verdicts.clear()
     with pytest.warns(RuntimeWarning, match="did not live to its end"):
         chosen = choose_among({"triton": right}, monkeypatch)
     assert chosen is _serve._defaults["double_center"]
-    # one that runs elsewhere at this moment is no reason
-    _disk_cache.update("self_checks", stored, f"running in {os.getpid()}")
+    # one that runs elsewhere at this moment is no reason, nor is one on another machine
+    _disk_cache.update("self_checks", stored, f"running in {gone.pid} on another")
     _serve._verdicts.clear()
+    assert choose_among({"triton": right}, monkeypatch) is right["double_center"]
+    _disk_cache.update("self_checks", stored, f"running in {os.getpid()} on {platform.node()}")
+    _serve._verdicts.clear()
+    assert choose_among({"triton": right}, monkeypatch) is right["double_center"]
+
+
+def test_an_interrupted_check_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"double_center": lambda K: defaults("double_center")["double_center"](K)}
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_serve, "_problem", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            choose_among({"triton": right}, monkeypatch)
+    assert list(_disk_cache.read("self_checks").values()) == ["interrupted"]
     assert choose_among({"triton": right}, monkeypatch) is right["double_center"]
 
 
