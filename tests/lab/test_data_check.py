@@ -58,6 +58,14 @@ def test_shared_files_and_people(celeba):
     assert "1 private people of celeba are in the public set too, as 1" in problems
 
 
+def test_shared_files_behind_links(celeba, tmp_path):
+    thumbnails = write_small("ffhq", tmp_path / "ffhq", public=3)
+    (thumbnails / "link.jpg").symlink_to(celeba / "img_align_celeba" / "000001.jpg")
+    config = DataConfig("celeba", celeba, "ffhq", thumbnails)
+    (problem,) = check_data(config, quick=True).problems
+    assert problem == "private and public images share 1 files, as 000001.jpg"
+
+
 def test_what_cannot_be_listed_is_the_one_problem(celeba):
     lines = (celeba / "trainset.txt").read_text()
     (celeba / "trainset.txt").write_text(lines + "000001.png 5\n")

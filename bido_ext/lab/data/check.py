@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .image_set import ImageSet
-from .listing import Files, Listing, check_labels
+from .listing import Files, Listing, check_labels, shared_files
 from .registry import DataConfig, find_dataset, listings, load_task
 
 _SHOWN = 20
@@ -114,13 +114,12 @@ def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
 def _shared(private: Listing, public: Listing, name: str) -> list[str]:
     """What the parts have in common and must not."""
     problems = []
-    mine = {*private.train.paths, *private.test.paths}
-    pairs: list[tuple[str, set[Path], set[Path]]] = [
-        ("training and test", set(private.train.paths), set(private.test.paths)),
-        ("private and public", mine, set(public.public.paths)),
-    ]
-    for what, first, second in pairs:
-        if both := sorted(first & second):
+    mine = (*private.train.paths, *private.test.paths)
+    for what, first, second in (
+        ("training and test", private.train.paths, private.test.paths),
+        ("private and public", mine, public.public.paths),
+    ):
+        if both := shared_files(first, second):
             problems.append(f"{what} images share {len(both)} files, as {both[0].name}")
     for part in (private.train, private.test):
         if twice := [path for path, n in Counter(part.paths).items() if n > 1]:
