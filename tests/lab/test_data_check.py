@@ -88,6 +88,31 @@ def test_command(celeba, tmp_path):
     assert bido("data", "check", "faces", celeba).exit_code == 2
 
 
+def test_public_only_data(celeba, tmp_path):
+    thumbnails = write_small("ffhq", tmp_path / "ffhq", public=3)
+    result = bido("data", "check", "ffhq", thumbnails)
+    assert result.exit_code == 0, result.stderr
+    assert "public  3 images" in result.stdout
+    assert "size    128 x 128 pixels: 3 files" in result.stdout
+    assert "classes" not in result.stdout
+    assert "no problem found" in result.stdout
+    next(thumbnails.rglob("*.png")).write_text("no image")
+    result = bido("data", "check", "ffhq", thumbnails, "--json")
+    assert result.exit_code == 1
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert "is not a readable image" in problem
+    assert bido("data", "check", "ffhq", thumbnails, "--quick").exit_code == 0
+    result = bido("data", "check", "ffhq", tmp_path / "nowhere")
+    assert (result.exit_code, "nowhere is none" in result.stdout) == (1, True)
+    result = bido("data", "check", "ffhq")
+    assert (result.exit_code, "FOLDER must name the folder of" in result.stderr) == (2, True)
+    result = bido("data", "check", "ffhq", thumbnails, "--public", "celeba")
+    assert (result.exit_code, "give a private data set, and --public ffhq" in result.stderr) == (
+        2,
+        True,
+    )
+
+
 def test_data_that_are_no_files():
     document = json.loads(bido("data", "check", "synthetic", "--json").stdout)
     assert document["num_classes"] == 5
