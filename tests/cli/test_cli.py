@@ -207,6 +207,11 @@ def test_wrong_weights_are_refused(text):
         parse_weights("bido-hsic", text)
 
 
+def test_a_weight_given_twice_is_refused():
+    with pytest.raises(ValueError, match="each weight once, got 'lambda_x=0.1, lambda_x =9'"):
+        parse_weights("bido-hsic", "lambda_x=0.1, lambda_x =9")
+
+
 def test_without_the_extra_the_command_says_how_to_get_it():
     script = "import sys; sys.modules['typer'] = None; from bido_ext.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
