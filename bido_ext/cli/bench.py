@@ -16,7 +16,7 @@ def bench(
     measure: Annotated[
         str, typer.Option("--measure", help="hsic, nhsic, coco (Frobenius norm) or cka.")
     ] = "nhsic",
-    n: Annotated[int, typer.Option("--n", help="Samples.")] = 256,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 256,
     dims: Annotated[
         str, typer.Option("--dims", help="Columns of X and of every layer, with commas.")
     ] = "3072,2048,512",

@@ -39,27 +39,38 @@ def check(
 ) -> None:
     """Check one data set: counts, labels, files, what private and public share.
 
-    Reads every image to its end unless --quick is given. Exit code 1 if there is a problem.
+    Reads every image to its end unless --quick is given. Exit code 1 if there is a problem. Of a
+    data set that is public only, as ffhq, the images alone are checked; give it as --public of a
+    private one to compare the two.
 
     \b
     Example:
       bido data check lfw ~/lfw
+      bido data check ffhq ~/thumbnails128x128
       bido data check celeba ~/celeba --public ffhq --public-data ~/thumbnails128x128 --json
     """
-    from bido_ext.lab.data import DataConfig
-    from bido_ext.lab.data.check import check_data
+    from bido_ext.lab.data import DataConfig, find_dataset
+    from bido_ext.lab.data.check import check_data, check_public
 
-    config = DataConfig(dataset, folder, public, public_data)
-    report = check_data(config, quick=quick, progress=not json)
+    if find_dataset(dataset).private:
+        config = DataConfig(dataset, folder, public, public_data)
+        report = check_data(config, quick=quick, progress=not json)
+    elif public is None and public_data is None:
+        report = check_public(dataset, folder, quick=quick, progress=not json)
+    else:
+        raise ValueError(
+            f"{dataset!r} is public only: give a private data set, and --public {dataset}"
+        )
     if json:
         print_json(asdict(report))
     else:
         for part, count in report.counts.items():
             typer.echo(f"{part:<8}{count} images")
-        low, high = report.images_per_class
-        typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")
-        if not report.identities_known:
-            typer.echo("people  not told by the data: only files and their bytes were compared")
+        if report.num_classes:
+            low, high = report.images_per_class
+            typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")
+            if not report.identities_known:
+                typer.echo("people  not told by the data: only files and their bytes were compared")
         if report.published:
             wanted = ", ".join(f"{part} {count}" for part, count in report.published.items())
             here = {**report.counts, "classes": report.num_classes}

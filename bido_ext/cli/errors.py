@@ -30,7 +30,8 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            _stop("interrupted; the same command continues where it stopped", INTERRUPTED)
+            without = " (without --fresh)" if kwargs.get("fresh") else ""
+            _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
             _stop(_sentence(error), BAD_INPUT)
         except ModuleNotFoundError as error:

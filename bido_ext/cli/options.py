@@ -80,7 +80,8 @@ def parse_weights(defence: str, text: str | None) -> dict[str, float]:
     """Read "0.1,1" (in the order of ``bido list defences``) or "lambda_x=0.1,lambda_y=1".
 
     Raises:
-        ValueError: If the defence is unknown or the text does not fit its weights.
+        ValueError: If the defence is unknown, the text does not fit its weights, or a weight comes
+            twice.
     """
     from bido_ext.lab.defences import DEFENCES, resolve_weights
 
@@ -100,6 +101,8 @@ def parse_weights(defence: str, text: str | None) -> dict[str, float]:
         weights = {name.strip(): float(value) for name, value in pairs}
     except ValueError:
         raise ValueError(f"--weights must be numbers, got {text!r}") from None
+    if len(weights) != len(pairs):
+        raise ValueError(f"--weights must give each weight once, got {text!r}")
     assert defence in DEFENCES
     return resolve_weights(defence, weights)
 

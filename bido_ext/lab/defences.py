@@ -2,7 +2,8 @@
 """Defences by name: what each adds to the training loss of a classifier.
 
 Sources: MID (Wang et al., AAAI 2021), BiDO (Peng et al., KDD 2022); the unilateral COCO penalty on
-the logits is the ablation of BiDO's introduction.
+the logits is the ablation of BiDO's introduction: as in the published code, its kernel on the
+logits is linear and its norm Frobenius's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,11 @@ DEFENCES: dict[str, DefenceSpec] = {
     for spec in (
         DefenceSpec("none", {}, "cross-entropy alone"),
         DefenceSpec("mid", {"beta": 0.1}, "MID: variational bottleneck before the head"),
-        DefenceSpec("unilateral", {"lambda_x": 1.0}, "COCO(inputs, logits) penalty alone"),
+        DefenceSpec(
+            "unilateral",
+            {"lambda_x": 1.0},
+            "COCO(inputs, logits) penalty alone; linear kernel on the logits, Frobenius norm",
+        ),
         DefenceSpec(
             "bido-hsic",
             {"lambda_x": 0.05, "lambda_y": 0.5},
@@ -118,10 +123,10 @@ class Defence:
         return penalty
 
     def _unilateral_penalty(self) -> Penalty:
-        from bido_ext import coco
+        from bido_ext import Linear, coco
 
         def penalty(x: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            dependence = coco(x.flatten(1), logits)
+            dependence = coco(x.flatten(1), logits, kernel_y=Linear(), norm="fro")
             return self.weights["lambda_x"] * dependence, {"coco(x,logits)": dependence.detach()}
 
         return penalty

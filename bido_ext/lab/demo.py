@@ -17,6 +17,7 @@ from typing import Any
 from bido_ext.lab.attack import Gan
 from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
 from bido_ext.lab.commands import Commands
+from bido_ext.lab.data import DigitTask
 from bido_ext.lab.defences import DEFENCES, LABELS
 from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack, save_comparison
@@ -195,6 +196,7 @@ class _Run:
     ) -> Results:
         """Everything of the run in one document."""
         preset, task = self.preset, data.task
+        assert isinstance(task, DigitTask)  # as of every preset
         return Results(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=self.commands.demo(),
@@ -207,7 +209,7 @@ class _Run:
             versions=package_versions(),
             task=_task_facts(data, preset.notes),
             config={
-                "data": {"name": data.name, "sha256": data.digest},
+                "data": {"name": data.name, "sha256": task.digits_sha256},
                 "evaluator": preset.evaluator.plain(),
                 "prior": asdict(preset.prior),
                 "attack": {"name": "gmi", "classes": task.num_classes, **asdict(preset.attack)},

@@ -24,7 +24,7 @@ from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train
 
 @dataclass(frozen=True)
 class LabData:
-    """The sets of the experiment and the hash of the images they were cut from."""
+    """The sets of the experiment and the hash of their images and of the split."""
 
     name: str
     digest: str

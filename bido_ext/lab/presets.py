@@ -66,6 +66,10 @@ _ONE_TRAINING_NOTE = (
     "Every model is trained alike but for its defence (the published code trains the undefended "
     "and the MID model with SGD), so rows differ by their defence and by chance alone."
 )
+_COCO_NOTE = (
+    "COCO is the largest singular value, as Gretton defines it; the published code takes the "
+    "Frobenius norm, which is at least as large."
+)
 
 PRESETS: dict[str, DemoPreset] = {
     preset.name: preset
@@ -136,6 +140,7 @@ PRESETS: dict[str, DemoPreset] = {
                 _ONE_TRAINING_NOTE,
                 "The epoch is selected on a validation split; the published code selects it on "
                 "the test set.",
+                _COCO_NOTE,
             ),
         ),
         DemoPreset(

@@ -48,6 +48,24 @@ def test_json_holds_times_errors_plan_and_what_serves(measure, shape):
     assert (document["threads"], document["rounds"]) == (1, 7)
 
 
+def test_samples_may_be_given_as_the_readme_does():
+    arguments = (
+        "bench",
+        "-n",
+        "14",
+        "--dims",
+        "9,5",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--json",
+    )
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["n"] == 14
+
+
 def test_table_names_everything():
     text = bench("--measure", "hsic", "--dims", "9,5,7", "--dtype", "float64").stdout
     assert "n = 12, d = 9, 5, 7, labels of 10 classes; float64, cpu, 1 threads" in text

@@ -175,6 +175,20 @@ def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("more", "command"),
+    [((), "same command continues"), (("--fresh",), "same command (without --fresh) continues")],
+)
+def test_an_interrupted_command_says_how_to_continue(monkeypatch, tmp_path, more, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", interrupted)
+    result = bido("train", *SMOKE, "--out", tmp_path / "x", *more)
+    assert result.exit_code == 130
+    assert result.stderr == f"bido: interrupted; the {command} where it stopped\n"
+
+
+@pytest.mark.parametrize(
     ("defence", "text", "weights"),
     [
         ("bido-hsic", "0.1,1", {"lambda_x": 0.1, "lambda_y": 1.0}),
@@ -191,6 +205,11 @@ def test_weights_are_read_by_place_or_by_name(defence, text, weights):
 def test_wrong_weights_are_refused(text):
     with pytest.raises(ValueError, match=r"--weights|weight|lambda_x"):
         parse_weights("bido-hsic", text)
+
+
+def test_a_weight_given_twice_is_refused():
+    with pytest.raises(ValueError, match="each weight once, got 'lambda_x=0.1, lambda_x =9'"):
+        parse_weights("bido-hsic", "lambda_x=0.1, lambda_x =9")
 
 
 def test_without_the_extra_the_command_says_how_to_get_it():

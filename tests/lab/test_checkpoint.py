@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: whole or absent, harmless, and only the right model's."""
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -110,6 +111,19 @@ def test_digest_tells_models_apart():
     assert weights_digest(first) != weights_digest(second)
     second.load_state_dict(first.state_dict())
     assert weights_digest(first) == weights_digest(second)
+
+
+def test_digest_is_of_the_bytes_in_any_dtype():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    by_numpy = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        by_numpy.update(name.encode() + value.numpy().tobytes())
+    assert weights_digest(model) == by_numpy.hexdigest()
+    first = weights_digest(model.bfloat16())
+    with torch.no_grad():
+        model[0].bias[0] += 1
+    assert weights_digest(model) != first
 
 
 def test_resume_wants_the_same_settings(tmp_path):

@@ -58,6 +58,14 @@ def test_shared_files_and_people(celeba):
     assert "1 private people of celeba are in the public set too, as 1" in problems
 
 
+def test_shared_files_behind_links(celeba, tmp_path):
+    thumbnails = write_small("ffhq", tmp_path / "ffhq", public=3)
+    (thumbnails / "link.jpg").symlink_to(celeba / "img_align_celeba" / "000001.jpg")
+    config = DataConfig("celeba", celeba, "ffhq", thumbnails)
+    (problem,) = check_data(config, quick=True).problems
+    assert problem == "private and public images share 1 files, as 000001.jpg"
+
+
 def test_what_cannot_be_listed_is_the_one_problem(celeba):
     lines = (celeba / "trainset.txt").read_text()
     (celeba / "trainset.txt").write_text(lines + "000001.png 5\n")
@@ -78,6 +86,31 @@ def test_command(celeba, tmp_path):
     assert result.exit_code == 1
     assert "problem" in result.stdout
     assert bido("data", "check", "faces", celeba).exit_code == 2
+
+
+def test_public_only_data(celeba, tmp_path):
+    thumbnails = write_small("ffhq", tmp_path / "ffhq", public=3)
+    result = bido("data", "check", "ffhq", thumbnails)
+    assert result.exit_code == 0, result.stderr
+    assert "public  3 images" in result.stdout
+    assert "size    128 x 128 pixels: 3 files" in result.stdout
+    assert "classes" not in result.stdout
+    assert "no problem found" in result.stdout
+    next(thumbnails.rglob("*.png")).write_text("no image")
+    result = bido("data", "check", "ffhq", thumbnails, "--json")
+    assert result.exit_code == 1
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert "is not a readable image" in problem
+    assert bido("data", "check", "ffhq", thumbnails, "--quick").exit_code == 0
+    result = bido("data", "check", "ffhq", tmp_path / "nowhere")
+    assert (result.exit_code, "nowhere is none" in result.stdout) == (1, True)
+    result = bido("data", "check", "ffhq")
+    assert (result.exit_code, "FOLDER must name the folder of" in result.stderr) == (2, True)
+    result = bido("data", "check", "ffhq", thumbnails, "--public", "celeba")
+    assert (result.exit_code, "give a private data set, and --public ffhq" in result.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_data_that_are_no_files():

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from bido_ext import BiDOLoss, FeatureTaps, coco
+from bido_ext import BiDOLoss, FeatureTaps
 from bido_ext.lab.defences import DEFENCES, Defence, resolve_weights
 from bido_ext.lab.models import MCNN, build_model
 
@@ -50,9 +50,15 @@ def test_bido_is_the_packages_loss(batch, name, measure):
     torch.testing.assert_close(total.float(), loss.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_unilateral_is_coco_of_input_and_logits(batch):
+def test_unilateral_is_the_published_coco_of_input_and_logits(batch):
     loss, parts, _, logits = _penalty(Defence("unilateral", {"lambda_x": 3.0}), batch)
-    torch.testing.assert_close(loss, 3.0 * coco(batch[0].flatten(1), logits))
+    x, z = batch[0].flatten(1).double(), logits.double()
+    n, d = x.shape
+    centred = torch.eye(n, dtype=torch.float64) - 1.0 / n
+    gaussian = torch.exp(-torch.cdist(x, x).square() / (2 * 5.0**2 * d))
+    product = centred @ gaussian @ centred @ centred @ (z @ z.T) @ centred
+    expected = 3.0 * product.norm().sqrt() / n  # torch's norm of a matrix is Frobenius's
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-7)
     assert list(parts) == ["coco(x,logits)"]
 
 

@@ -57,6 +57,7 @@ def finished(tmp_path_factory) -> tuple[Path, Results, str]:
 def test_the_run_leaves_the_documented_files(finished):
     out, results, told = finished
     assert read_results(out / "results.json") == results
+    assert results.config["data"]["sha256"] == synthetic_digits().sha256()
     assert [row.defence for row in results.rows] == [defence for defence, _ in SWEEP]
     for row in results.rows:
         assert row.label in (out / "report.html").read_text()

@@ -50,6 +50,14 @@ def test_train_and_val_are_disjoint_and_follow_the_seed(task):
     assert not torch.equal(other.val.tensors[0], task.val.tensors[0])
 
 
+@pytest.mark.parametrize("other", [{"image_size": 28}, {"val_fraction": 0.2}, {"seed": 1}])
+def test_digest_tells_another_split(task, other):
+    assert split_digits(synthetic_digits(200, 100)).digest == task.digest
+    changed = split_digits(synthetic_digits(200, 100), **other)
+    assert changed.digest != task.digest
+    assert changed.digits_sha256 == task.digits_sha256 == synthetic_digits(200, 100).sha256()
+
+
 def test_image_size_28_keeps_the_pixels():
     digits = synthetic_digits(20, 10)
     images = split_digits(digits, image_size=28).judge_train.tensors[0]

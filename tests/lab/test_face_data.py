@@ -125,6 +125,29 @@ def test_private_images_never_become_public_ones(tmp_path):
     assert len(task.public) == 5
 
 
+def test_one_file_by_two_paths_is_one_file(tmp_path, monkeypatch):
+    root = write_small("facescrub", tmp_path / "fs", classes=3, images=10)
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "thumbnails").mkdir()
+    (tmp_path / "thumbnails" / "1.png").symlink_to(next(root.rglob("*.*g")))
+    monkeypatch.chdir(tmp_path)
+    for public_root, both in ((Path("fs"), 30), (tmp_path / "link", 30)):
+        with pytest.raises(ValueError, match=f"private and public .* others, {both} are both"):
+            _task("facescrub", root, tmp_path, public="facescrub", public_root=public_root)
+    config = {"public": "ffhq", "public_root": tmp_path / "thumbnails"}
+    with pytest.raises(ValueError, match="private and public images must be others, 1 are both"):
+        _task("facescrub", root, tmp_path, **config)
+
+
+def test_no_training_image_is_a_test_image(celeba, tmp_path):
+    lines = (celeba / "trainset.txt").read_text()
+    (celeba / "trainset.txt").write_text(lines + "000008.png 0\n")
+    with pytest.raises(
+        ValueError, match=r"training and test images must be others, 1 are both, as .*000008\.jpg"
+    ):
+        _task("celeba", celeba, tmp_path)
+
+
 def test_own_folders_and_numeric_names(tmp_path):
     root = write_small("folders", tmp_path / "own", classes=11, images=3)
     for i, folder in enumerate(sorted(root.iterdir())):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bido_ext.lab.attack import Critic, GanConfig, Generator, gan, train_gan
+from bido_ext.lab.data import ImageSet
 
 TINY = GanConfig(
     steps=4, batch_size=8, critic_steps=2, width=0.05, critic_width=0.1, checkpoint_every=2
@@ -87,6 +88,24 @@ def test_run_of_another_configuration_is_refused(public, tmp_path):
     _train(TINY, public, tmp_path)
     with pytest.raises(ValueError, match="was made with steps=4, now steps=6"):
         _train(replace(TINY, steps=6), public, tmp_path)
+
+
+def test_run_on_as_many_other_images_is_refused(public, tmp_path):
+    _train(TINY, public, tmp_path)
+    with pytest.raises(ValueError, match="was made with public_sha256="):
+        _train(TINY, public.flip(0), tmp_path)
+
+
+def test_hash_of_an_image_set_is_of_its_images_in_order():
+    images = torch.randint(256, (600, 1, 4, 4), dtype=torch.uint8)
+    rows = torch.randperm(600)[:500]
+    whole = ImageSet(images[rows], None).sha256()
+    assert ImageSet(images, torch.zeros(600, dtype=torch.int64), rows).sha256() == whole
+    assert ImageSet(images, None, rows.flip(0)).sha256() != whole
+    assert ImageSet(images[rows].reshape(500, 1, 2, 8), None).sha256() != whole
+    changed = images[rows].clone()
+    changed[-1, 0, -1, -1] ^= 1
+    assert ImageSet(changed, None).sha256() != whole
 
 
 @pytest.mark.parametrize(("channels", "is_turned"), [(1, True), (3, False)])

@@ -258,6 +258,11 @@ def test_gan_of_another_target_is_refused_unless_forced(public, prior):
     assert _invert(SHORT, other, prior, force_foreign_gan=True).images.shape[0] == 6
 
 
+def test_gan_of_as_many_other_images_is_refused(public, target, prior):
+    with pytest.raises(ValueError, match="was made with public_sha256="):
+        _train(TINY, target, public.flip(0), prior.path.parent)
+
+
 def test_faces_of_64_pixels(tmp_path):
     target = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 7))
     config = replace(TINY, steps=1, critic_steps=1, width=0.02, critic_width=0.05, augment="none")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.lab.attack import ATTACKS
 from bido_ext.lab.models import build_model
+from bido_ext.lab.presets import find_preset
 from bido_ext.lab.recipes import load_recipe, recipe_names
 from bido_ext.lab.recipes.attack_step import attack_settings
 from bido_ext.lab.recipes.run import run_recipe
@@ -62,6 +63,17 @@ def test_every_recipe_is_valid(name, smoke):
     if recipe.attack.name in ATTACKS:
         settings = attack_settings(recipe, smoke=smoke)
         assert (settings.search.seed, settings.prior.seed) == (3, 3)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_coco_recipes_say_which_norm_they_take(name):
+    recipe = load_recipe(name)
+    told = any("takes the Frobenius norm" in difference for difference in recipe.differences)
+    assert told == (recipe.target.defence == "bido-coco")
+
+
+def test_the_paper_preset_says_which_norm_coco_takes():
+    assert any("takes the Frobenius norm" in note for note in find_preset("paper").notes)
 
 
 def test_published_settings():

@@ -15,8 +15,10 @@ from PIL import Image
 from study_stand_ins import NAMES, a_study, some_candidates, some_private, the_answers
 
 from bido_ext.lab.attack import Reconstructions
+from bido_ext.lab.data import DataConfig, load_task
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.reconstructions import save_reconstructions
+from bido_ext.lab.small_data import write_small
 from bido_ext.lab.study import (
     Study,
     build_study,
@@ -29,6 +31,7 @@ from bido_ext.lab.study import (
     write_page,
     write_study,
 )
+from bido_ext.lab.synthetic import synthetic_digits
 
 
 @pytest.fixture
@@ -259,3 +262,83 @@ def test_folders_of_recipes_name_their_data(tmp_path):
     (tmp_path / "plain" / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"results\.json is not valid JSON"):
         find_candidates(folders)
+
+
+TARGET = {"arch": "vgg16", "arch_options": {"image_size": 32}}
+
+
+def run_folder(path, side=32, *, target=TARGET, **data):
+    """A result folder of ``bido run`` on faces, with reconstructions of ``side`` pixels."""
+    found = Reconstructions(
+        torch.rand(1, 3, 3, side, side), torch.rand(1, 3, 4), [0, 1, 2], torch.rand(1, 3)
+    )
+    save_reconstructions(found, {}, path / "attack" / "reconstructions.pt")
+    data = {"private": "celeba", "crop": 64, "val_fraction": 0.3, **data}
+    (path / "results.json").write_text(json.dumps({"config": {"data": data, "target": target}}))
+    return path
+
+
+@pytest.fixture
+def celeba(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIDO_EXT_CACHE", str(tmp_path / "cache"))
+    return write_small("celeba", tmp_path / "celeba", classes=3, images=8, public=2)
+
+
+def as_recorded(root, **changes):
+    settings = {"crop": 64, "val_fraction": 0.3, "image_size": 32, **changes}
+    return load_task(DataConfig("celeba", root, private_only=True, **settings))
+
+
+def test_private_images_are_cut_and_sized_as_the_models_saw_them(celeba, tmp_path):
+    wanted = as_recorded(celeba)
+    folder = run_folder(tmp_path / "run", sha256=wanted.digest)
+    for path in listed(celeba, "ganset.txt"):
+        path.write_text("no image")  # public ones are nobody's business here
+    for dataset in (None, "celeba"):
+        shown = private_of([folder], dataset=dataset, data_root=celeba)
+        assert torch.equal(shown.tensors[0], wanted.train.tensors[0])
+    alone = tmp_path / "attack"
+    (folder / "attack").rename(alone)
+    shown = private_of([alone], dataset="celeba", data_root=celeba)
+    expected = as_recorded(celeba, crop=None, val_fraction=0.1).train
+    assert torch.equal(shown.tensors[0], expected.tensors[0])
+
+
+def listed(root, name):
+    stems = [line.split(".")[0] for line in (root / name).read_text().splitlines()]
+    return [root / "img_align_celeba" / f"{stem}.jpg" for stem in stems]
+
+
+def test_other_images_than_the_recorded_ones_are_refused(celeba, tmp_path):
+    digest = as_recorded(celeba).digest
+    other = write_small("celeba", tmp_path / "other", classes=3, images=8, public=2, seed=1)
+    folder = run_folder(tmp_path / "run", sha256=digest)
+    with pytest.raises(ValueError, match=rf"run.results\.json has their SHA-256 as {digest[:12]}"):
+        private_of([folder], data_root=other)
+    larger = run_folder(tmp_path / "larger", 40, sha256=digest)  # the hash is of 32 pixels
+    assert private_of([larger], data_root=celeba).shape == (3, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"private": "lfw", "crop": 64}, "dataset is 'celeba' in .*, 'lfw' in "),
+        ({"crop": -1}, "crop is 64 in .*, 108 in "),
+    ],
+)
+def test_folders_of_different_private_images_are_refused(celeba, tmp_path, data, message):
+    folders = [run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **data)]
+    with pytest.raises(ValueError, match=f"must be of the same private images: {message}"):
+        private_of(folders, data_root=celeba)
+
+
+def test_a_demo_records_the_hash_of_its_digits(tmp_path):
+    folder = run_folder(tmp_path / "demo", 28, target={})
+    for sha256, is_refused in ((synthetic_digits().sha256(), False), ("0" * 64, True)):
+        data = {"name": "synthetic", "sha256": sha256}
+        (folder / "results.json").write_text(json.dumps({"config": {"data": data}}))
+        if is_refused:
+            with pytest.raises(ValueError, match="SHA-256 as 000000000000, here it is"):
+                private_of([folder])
+        else:
+            assert private_of([folder]).shape == (1, 28, 28)

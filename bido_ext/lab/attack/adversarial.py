@@ -176,18 +176,25 @@ def train(
     """Run ``trainer`` to its last step, with checkpoints in ``run_dir``; both networks end in eval mode.
 
     Args:
-        inputs: what the outcome depends on beside the configuration, plain values.
-        resume: continue a run of the same configuration and inputs found in ``run_dir``.
+        inputs: what the outcome depends on beside the configuration and the public images, plain
+            values.
+        resume: continue a run of the same configuration, images and inputs found in ``run_dir``.
 
     Returns:
         The checkpoint.
 
     Raises:
-        ValueError: ``run_dir`` holds another configuration.
+        ValueError: ``run_dir`` holds another configuration, or the GAN of other images.
         FloatingPointError: a loss is no longer finite.
     """
     path, config = Path(run_dir) / FILE, trainer.config
-    settings = {**asdict(config), "shape": list(trainer.shape), **inputs}
+    settings = {
+        **asdict(config),
+        "shape": list(trainer.shape),
+        "public_images": len(trainer.public),
+        "public_sha256": trainer.public.sha256(),
+        **inputs,
+    }
     saved = resume_or_none(path, settings) if resume else None
     if saved is not None:
         trainer.load(saved)

@@ -57,15 +57,15 @@ def train_gan(
     Args:
         public: (n, channels, side, side) float32 in [0, 1], or an ``ImageSet``, no private image
             among them; 1 or 3 channels, a side of ``networks.SIDES``.
-        resume: continue a run of the same configuration found in ``run_dir``.
+        resume: continue a run of the same configuration and images found in ``run_dir``.
 
     Raises:
-        ValueError: wrong image shape, or ``run_dir`` holds another configuration.
+        ValueError: wrong image shape, or ``run_dir`` holds another configuration or the GAN of
+            other images.
         FloatingPointError: a loss is no longer finite.
     """
     trainer = _Trainer(config, public, torch.device(device))
-    inputs = {"public_images": len(public)}
-    path = train(trainer, run_dir, inputs=inputs, resume=resume, progress=progress)
+    path = train(trainer, run_dir, inputs={}, resume=resume, progress=progress)
     return Gan(trainer.generator, trainer.critic, trainer.history, trainer.seconds, path)
 
 

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .image_set import ImageSet
-from .listing import Files, Listing, check_labels
+from .listing import Files, Listing, check_labels, shared_files
 from .registry import DataConfig, find_dataset, listings, load_task
 
 _SHOWN = 20
@@ -90,6 +90,40 @@ def check_data(config: DataConfig, *, quick: bool = False, progress: bool = Fals
     )
 
 
+def check_public(
+    name: str, root: Path | None, *, quick: bool = False, progress: bool = False
+) -> DataReport:
+    """Check a data set that is public only, as ``check_data`` does the others.
+
+    Args:
+        name: Key of ``DATASETS``.
+        root: Its folder.
+        quick: Read names alone, no image.
+        progress: Show a progress bar.
+
+    Returns:
+        The report, about public images alone.
+
+    Raises:
+        ValueError: If ``root`` is missing, or the data set is no folder of image files.
+    """
+    listing = find_dataset(name).listing
+    if listing is None or root is None:
+        raise ValueError(f"FOLDER must name the folder of the data set {name!r}, got {root}")
+    try:
+        public = listing(root, 0).public
+    except ValueError as error:
+        return DataReport(name, name, problems=(str(error),))
+    problems, sizes = ([], Counter()) if quick else _read_all(Listing(), public, progress)
+    return DataReport(
+        name,
+        name,
+        counts={"public": len(public)},
+        image_sizes=dict(sizes.most_common(_SHOWN)),
+        problems=tuple(problems),
+    )
+
+
 def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
     """Data sets that are no folders of files: they load or they do not."""
     try:
@@ -114,13 +148,12 @@ def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
 def _shared(private: Listing, public: Listing, name: str) -> list[str]:
     """What the parts have in common and must not."""
     problems = []
-    mine = {*private.train.paths, *private.test.paths}
-    pairs: list[tuple[str, set[Path], set[Path]]] = [
-        ("training and test", set(private.train.paths), set(private.test.paths)),
-        ("private and public", mine, set(public.public.paths)),
-    ]
-    for what, first, second in pairs:
-        if both := sorted(first & second):
+    mine = (*private.train.paths, *private.test.paths)
+    for what, first, second in (
+        ("training and test", private.train.paths, private.test.paths),
+        ("private and public", mine, public.public.paths),
+    ):
+        if both := shared_files(first, second):
             problems.append(f"{what} images share {len(both)} files, as {both[0].name}")
     for part in (private.train, private.test):
         if twice := [path for path, n in Counter(part.paths).items() if n > 1]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from .mnist import RawDigits, load_mnist
+from .task import hash_of
 
 NUM_PRIVATE_CLASSES = 5
 
@@ -27,7 +28,8 @@ class DigitTask:
         judge_train, judge_test: all ten digits, for the evaluation classifier alone.
         num_classes, judge_classes: of the target and of the evaluation classifier.
         class_names: name of each private class.
-        digest: hash of the digits.
+        digest: hash of the digits and of how they are resized and split.
+        digits_sha256: ``RawDigits.sha256``, whatever the split.
     """
 
     train: TensorDataset
@@ -40,6 +42,7 @@ class DigitTask:
     judge_classes: int = 10
     class_names: tuple[str, ...] = ("0", "1", "2", "3", "4")
     digest: str = ""
+    digits_sha256: str = ""
 
 
 def digit_task(
@@ -76,6 +79,7 @@ def split_digits(
     private_x, private_y = train_x[private], train_y[private]
     order = torch.randperm(len(private_x), generator=torch.Generator().manual_seed(seed))
     held_out = max(1, round(val_fraction * len(order)))
+    sha256 = digits.sha256()
     val, train = order[:held_out], order[held_out:]
     return DigitTask(
         train=TensorDataset(private_x[train], private_y[train]),
@@ -84,7 +88,8 @@ def split_digits(
         public=TensorDataset(torch.cat([train_x[~private], test_x[~private_test]])),
         judge_train=TensorDataset(train_x, train_y),
         judge_test=TensorDataset(test_x, test_y),
-        digest=digits.sha256(),
+        digest=hash_of(sha256, image_size, val_fraction, seed),
+        digits_sha256=sha256,
     )
 
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
+
+_HASHED_AT_ONCE = 256
 
 
 class ImageSet:
@@ -82,6 +85,13 @@ class ImageSet:
             index = index.nonzero().flatten()
         found = self.batch(index.reshape(-1))
         return found[0] if index.dim() == 0 else found
+
+    def sha256(self) -> str:
+        """Hash of the images as they are kept, in order, without the labels."""
+        digest = hashlib.sha256(repr((self._images.dtype, self.shape)).encode())
+        for rows in self._rows.split(_HASHED_AT_ONCE):
+            digest.update(self._images[rows].contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in order, ``size`` at a time."""

@@ -81,6 +81,12 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
+def shared_files(first: Iterable[Path], second: Iterable[Path]) -> list[Path]:
+    """Files of ``first`` that ``second`` names too, however the paths are written, sorted."""
+    others = {os.path.realpath(path) for path in second}
+    return sorted({path for path in first if os.path.realpath(path) in others})
+
+
 def check_labels(labels: Sequence[int], where: str) -> int:
     """Number of classes of ``labels``, which must be 0..n-1 with none left out.
 

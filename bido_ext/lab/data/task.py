@@ -13,7 +13,7 @@ from torch import Tensor
 from .decode import Preparation
 from .image_cache import decoded
 from .image_set import ImageSet
-from .listing import Listing
+from .listing import Listing, shared_files
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,18 @@ def task_of(
     The evaluation classifier of faces knows the same people as the target, from the same images.
 
     Raises:
-        ValueError: A private part is missing, images are private and public, a file cannot be used,
-            or ``val_fraction`` is not in (0, 1).
+        ValueError: A private part is missing, a file is in two parts (however its path is written),
+            a file cannot be used, or ``val_fraction`` is not in (0, 1).
     """
     if not len(private.train) or not len(private.test):
         raise ValueError("the private data set has no labelled images; is it a public one?")
     files = (*private.train.paths, *private.test.paths)
-    if both := sorted(set(files) & set(public.public.paths)):
-        raise ValueError(
-            f"private and public images must be others, {len(both)} are both, as {both[0]}"
-        )
+    for what, first, second in (
+        ("training and test", private.train.paths, private.test.paths),
+        ("private and public", files, public.public.paths),
+    ):
+        if both := shared_files(first, second):
+            raise ValueError(f"{what} images must be others, {len(both)} are both, as {both[0]}")
     images, private_digest = decoded(files, preparation, cache, progress=progress)
     labels = torch.tensor((*private.train.labels, *private.test.labels))
     pool = torch.arange(len(private.train))

@@ -104,11 +104,13 @@ def train_ked_gan(
             among them; 1 or 3 channels, a side of ``networks.SIDES``.
         start: public prior whose generator, and first convolutions of whose critic, the training
             starts from, so that a short one serves; None starts from random weights, as published.
-        resume: continue a run of the same configuration, target and start found in ``run_dir``.
+        resume: continue a run of the same configuration, images, target and start found in
+            ``run_dir``.
 
     Raises:
         ValueError: wrong image shape, a target that does not take such images, a start of another
-            width or shape, or ``run_dir`` holds another configuration or the GAN of another target.
+            width or shape, or ``run_dir`` holds another configuration or the GAN of another target
+            or of other images.
         FloatingPointError: a loss is no longer finite.
     """
     device = torch.device(device)
@@ -119,7 +121,6 @@ def train_ked_gan(
     trainer = _Trainer(config, target, public, device)
     inputs = {
         "kind": KIND,
-        "public_images": len(public),
         "num_classes": trainer.num_classes,
         "target": digest,
     }
