@@ -143,11 +143,16 @@ class MicroBatchedBiDO:
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
     """Puts the model's buffers back: what the first forward updates, the second updates again."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
-        for buffer, value in kept:
+        for module, name, buffer, value in kept:
+            setattr(module, name, buffer)  # a forward may have put another tensor there
             buffer.copy_(value)
 
 

@@ -105,6 +105,28 @@ def test_running_statistics_are_updated_once() -> None:
         torch.testing.assert_close(buffer, want)
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer that it sets anew."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return x
+
+
+def test_a_buffer_that_is_set_anew_is_updated_once() -> None:
+    x, y = a_batch(24)
+    model = a_model(Counting())
+    in_micro_batches(model, bx.BiDOLoss("hsic"), x, y, 8)
+    assert int(model[5].calls) == 3
+    assert int(model.state_dict()["5.calls"]) == 3
+
+
 def test_frozen_batch_norm_equals_the_whole_batch() -> None:
     x, y = a_batch(30, torch.float64)
     models = [a_model(nn.BatchNorm1d(16)).double() for _ in range(2)]
