@@ -145,7 +145,7 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
     bounded = {"workspace_bytes": 3000, "exchange": "gather"}
     results["blocks"] = step(rank, counts, "hsic", torch.float64, **bounded)
     results["local"] = step(rank, [8] * world_size, "hsic", torch.float64, local=True)
-    results["micro"] = micro_step(rank, counts)
+    results["micro"] = [micro_step(rank, each) for each in COUNTS[world_size]]
     results["refusals"] = refusals(rank)
     results["kernels"] = kernels(rank, counts)
     results["kept"] = kept_after_the_backward(rank, counts)
@@ -157,14 +157,14 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
 
 
 def micro_step(rank: int, counts: list[int], **options: Any) -> list[Tensor]:
-    """Averaged parameter gradients of a step in micro-batches of 4 under DDP."""
+    """Task loss and averaged parameter gradients of a step in micro-batches of 4 under DDP."""
     x, y = (shard(t, counts, rank) for t in a_batch(sum(counts), torch.float64))
     model = a_model(torch.float64)
     taps = bx.FeatureTaps(model, LAYERS)
     criterion = bx.BiDOLoss(**settings("hsic"), process_group=dist.group.WORLD, **options)
     parallel = DistributedDataParallel(model)
-    bx.MicroBatchedBiDO(parallel, taps, criterion, 4).backward(x, y)
-    return [p.grad for p in model.parameters()]
+    losses = bx.MicroBatchedBiDO(parallel, taps, criterion, 4).backward(x, y)
+    return [losses.task, *(p.grad for p in model.parameters())]
 
 
 def compiled_value(rank: int, counts: list[int], **options: Any) -> dict[str, Tensor]:

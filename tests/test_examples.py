@@ -88,6 +88,7 @@ def test_runs(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:FeatureTaps")
 def test_large_torchvision_models_run() -> None:
     pytest.importorskip("torchvision")
     for model in run("torchvision_models, large", load("torchvision_models")):

@@ -76,7 +76,16 @@ class MicroBatchedBiDO:
             y: Labels (n,) or targets (n, e).
             task_loss: Of the model's output and y; a mean over samples.
             scale: Factor on all gradients, for example GradScaler's.
+
+        Raises:
+            ValueError: x has no samples. With process_group a rank may have none; its model then runs once
+                on the empty batch, so that it takes part in what the ranks exchange.
+            RuntimeError: A tapped layer ran in some of the micro-batches only.
         """
+        if not len(x) and self.criterion.world_size == 1:
+            raise ValueError(
+                f"x has no samples, its shape is {tuple(x.shape)}: a step needs 2 or more."
+            )
         x = x.detach()
         states: list[Any] = []
         with torch.no_grad(), _kept_buffers(self.model):
@@ -86,21 +95,22 @@ class MicroBatchedBiDO:
         bido, grads = self._gradients(x, features, y, scale)
         del features
         task = x.new_zeros((), dtype=torch.float32)
-        starts = range(0, len(x), self.size)
+        parts = self._parts(len(x))
         share_of = self._shares(len(x))
-        for k, start in enumerate(starts):
-            rows = slice(start, start + self.size)
+        for k, rows in enumerate(parts):
             _restore(states[k], x.device)
-            with _synchronised(self.model, k == len(starts) - 1):
+            with _synchronised(self.model, k == len(parts) - 1):
                 output = self.model(x[rows])
                 loss = task_loss(output, y[rows])
                 share = share_of(len(x[rows]))
-                task += loss.detach() * share
+                if share:  # the mean over no samples is NaN
+                    task += loss.detach() * share
                 seed = torch.as_tensor(share * scale, dtype=loss.dtype, device=loss.device)
                 roots, seeds = [loss], [seed]
+                kept = self.taps.features
                 for name, grad in grads.items():
-                    if self.taps.features[name].requires_grad:
-                        roots.append(self.taps.features[name])
+                    if kept[name].requires_grad:
+                        roots.append(kept[name])
                         seeds.append(grad[rows])
                 torch.autograd.backward(roots, seeds)
         self.taps.clear()
@@ -109,15 +119,25 @@ class MicroBatchedBiDO:
     def _collect(self, x: Tensor, states: list[Any]) -> dict[str, Tensor]:
         """Features of all samples, and the generators' states before each micro-batch."""
         features: dict[str, Tensor] = {}
-        for start in range(0, len(x), self.size):
+        for rows in self._parts(len(x)):
             states.append(_states(x.device))
-            self.model(x[start : start + self.size])
-            for name, z in self.taps.features.items():
-                if name not in features:
-                    features[name] = z.new_empty((len(x), *z.shape[1:]))
-                features[name][start : start + self.size] = z
+            self.model(x[rows])
+            kept = self.taps.features
+            if len(states) == 1:
+                features = {name: z.new_empty((len(x), *z.shape[1:])) for name, z in kept.items()}
+            if uneven := sorted(features.keys() ^ kept.keys()):
+                raise RuntimeError(
+                    f"MicroBatchedBiDO: layer(s) {', '.join(uneven)} ran in some of the micro-batches only: "
+                    "the terms need the features of all samples."
+                )
+            for name, z in kept.items():
+                features[name][rows] = z
             self.taps.clear()
         return features
+
+    def _parts(self, n: int) -> list[slice]:
+        """The rows of each micro-batch; a rank without samples has one, which is empty."""
+        return [slice(start, start + self.size) for start in range(0, max(n, 1), self.size)]
 
     def _gradients(
         self, x: Tensor, features: dict[str, Tensor], y: Tensor, scale: float | Tensor
@@ -143,11 +163,16 @@ class MicroBatchedBiDO:
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
     """Puts the model's buffers back: what the first forward updates, the second updates again."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
-        for buffer, value in kept:
+        for module, name, buffer, value in kept:
+            setattr(module, name, buffer)  # a forward may have put another tensor there
             buffer.copy_(value)
 
 

@@ -15,7 +15,7 @@ LAYERS = {
         "features.transition1",
         "features.transition2",
         "features.transition3",
-        "features.norm5",
+        "features.denseblock4",
     ],
     "vit_b_16": ["encoder.layers.encoder_layer_3", "encoder.layers.encoder_layer_7"],
 }

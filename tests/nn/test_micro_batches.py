@@ -105,6 +105,28 @@ def test_running_statistics_are_updated_once() -> None:
         torch.testing.assert_close(buffer, want)
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer that it sets anew."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return x
+
+
+def test_a_buffer_that_is_set_anew_is_updated_once() -> None:
+    x, y = a_batch(24)
+    model = a_model(Counting())
+    in_micro_batches(model, bx.BiDOLoss("hsic"), x, y, 8)
+    assert int(model[5].calls) == 3
+    assert int(model.state_dict()["5.calls"]) == 3
+
+
 def test_frozen_batch_norm_equals_the_whole_batch() -> None:
     x, y = a_batch(30, torch.float64)
     models = [a_model(nn.BatchNorm1d(16)).double() for _ in range(2)]
@@ -142,6 +164,36 @@ def test_weights_of_zero_are_the_task_alone() -> None:
     in_micro_batches(model, bx.BiDOLoss("hsic", 0, 0), x, y, 8)
     F.cross_entropy(rival(x), y).backward()
     torch.testing.assert_close(gradients(model), gradients(rival), rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_without_samples_is_refused() -> None:
+    x, y = a_batch(4)
+    with pytest.raises(ValueError, match=r"x has no samples, its shape is \(0, 1, 8, 8\)"):
+        in_micro_batches(a_model(), bx.BiDOLoss("hsic"), x[:0], y[:0], 8)
+
+
+class Sometimes(nn.Module):
+    """Runs its layer in every other call."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.ReLU(), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.layer(x) if self.calls % 2 else x
+
+
+@pytest.mark.filterwarnings("ignore:FeatureTaps")
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("layers", [["5.layer"], ["4", "5.layer"]])
+def test_a_layer_that_runs_in_some_micro_batches_is_named(first: int, layers: list[str]) -> None:
+    x, y = a_batch(24)
+    model = a_model(Sometimes(first))
+    with bx.FeatureTaps(model, layers) as taps:
+        step = bx.MicroBatchedBiDO(model, taps, bx.BiDOLoss("hsic"), 8)
+        with pytest.raises(RuntimeError, match=r"layer\(s\) 5\.layer ran in some"):
+            step.backward(x, y)
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 2.0, None])

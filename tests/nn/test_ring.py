@@ -218,7 +218,7 @@ def test_fully_shard_and_micro_batches(ranks: list[dict[str, Any]]) -> None:
     counts = COUNTS[len(ranks)][0]
     _, _, grads = single("hsic", sum(counts), torch.float64)
     for rank in ranks:
-        assert relative_error(joined(rank["micro"]), joined(grads)) < 1e-6
+        assert relative_error(joined(rank["micro"][1:]), joined(grads)) < 1e-6
         if len(ranks) == 2:
             assert relative_error(joined(rank["fully_shard"]), joined(grads)) < 1e-6
 
