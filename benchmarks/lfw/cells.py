@@ -79,17 +79,17 @@ SWEEP = (
     _hsic(0.35, 1, "gmi"),
     _hsic(0.45, 1, "gmi"),
     _hsic(0.47, 1, "gmi"),
-    _hsic(1, 1, "gmi"),
     _hsic(1, 2.5, "gmi"),
     _hsic(2, 5, "gmi"),
     _hsic(0.5, 1, "gmi", taps=TAPS[-1:]),
     _hsic(0.5, 1, "gmi", taps=TAPS[-2:]),
-    _coco(200, 10, "gmi"),
-    _coco(300, 50, "gmi"),
     _coco(1000, 20, "gmi"),
     _coco(1000, 50, "gmi"),
+    _hsic(1, 1, "gmi"),
+    _coco(200, 10, "gmi"),
+    _coco(300, 50, "gmi"),
 )
 # The accuracy ladder of the published checkpoints: accuracy falls with lambda_y at a fixed lambda_x,
 # and lambda_x alone destroys training.
 LADDER = (_hsic(0.05, 1), _hsic(0.05, 2.5), _hsic(0.1, 0))
-CELLS: tuple[Cell, ...] = (*FULL, *SHORT, *SWEEP, *LADDER)
+CELLS: tuple[Cell, ...] = (*FULL, *SHORT, *LADDER, *SWEEP)
