@@ -80,7 +80,7 @@ def facts(document: dict[str, Any]) -> str:
         f" ({target['per_person']} each of {target['batch_size'] // target['per_person']} people),"
         f" Adam, one-cycle learning rate up to {target['lr']:g}; the last epoch is kept.",
         f"Prior: GAN of width {prior['width']:g}, {prior['steps']} steps of {prior['batch_size']}"
-        f" images, {prior['seconds'] / 60:.0f} min on a shared core.",
+        " images.",
         *attacks.values(),
     ]
     return "\n".join(f"- {line}" for line in lines)
