@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--attack", choices=["gmi", "ked"], default="gmi")
     parser.add_argument("--setup", choices=list(SETUPS), default="mnist")
     parser.add_argument("--restarts", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="of a search (default 2)")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)
