@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lfw.networks import TAPS
 from benchmarks.lfw.text import LABELS, markdown, mean_and_range, percent, weights
 from bido_ext.lab.judge import clustered_interval, wilson_interval
 
@@ -28,7 +29,7 @@ def summary(document: dict[str, Any]) -> str:
             row["defence"],
             -row["epochs"],
             tuple(row["weights"].values()),
-            len(row.get("taps", ())),
+            len(row.get("taps", TAPS)),
         )
         groups.setdefault(key, []).append(row)
     base = {
