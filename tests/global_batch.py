@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -229,7 +230,13 @@ def kept_after_the_backward(rank: int, counts: list[int]) -> int:
     finally:
         GroupHandle.all_gather = original  # type: ignore[method-assign]
     value.backward()
-    return sum(storage() is not None for storage in gathered)
+    # Gloo's thread drops its own reference only after wait() has returned; a leak outlives any wait.
+    deadline = time.monotonic() + 5
+    while (alive := sum(storage() is not None for storage in gathered)) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.01)
+    return alive
 
 
 def warnings_of_a_lone_rank(rank: int, counts: list[int]) -> list[str]:
