@@ -98,6 +98,14 @@ Tensor with_dense_columns(const Tensor& x) {
   return x.stride(1) == 1 || x.size(1) == 1 ? x : torch::stable::contiguous(x);
 }
 
+RowsAhead rows_ahead(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end) {
+  const ScalarType dtype = x.scalar_type();
+  const int64_t bytes = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  const char* data = static_cast<const char*>(x.const_data_ptr());
+  return {data + (row_begin * x.stride(0) + begin) * bytes, row_end - row_begin, x.stride(0) * bytes,
+          (std::min(end, x.size(1)) - begin) * bytes};
+}
+
 template <typename T>
 void center_columns(const Tensor& x, int64_t begin, int64_t end, T* out, int64_t stride, int64_t padded) {
   const int64_t n = x.size(0), width = end - begin;

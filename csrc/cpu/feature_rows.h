@@ -8,11 +8,15 @@
 #pragma once
 
 #include "../common/stable.h"
+#include "products.h"
 
 namespace bido {
 
 // x itself where its columns have stride one, else a contiguous copy.
 Tensor with_dense_columns(const Tensor& x);
+
+// Columns begin..end (cut off at the last) of rows row_begin..row_end of x, for a product to fetch ahead.
+RowsAhead rows_ahead(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end);
 
 // Columns begin..end of all rows of x minus their means, into `out` (row stride `stride`); columns up to
 // `padded` are zeroed. x: [n, d] of any floating dtype with column stride one. On the calling thread.

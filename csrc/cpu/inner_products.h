@@ -54,8 +54,14 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
         const int64_t begin = c * kChunk<T>, end = std::min(x.size(1), begin + kChunk<T>);
         const int64_t depth = round_up(end - begin, kernels.dot_depth);
         center_columns<T>(x, begin, end, chunk.get(), stride, depth);
+        const bool more = c + 1 < tasks[t].chunk_end;
+        const RowsAhead ahead = more           ? rows_ahead(x, 0, n, end, end + kChunk<T>)
+                                : t + 1 < last ? rows_ahead(features[tasks[t + 1].variable], 0, n,
+                                                            tasks[t + 1].chunk_begin * kChunk<T>,
+                                                            (tasks[t + 1].chunk_begin + 1) * kChunk<T>)
+                                               : RowsAhead{};
         kernels.dot_block(chunk.get(), n, chunk.get(), n, stride, depth, partial.get() + t * n * n, n, 0,
-                          c > tasks[t].chunk_begin);
+                          c > tasks[t].chunk_begin, ahead);
       }
     }
   });
@@ -113,7 +119,7 @@ void inner_products_of_tiles(const Tensor& x, int64_t tile, int64_t tile_stride,
             const auto [a, b] = pairs[p];
             kernels.dot_block(left.get() + (a - i) * stride, std::min(n, a + tile) - a,
                               other + (b - j) * stride, std::min(n, b + tile) - b, stride, depth,
-                              target(a / tile, b / tile), tile_stride, a == b ? 0 : kComputeAll, begin > 0);
+                              target(a / tile, b / tile), tile_stride, a == b ? 0 : kComputeAll, begin > 0, {});
           }
         });
       }
@@ -150,7 +156,7 @@ void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T
         const auto [a, b] = tasks[t];
         kernels.dot_block(left + a * stride, std::min(I.size(), a + kSubRows) - a, other + b * stride,
                           std::min(J.size(), b + kSubRows) - b, stride, depth, out + a * out_stride + b,
-                          out_stride, diagonal ? a - b : kComputeAll, begin > 0);
+                          out_stride, diagonal ? a - b : kComputeAll, begin > 0, {});
       }
     });
   }

@@ -10,6 +10,13 @@
 
 namespace bido {
 
+// Rows that are needed next, in memory: a product brings them to the second-level cache while it computes, for
+// rows far apart in memory are too short for the hardware to see them coming. `data` may be null.
+struct RowsAhead {
+  const char* data;
+  int64_t rows, stride, width;  // in bytes
+};
+
 template <typename T>
 struct ProductKernels {
   const char* isa;
@@ -22,12 +29,13 @@ struct ProductKernels {
   // `below` = (first row of a) - (first row of b) in the symmetric matrix: tiles wholly below its diagonal
   // are skipped; pass a very negative number to compute all.
   void (*dot_block)(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t stride, int64_t depth,
-                    T* c, int64_t c_stride, int64_t below, bool accumulate);
+                    T* c, int64_t c_stride, int64_t below, bool accumulate, const RowsAhead& ahead);
 
   // c (+)= a b: a [rows, depth] with row stride `a_stride`, or `a_transposed`, the transpose of a [depth,
   // rows] with that row stride; b in strips, [strips][depth][strip].
   void (*panel_block)(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows,
-                      int64_t depth, int64_t strips, T* c, int64_t c_stride, bool accumulate);
+                      int64_t depth, int64_t strips, T* c, int64_t c_stride, bool accumulate,
+                      const RowsAhead& ahead);
 };
 
 template <typename T>

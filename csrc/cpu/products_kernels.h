@@ -45,12 +45,36 @@ inline T add_lanes(typename VectorOf<T, Bytes>::type v) {
 
 constexpr int64_t kRightRows = 80;  // rows of b that stay in the second-level cache
 
-template <typename T, int Bytes, int R>
-void dot_tile(const T* a, const T* b, int64_t stride, int64_t depth, T* sums) {
+// One row ahead per tile, spread over the `count` steps of its loop.
+class NextRow {
+ public:
+  NextRow(const RowsAhead& ahead, int64_t count)
+      : row_(ahead.data), stride_(ahead.stride), step_(count > 0 ? (ahead.width + count - 1) / count : 0),
+        left_(ahead.data != nullptr ? ahead.rows : 0) {}
+  bool any() const { return left_ > 0; }
+  const char* row() const { return row_; }
+  int64_t step() const { return step_; }
+  void advance() {
+    row_ += stride_;
+    --left_;
+  }
+
+ private:
+  const char* row_;
+  int64_t stride_, step_, left_;
+};
+
+template <typename T, int Bytes, int R, bool kAhead>
+void dot_tile(const T* a, const T* b, int64_t stride, int64_t depth, T* sums, const char* ahead,
+              int64_t step) {
   using V = typename VectorOf<T, Bytes>::type;
   constexpr int kWidth = Bytes / sizeof(T);
   V total[R][R] = {};
   for (int64_t k = 0; k < depth; k += kWidth) {
+    if constexpr (kAhead) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += step;
+    }
     V right[R];
 #pragma GCC unroll 8
     for (int j = 0; j < R; ++j) right[j] = *reinterpret_cast<const V*>(b + j * stride + k);
@@ -70,15 +94,22 @@ void dot_tile(const T* a, const T* b, int64_t stride, int64_t depth, T* sums) {
 
 template <typename T, int Bytes, int R>
 void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t stride, int64_t depth, T* c,
-               int64_t c_stride, int64_t below, bool accumulate) {
+               int64_t c_stride, int64_t below, bool accumulate, const RowsAhead& ahead) {
   T sums[R * R];
+  NextRow next(ahead, depth / (Bytes / static_cast<int64_t>(sizeof(T))));
   for (int64_t right = 0; right < rows_b; right += kRightRows) {
     const int64_t right_end = right + kRightRows < rows_b ? right + kRightRows : rows_b;
     for (int64_t i = 0; i < rows_a; i += R) {
       const int64_t height = rows_a - i < R ? rows_a - i : R;
       for (int64_t j = right; j < right_end; j += R) {
         if (i + below >= j + R) continue;  // wholly below the diagonal
-        dot_tile<T, Bytes, R>(a + i * stride, b + j * stride, stride, depth, sums);
+        const T *left = a + i * stride, *other = b + j * stride;
+        if (next.any()) {
+          dot_tile<T, Bytes, R, true>(left, other, stride, depth, sums, next.row(), next.step());
+          next.advance();
+        } else {
+          dot_tile<T, Bytes, R, false>(left, other, stride, depth, sums, nullptr, 0);
+        }
         const int64_t width = rows_b - j < R ? rows_b - j : R;
         for (int64_t s = 0; s < height; ++s) {
           T* row = c + (i + s) * c_stride + j;
@@ -90,13 +121,17 @@ void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t s
   }
 }
 
-template <typename T, int Bytes, int R, int S, bool kTransposed>
+template <typename T, int Bytes, int R, int S, bool kTransposed, bool kAhead>
 void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, int64_t c_stride,
-                bool accumulate) {
+                bool accumulate, const char* ahead, int64_t step) {
   using V = typename VectorOf<T, Bytes>::type;
   constexpr int kWidth = Bytes / sizeof(T);
   V total[R][S] = {};
   for (int64_t k = 0; k < depth; ++k) {
+    if constexpr (kAhead) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += step;
+    }
     V right[S];
 #pragma GCC unroll 8
     for (int s = 0; s < S; ++s) right[s] = *reinterpret_cast<const V*>(b + (k * S + s) * kWidth);
@@ -115,22 +150,33 @@ void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, i
   }
 }
 
-template <typename T, int Bytes, int R, int S>
-void panel_block(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows, int64_t depth,
-                 int64_t strips, T* c, int64_t c_stride, bool accumulate) {
+template <typename T, int Bytes, int R, int S, bool kTransposed>
+void panel_rows(const T* a, int64_t a_stride, const T* b, int64_t rows, int64_t depth, int64_t strips, T* c,
+                int64_t c_stride, bool accumulate, const RowsAhead& ahead) {
   constexpr int64_t kStrip = S * Bytes / sizeof(T);
+  NextRow next(ahead, depth);
   for (int64_t strip = 0; strip < strips; ++strip) {
     const T* right = b + strip * depth * kStrip;
     for (int64_t i = 0; i < rows; i += R) {
+      const T* left = kTransposed ? a + i : a + i * a_stride;
       T* target = c + i * c_stride + strip * kStrip;
-      if (a_transposed) {
-        panel_tile<T, Bytes, R, S, true>(a + i, a_stride, right, depth, target, c_stride, accumulate);
+      if (next.any()) {
+        panel_tile<T, Bytes, R, S, kTransposed, true>(left, a_stride, right, depth, target, c_stride,
+                                                      accumulate, next.row(), next.step());
+        next.advance();
       } else {
-        panel_tile<T, Bytes, R, S, false>(a + i * a_stride, a_stride, right, depth, target, c_stride,
-                                          accumulate);
+        panel_tile<T, Bytes, R, S, kTransposed, false>(left, a_stride, right, depth, target, c_stride,
+                                                       accumulate, nullptr, 0);
       }
     }
   }
+}
+
+template <typename T, int Bytes, int R, int S>
+void panel_block(const T* a, int64_t a_stride, bool a_transposed, const T* b, int64_t rows, int64_t depth,
+                 int64_t strips, T* c, int64_t c_stride, bool accumulate, const RowsAhead& ahead) {
+  const auto run = a_transposed ? &panel_rows<T, Bytes, R, S, true> : &panel_rows<T, Bytes, R, S, false>;
+  run(a, a_stride, b, rows, depth, strips, c, c_stride, accumulate, ahead);
 }
 
 template <typename T, int Bytes, int Dot, int Rows, int Strip>
