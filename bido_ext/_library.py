@@ -24,9 +24,9 @@ import torch
 from bido_ext import _serve
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
-CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
-CUDA_KERNELS = (*CPU_KERNELS, "nhsic")
-TRITON_KERNELS = CPU_KERNELS
+CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic")
+CUDA_KERNELS = CPU_KERNELS
+TRITON_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
 ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",
@@ -103,6 +103,9 @@ def load_kernels() -> None:
         library.impl(name, function, "CUDA")
         if FORCED == "triton":
             library.impl(name, function if INTERPRETED else functools.partial(_no_cpu, name), "CPU")
+    if _cpu_problem is None:
+        for name in _serve.OPTIONAL:
+            library.impl(name, functools.partial(_serve.call_cpu, name), "CPU")
     _KEEP_ALIVE.append(library)
 
 
@@ -136,19 +139,26 @@ def backends() -> list[BackendRow]:
     rows = []
     for op in ALL_OPS:
         if op in COMPOSITES:
-            rows.append(BackendRow(op, "cpu", "composite", COMPOSITES[op]))
-            rows.append(BackendRow(op, "cuda", "composite", COMPOSITES[op] + _small_batches(op)))
+            for device in ("cpu", "cuda"):
+                rows.append(
+                    BackendRow(op, device, "composite", COMPOSITES[op] + _small_batches(op, device))
+                )
             continue
         rows.append(_row(op, "cpu", op in CPU_KERNELS, _cpu_problem))
         rows.append(_row(op, "cuda", op in CUDA_KERNELS, _cuda_problem))
     return rows
 
 
-def _small_batches(op: str) -> str:
-    """What serves the batches for which a composition has a kernel of its own on CUDA devices."""
-    if op not in CUDA_KERNELS or _cuda_problem is not None:
+def _small_batches(op: str, device: str) -> str:
+    """What serves the batches for which a composition has a kernel of its own."""
+    kernels, problem = (
+        (CPU_KERNELS, _cpu_problem) if device == "cpu" else (CUDA_KERNELS, _cuda_problem)
+    )
+    if op not in kernels or problem is not None:
         return ""
-    small = f"n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda"
+    small = f"n <= {_serve.SMALL_NHSIC}: kernel of bido_{device}"
+    if device == "cpu":
+        return f"; {small}"
     return f"; {small}, never run on hardware; serves after a self-check at first use"
 
 

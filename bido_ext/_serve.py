@@ -37,7 +37,7 @@ Function = Callable[..., Any]
 RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 #: What is tried, in order, where nothing is recorded.
 UNRECORDED = ("triton", "cuda")
-#: The largest batch whose nhsic the CUDA C++ kernel takes (csrc/cuda/nhsic_kernel.cu).
+#: The largest batch whose nhsic the C++ kernels take (csrc/cpu/nhsic_kernel.cpp, csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
 #: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
 #: (csrc/cuda/hsic_entries.cuh).
@@ -102,13 +102,22 @@ def serves(
         variables, first = args[GROUPED[name][0]], args[GROUPED[name][1]]
         if max(len(variables), len(first)) > MOST_IN_GROUP:
             return False
-    if name == "nhsic" and args:
+    return is_small(name, args) if name in OPTIONAL and args else True
+
+
+def is_small(name: str, args: Sequence[Any]) -> bool:
+    """Whether the kernels of nhsic take the arguments: few samples, algebra in float64."""
+    if name == "nhsic":
         variables, wide = args[0], args[6]
-        return wide and variables[0].shape[0] <= SMALL_NHSIC
-    if name == "nhsic_backward" and args:
-        inverses = args[4]
-        return inverses.dtype == torch.float64 and inverses.shape[-1] <= SMALL_NHSIC
-    return True
+        return wide and variables[0].shape[0] <= SMALL_NHSIC  # type: ignore[no-any-return]
+    inverses = args[4]
+    return inverses.dtype == torch.float64 and inverses.shape[-1] <= SMALL_NHSIC  # type: ignore[no-any-return]
+
+
+def call_cpu(name: str, *args: Any) -> Any:
+    """nhsic on the CPU: the C++ kernel for few samples, else the composition."""
+    function = getattr(torch.ops.bido_cpu, name) if is_small(name, args) else _defaults[name]
+    return function(*args)
 
 
 def call(name: str, forced: str | None, *args: Any) -> Any:

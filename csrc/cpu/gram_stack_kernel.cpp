@@ -4,6 +4,8 @@
 //
 // One call for the inputs, the hidden layers and the labels of a step. Few rows: the columns of all variables
 // are shared among the threads at once. The backward returns one gradient per variable that needs one.
+#include "gram_stack.h"
+
 #include <vector>
 
 #include "gram.h"

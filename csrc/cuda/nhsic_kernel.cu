@@ -9,8 +9,8 @@
 // pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does elsewhere.
 //   G = c P (sum_b grad_b S_b) P,   A = feature_weight(G),   grad_x = (A - diag(A 1)) x
 #include <algorithm>
-#include <set>
 
+#include "../common/partners.h"
 #include "gram_weights.h"
 #include "hsic_group.h"
 #include "library.h"
@@ -183,18 +183,6 @@ __global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments
     const bool cancels = kind != KernelKind::linear && kind != KernelKind::gram;
     g.weights[at] = cancels && i == j ? 0.0f : weight;
   }
-}
-
-// The variables whose factor the gradient of a wanted one needs, in order (algebra.py: partners_of).
-std::vector<int64_t> partners_of(const std::vector<int64_t>& first, const std::vector<int64_t>& second,
-                                 const std::vector<int64_t>& wanted) {
-  const std::set<int64_t> own(wanted.begin(), wanted.end());
-  std::set<int64_t> partners;
-  for (size_t p = 0; p < first.size(); ++p) {
-    if (own.count(first[p])) partners.insert(second[p]);
-    if (own.count(second[p])) partners.insert(first[p]);
-  }
-  return {partners.begin(), partners.end()};
 }
 
 }  // namespace
