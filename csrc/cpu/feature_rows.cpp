@@ -4,6 +4,10 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -173,12 +177,46 @@ void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t be
   });
 }
 
+// A gradient that is larger than the caches goes past them: a store that does would first read the line.
+constexpr int64_t kStreamedBytes = int64_t{4} << 20;
+
+template <typename T>
+void stream_row(const T* row, T* out, int64_t width) {
+  int64_t j = 0;
+#ifdef __SSE2__
+  constexpr int64_t kLine = 64 / sizeof(T), kVector = 16 / sizeof(T);
+  while (j < width && reinterpret_cast<uintptr_t>(out + j) % 64 != 0) {
+    out[j] = row[j];
+    ++j;
+  }
+  for (; j + kLine <= width; j += kLine)
+    for (int64_t l = j; l < j + kLine; l += kVector)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + l),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + l)));
+#endif
+  for (; j < width; ++j) out[j] = row[j];
+}
+
+// Before another thread may read what was streamed.
+void end_stream() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
 template <typename T>
 void store_rows(const T* source, int64_t stride, const Tensor& out, int64_t row_begin, int64_t count,
                 int64_t begin, int64_t end, bool accumulate) {
   dispatch<T>(out.scalar_type(), [&](auto narrow) {
     using Out = decltype(narrow);
     Out* target = static_cast<Out*>(out.mutable_data_ptr()) + row_begin * out.stride(0) + begin;
+    if constexpr (std::is_same_v<T, Out>) {
+      if (!accumulate && out.numel() * static_cast<int64_t>(sizeof(Out)) >= kStreamedBytes) {
+        for (int64_t i = 0; i < count; ++i)
+          stream_row(source + i * stride, target + i * out.stride(0), end - begin);
+        return end_stream();
+      }
+    }
     for (int64_t i = 0; i < count; ++i)
       (accumulate ? add_to_row<T, Out> : copy_row<T, Out>)(source + i * stride, target + i * out.stride(0),
                                                            end - begin);
