@@ -9,7 +9,9 @@
 // of the panel pass over it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "products.h"
 
@@ -21,25 +23,38 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
 };
 
-// The sum of the lanes of a vector, by halves: log2 additions, which are vectors themselves.
-template <typename T, int Bytes>
-inline T add_lanes(typename VectorOf<T, Bytes>::type v) {
-  constexpr int kWidth = Bytes / sizeof(T);
-  if constexpr (kWidth == 2) {
-    return v[0] + v[1];
+// Vector a and vector b in segments of W lanes, one per value: the two halves of each segment are added.
+template <typename T, int Bytes, int W, std::size_t... Lane>
+inline typename VectorOf<T, Bytes>::type add_halves(typename VectorOf<T, Bytes>::type a,
+                                                    typename VectorOf<T, Bytes>::type b,
+                                                    std::index_sequence<Lane...>) {
+  return __builtin_shufflevector(a, b, (Lane / (W / 2) * W + Lane % (W / 2))...) +
+         __builtin_shufflevector(a, b, (Lane / (W / 2) * W + Lane % (W / 2) + W / 2)...);
+}
+
+// The sums of the lanes of `Count` vectors, of which the first `Given` are there, in one vector: a tree in
+// which all of them share the additions. Lanes are added by halves.
+template <typename T, int Bytes, int Count, int Given>
+inline typename VectorOf<T, Bytes>::type add_lanes(const typename VectorOf<T, Bytes>::type* v) {
+  constexpr int kWidth = Bytes / sizeof(T), kHalf = Count / 2;
+  if constexpr (Given <= 0) {
+    return typename VectorOf<T, Bytes>::type{};
+  } else if constexpr (Count == 1) {
+    return v[0];
   } else {
-    typename VectorOf<T, Bytes / 2>::type low, high;
-    if constexpr (kWidth == 16) {
-      low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-      high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    } else if constexpr (kWidth == 8) {
-      low = __builtin_shufflevector(v, v, 0, 1, 2, 3);
-      high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
-    } else {
-      low = __builtin_shufflevector(v, v, 0, 1);
-      high = __builtin_shufflevector(v, v, 2, 3);
-    }
-    return add_lanes<T, Bytes / 2>(low + high);
+    return add_halves<T, Bytes, kWidth / kHalf>(add_lanes<T, Bytes, kHalf, Given>(v),
+                                                add_lanes<T, Bytes, kHalf, Given - kHalf>(v + kHalf),
+                                                std::make_index_sequence<kWidth>());
+  }
+}
+
+// The same for any number of vectors, into `sums`, which has room for whole vectors.
+template <typename T, int Bytes, int Given>
+inline void store_sums(const typename VectorOf<T, Bytes>::type* v, T* sums) {
+  constexpr int kWidth = Bytes / sizeof(T);
+  if constexpr (Given > 0) {
+    *reinterpret_cast<typename VectorOf<T, Bytes>::type*>(sums) = add_lanes<T, Bytes, kWidth, Given>(v);
+    store_sums<T, Bytes, Given - kWidth>(v + kWidth, sums + kWidth);
   }
 }
 
@@ -85,18 +100,15 @@ void dot_tile(const T* a, const T* b, int64_t stride, int64_t depth, T* sums, co
       for (int j = 0; j < R; ++j) total[i][j] += left * right[j];
     }
   }
-  for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < R; ++j) {
-      sums[i * R + j] = add_lanes<T, Bytes>(total[i][j]);
-    }
-  }
+  store_sums<T, Bytes, R * R>(&total[0][0], sums);
 }
 
 template <typename T, int Bytes, int R>
 void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t stride, int64_t depth, T* c,
                int64_t c_stride, int64_t below, bool accumulate, const RowsAhead& ahead) {
-  T sums[R * R];
-  NextRow next(ahead, depth / (Bytes / static_cast<int64_t>(sizeof(T))));
+  constexpr int64_t kWidth = Bytes / sizeof(T);
+  T sums[(R * R + kWidth - 1) / kWidth * kWidth];
+  NextRow next(ahead, depth / kWidth);
   for (int64_t right = 0; right < rows_b; right += kRightRows) {
     const int64_t right_end = right + kRightRows < rows_b ? right + kRightRows : rows_b;
     for (int64_t i = 0; i < rows_a; i += R) {
