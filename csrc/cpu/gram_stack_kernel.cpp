@@ -4,11 +4,10 @@
 //
 // One call for the inputs, the hidden layers and the labels of a step. Few rows: the columns of all variables
 // are shared among the threads at once. The backward returns one gradient per variable that needs one.
-#include "gram_stack.h"
-
 #include <vector>
 
 #include "gram.h"
+#include "gram_stack.h"
 #include "huge_pages.h"
 #include "weights.h"
 

@@ -119,7 +119,8 @@ void inner_products_of_tiles(const Tensor& x, int64_t tile, int64_t tile_stride,
             const auto [a, b] = pairs[p];
             kernels.dot_block(left.get() + (a - i) * stride, std::min(n, a + tile) - a,
                               other + (b - j) * stride, std::min(n, b + tile) - b, stride, depth,
-                              target(a / tile, b / tile), tile_stride, a == b ? 0 : kComputeAll, begin > 0, {});
+                              target(a / tile, b / tile), tile_stride, a == b ? 0 : kComputeAll, begin > 0,
+                              {});
           }
         });
       }

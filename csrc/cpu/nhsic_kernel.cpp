@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
     static_cast<double*>(data_parameters.mutable_data_ptr())[k] = parameter[order[k]];
   }
   Tensor grams = matrices > 0 ? gram_stack_cpu(data, data_parameters, data_kinds)
-                                    : empty_like_with(parameters, {0, n, n}, scalar_type_of<T>());
+                              : empty_like_with(parameters, {0, n, n}, scalar_type_of<T>());
 
   // Factors that the backward needs come first, in the order of `partners`.
   std::vector<int64_t> place(m, -1);
@@ -220,7 +220,8 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
   const auto* S = static_cast<const double*>(factors.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
 
-  const Scratch<double> sums = make_scratch<double>(count * size), products = make_scratch<double>(count * size);
+  const Scratch<double> sums = make_scratch<double>(count * size),
+                        products = make_scratch<double>(count * size);
   std::fill(sums.get(), sums.get() + count * size, 0.0);
   torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     for (int64_t w = from; w < to; ++w) {
@@ -277,8 +278,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cpu(std::vector<Tensor> variabl
 std::vector<Tensor> nhsic_backward_cpu(Tensor grad, std::vector<Tensor> variables, Tensor parameters,
                                        Tensor stack, Tensor inverses, Tensor factors,
                                        std::vector<int64_t> kinds, std::vector<int64_t> first,
-                                       std::vector<int64_t> second, double eps,
-                                       std::vector<int64_t> wanted) {
+                                       std::vector<int64_t> second, double eps, std::vector<int64_t> wanted) {
   check("nhsic_backward", variables, kinds, first, second, wanted);
   const ScalarType dtype = group_dtype(variables, kinds);
   const int64_t size = variables[0].size(0) * variables[0].size(0),

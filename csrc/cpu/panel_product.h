@@ -56,7 +56,8 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
         pack_strips<T>(x, x_begin + k, x_begin + k + taken, begin, end, kernels.strip, strips.get());
         RowsAhead ahead{};
         if (k + taken < depth) {
-          ahead = rows_ahead(x, x_begin + k + taken, x_begin + std::min(depth, k + taken + kProductDepth), begin, end);
+          ahead = rows_ahead(x, x_begin + k + taken, x_begin + std::min(depth, k + taken + kProductDepth),
+                             begin, end);
         } else if (t + 1 < last) {
           const int64_t next = (t + 1) / blocks * width;
           ahead = rows_ahead(x, x_begin, x_begin + std::min(depth, kProductDepth), next, next + width);
@@ -65,8 +66,7 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
           const PanelPart<T> a = part(i, k);
           kernels.panel_block(a.data, a.stride, a.transposed, strips.get(),
                               panel_buffer_rows<T>(std::min(segment, row_end - i)), taken, n_strips,
-                              sums.get() + s * padded * width, width, k > 0,
-                              i == row ? ahead : RowsAhead{});
+                              sums.get() + s * padded * width, width, k > 0, i == row ? ahead : RowsAhead{});
         }
       }
       for (int64_t i = row, s = 0; i < row_end; i += segment, ++s)

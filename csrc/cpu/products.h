@@ -10,8 +10,8 @@
 
 namespace bido {
 
-// Rows that are needed next, in memory: a product brings them to the second-level cache while it computes, for
-// rows far apart in memory are too short for the hardware to see them coming. `data` may be null.
+// Rows that are needed next, in memory: a product brings them to the second-level cache while it computes,
+// for rows far apart in memory are too short for the hardware to see them coming. `data` may be null.
 struct RowsAhead {
   const char* data;
   int64_t rows, stride, width;  // in bytes

@@ -64,7 +64,9 @@ constexpr int64_t kRightRows = 80;  // rows of b that stay in the second-level c
 class NextRow {
  public:
   NextRow(const RowsAhead& ahead, int64_t count)
-      : row_(ahead.data), stride_(ahead.stride), step_(count > 0 ? (ahead.width + count - 1) / count : 0),
+      : row_(ahead.data),
+        stride_(ahead.stride),
+        step_(count > 0 ? (ahead.width + count - 1) / count : 0),
         left_(ahead.data != nullptr ? ahead.rows : 0) {}
   bool any() const { return left_ > 0; }
   const char* row() const { return row_; }

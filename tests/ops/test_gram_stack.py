@@ -279,3 +279,21 @@ def test_double_backward_is_refused() -> None:
     (grad,) = torch.autograd.grad(stack.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative is not supported"):
         grad.sum().backward()
+
+
+@each_wide_dtype
+@pytest.mark.parametrize(
+    "d", [26003, 26016]
+)  # rows that begin within a cache line, and that do not
+def test_gradients_larger_than_the_caches(dtype: torch.dtype, d: int) -> None:
+    """They are streamed past the caches, a line at a time, with the odd entries before and behind."""
+    n = 43
+    x, narrow = features(n, d, dtype), features(n, 40, dtype, seed=3)
+    parameters = torch.tensor([1.0 / d, 0.1], dtype=torch.float64)
+    arguments = [x, narrow], parameters, [GAUSSIAN, GAUSSIAN]
+    stack, grad = torch.ops.bido_ext.gram_stack(*arguments), symmetric(n, dtype).expand(2, n, n)
+    got = torch.ops.bido_ext.gram_stack_backward(grad, stack, *arguments)
+    wide_arguments = [x.double(), narrow.double()], parameters, [GAUSSIAN, GAUSSIAN]
+    want = _default_backward(grad.double(), _default(*wide_arguments), *wide_arguments)
+    for value, expected in zip(got, want, strict=True):
+        assert relative_error(value, expected) < (1e-10 if dtype == torch.float64 else 1e-5)

@@ -7,11 +7,19 @@ from oracle import each_wide_dtype, features, gram, relative_error
 from torch import Tensor
 
 import bido_ext as bx
-from bido_ext import reference
+from bido_ext import _serve, reference
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.nhsic import NhsicMeasure, label_factor
 from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
 from bido_ext.reference.nhsic import nhsic_factor
+
+
+@pytest.fixture(params=["kernel", "composition"], autouse=True)
+def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Few samples on the CPU have a kernel of their own; the composition has to be as right for them."""
+    if request.param == "composition":
+        monkeypatch.setattr(_serve, "SMALL_NHSIC", 0)
+    return str(request.param)
 
 
 def one_sided(K: Tensor, L: Tensor, eps: float = 1e-5) -> Tensor:
@@ -27,7 +35,7 @@ def one_sided(K: Tensor, L: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 @each_wide_dtype
-@pytest.mark.parametrize("n", [2, 3, 64, 257])
+@pytest.mark.parametrize("n", [2, 3, 64, 65, 128, 129])
 def test_forward(dtype: torch.dtype, n: int) -> None:
     x, z = features(n, 40, dtype), features(n, 30, dtype, seed=4)
     truth = reference.nhsic(
@@ -162,3 +170,88 @@ def test_compile() -> None:
     x, y = features(10, 4, torch.float32), torch.arange(10) % 3
     compiled = torch.compile(lambda a: bx.nhsic(a, y), fullgraph=True)
     torch.testing.assert_close(compiled(x), bx.nhsic(x, y))
+
+
+HARD_CASES = {
+    "half precision": lambda x: x.to(torch.bfloat16),
+    "not contiguous": lambda x: x.repeat(1, 2)[:, ::2],
+    "duplicate rows": lambda x: x[torch.arange(len(x)) // 2],
+    "equal rows": lambda x: x[:1].expand(len(x), -1),
+    "large offset": lambda x: x + 30,
+}
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+@pytest.mark.parametrize("kernel", [bx.Gaussian(0.5), bx.Gaussian(300.0), bx.Linear()])
+def test_hard_features_against_the_reference(case: str, kernel: bx.Kernel) -> None:
+    x = HARD_CASES[case](features(37, 21, torch.float32)).requires_grad_()
+    y = torch.arange(37) % 5
+    truth = x.detach().double().requires_grad_()
+    E, c = reference_gram(truth, kernel), 1e-2
+    value = bx.nhsic(x, y, kernel, eps=c)
+    want = reference.nhsic(E, (y[:, None] == y[None]).double(), c)
+    assert abs(float(value.detach()) - float(want.detach())) < 2e-4 * max(
+        float(want.detach()), 1e-3
+    )
+    (got,) = torch.autograd.grad(value, x)
+    (expected,) = torch.autograd.grad(want, truth)
+    assert got.dtype == x.dtype
+    tolerance = 1e-2 if x.dtype == torch.bfloat16 else 1e-3
+    # Equal rows have no gradient: there the round-off counts, amplified by 1 / (eps n).
+    bound = tolerance * float(expected.norm()) if case != "equal rows" else 1e-5
+    assert float((got.double() - expected).norm()) < bound, float(expected.norm())
+
+
+def reference_gram(x: Tensor, kernel: bx.Kernel) -> Tensor:
+    if isinstance(kernel, bx.Linear):
+        return x @ x.T
+    assert isinstance(kernel, bx.Gaussian)
+    return reference.gaussian_gram(x, 1 / (2 * kernel.sigma**2 * x.shape[1]))  # type: ignore[operator]
+
+
+def test_what_is_not_positive_definite_becomes_nan() -> None:
+    K = -gram(9).abs() - torch.eye(9, dtype=torch.float64)
+    assert torch.isnan(of_grams(K, gram(9, seed=5)))
+
+
+def test_both_ways_agree_with_two_sets_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, z = (features(24, d).requires_grad_() for d in (6, 11))
+    coarse, fine = torch.arange(24) % 2, torch.arange(24) % 6
+    group = make_group([coarse, x, fine, z], [None, bx.Gaussian(0.6), None, bx.Linear()])
+    pairs = Pairs([0, 0, 1, 3, 2], [1, 2, 1, 2, 2])  # labels with labels, a variable with itself
+    results = []
+    for small in (128, 0):
+        monkeypatch.setattr(_serve, "SMALL_NHSIC", small)
+        values = NhsicMeasure(1e-3).values(group, pairs)
+        results.append([values.detach(), *torch.autograd.grad(values.sum(), (x, z))])
+    for value, want in zip(*results, strict=True):
+        assert relative_error(value, want) < 1e-9
+
+
+ARGUMENTS = {
+    "too many samples": ({"n": 129}, "n <= 128"),
+    "a pair out of range": ({"second": [2]}, "a pair names a variable"),
+    "a gradient of labels": ({"wanted": [1]}, "have a gradient"),
+    "no such gradient": ({"wanted": [-1]}, "have a gradient"),
+    "one kind missing": ({"kinds": [GAUSSIAN]}, "one kind for each"),
+    "algebra in float32": ({"wide": False}, "float64"),
+}
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.bido_cpu, "nhsic"), reason="needs the compiled kernels")
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_the_kernel_refuses(case: str) -> None:
+    changed, said = ARGUMENTS[case]
+    given = {
+        "n": 5,
+        "kinds": [GAUSSIAN, LABELS],
+        "second": [1],
+        "wide": True,
+        "wanted": [0],
+    } | changed
+    n = given["n"]
+    with pytest.raises(RuntimeError, match=said):
+        torch.ops.bido_cpu.nhsic(
+            [torch.rand(n, 3), torch.arange(n) % 2], torch.ones(2, dtype=torch.float64), given["kinds"],
+            [0], given["second"], 1e-5, given["wide"], given["wanted"],
+        )  # fmt: skip
