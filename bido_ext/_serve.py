@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which implementation serves an op on a GPU: recorded first, then checked, else the reference.
+"""Which implementation serves an op on a GPU: recorded first, then checked, else the reference. On a CPU the
+kernels of ``bido_cpu`` serve; only nhsic has a choice there (:func:`call_cpu`).
 
 In this order, per op, dtype and device:
 

@@ -64,7 +64,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(package: Path, *command: str) -> str:
+def run(package: Path, *command: str, **variables: str) -> str:
     environment = os.environ | {
         "LD_PRELOAD": runtimes(),
         # PyTorch and Python keep memory until they end; what is looked for is reads and writes out of bounds.
@@ -74,6 +74,7 @@ def run(package: Path, *command: str) -> str:
         "BIDO_EXT_BACKEND": "native",
         "OMP_NUM_THREADS": "2",
         "TRITON_INTERPRET": "0",
+        **variables,
     }
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, cwd=package
@@ -104,7 +105,9 @@ def test_fuzz(package: Path) -> None:
     assert f"{calls} calls, no crash" in said
 
 
-@pytest.mark.parametrize("op", ["gaussian_gram", "gram_stack", "double_center", "bad_input"])
+@pytest.mark.parametrize(
+    "op", ["gaussian_gram", "gram_stack", "double_center", "nhsic", "bad_input"]
+)
 def test_op_tests(package: Path, op: str) -> None:
     """The op's own tests, with the package that is on the path."""
     tests = str(ROOT / "tests" / "ops" / f"test_{op}.py")
@@ -114,3 +117,25 @@ def test_op_tests(package: Path, op: str) -> None:
         "--import-mode=importlib", "-W", "ignore",
     )  # fmt: skip
     assert " passed" in said
+
+
+EVERY_SIZE = """
+import torch, bido_ext
+parameters = torch.full((2,), 0.1, dtype=torch.float64)
+for dtype in (torch.float32, torch.float64):
+    for n in range(1, 195):
+        x = [torch.rand(n, d, dtype=dtype) for d in (3, 70)]
+        stack = torch.ops.bido_ext.gram_stack(x, parameters, [0, 1])
+        torch.ops.bido_ext.gram_stack_backward(stack, stack, x, parameters, [0, 1])
+print("done")
+"""
+
+
+@pytest.mark.parametrize("isa", ["baseline", "x86-64-v3", "x86-64-v4"])
+def test_few_rows_in_every_instruction_set(package: Path, isa: str) -> None:
+    """Tiles have other sizes in each of them, and so have the rows that they read beyond the last."""
+    from torch.backends.cpu import get_cpu_capability
+
+    if isa == "x86-64-v4" and get_cpu_capability() != "AVX512":
+        pytest.skip(f"this machine has no {isa}")
+    assert "done" in run(package, "-c", EVERY_SIZE, BIDO_EXT_CPU_ISA=isa)

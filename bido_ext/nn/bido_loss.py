@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,28 +12,25 @@ from torch import Tensor, nn
 from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.finite_guard import FiniteGuard
 from bido_ext.nn.global_terms import global_values_eagerly
+from bido_ext.nn.measure_by_name import measure_by_name
+from bido_ext.nn.ranks_of_loss import RanksOfLoss
 from bido_ext.nn.ring_terms import ring_terms_eagerly
-from bido_ext.nn.shards import GroupHandle, Shards, agree, ranks_at_hand, world
+from bido_ext.nn.shards import Shards, agree
 from bido_ext.nn.step_arguments import check_step, check_weight, named_layers
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
 from bido_ext.ops.bandwidth import Sigma
-from bido_ext.ops.cka import CkaMeasure
-from bido_ext.ops.coco import NORMS, CocoMeasure
+from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
-from bido_ext.ops.hsic import HsicMeasure
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
-from bido_ext.ops.measure import Measure, check_kernel
-from bido_ext.ops.nhsic import NhsicMeasure
-from bido_ext.ops.plan import allowed_for_gathering
+from bido_ext.ops.measure import check_kernel
+from bido_ext.ops.plan import MEASURES, allowed_for_gathering
 from bido_ext.ops.ring_memory import EXCHANGES
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
-
-MEASURES = ("hsic", "nhsic", "coco", "cka")
 
 
 class DependenceTerms(NamedTuple):
@@ -121,7 +117,7 @@ class BiDOLoss(nn.Module):
         self.kernel = Gaussian(sigma)
         self.kernel_y = kernel_y
         self.num_classes = check_num_classes(num_classes)
-        self._measure = _build_measure(
+        self._measure = measure_by_name(
             measure,
             check_positive(eps, "eps"),
             check_choice(coco_norm, "coco_norm", NORMS),
@@ -133,14 +129,7 @@ class BiDOLoss(nn.Module):
                 f"workspace_bytes needs a measure that can stream, hsic or cka; got measure={measure!r}."
             )
         self.workspace_bytes = workspace_bytes
-        if not isinstance(local, bool):
-            raise TypeError(f"local must be True or False, got {type(local).__name__}.")
-        if isinstance(process_group, str):
-            check_choice(process_group, "process_group", ("world",))
-        self._of_world = process_group == "world" and not local
-        handle = None if process_group in (None, "world") else GroupHandle(process_group)
-        self._ranks = None if local else handle
-        self._may_be_alone = process_group is None and not local
+        self._ranks = RanksOfLoss(process_group, local)
         self.exchange = check_choice(exchange, "exchange", EXCHANGES)
         self._allowed_bytes: int | None = None
         self._guard = FiniteGuard(guard)
@@ -150,9 +139,7 @@ class BiDOLoss(nn.Module):
     @property
     def world_size(self) -> int:
         """Ranks whose samples the terms are of; 1 without process_group, or before "world" exists."""
-        if self._of_world and self._ranks is None:
-            return ranks_at_hand()
-        return self._ranks.world_size if self._ranks else 1
+        return self._ranks.world_size
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
@@ -190,26 +177,14 @@ class BiDOLoss(nn.Module):
                 ranks raise if one does.
             RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
-        self._find_ranks()
+        self._ranks.find()
         if transforms_active(x, y, *_tensors(features)):
             return self._transformed(x, named_layers(features), y)
         return self._step(x, features, y)
 
-    def _find_ranks(self) -> None:
-        if self._of_world and self._ranks is None:
-            self._ranks = world()
-        if self._may_be_alone and not torch.compiler.is_compiling():
-            self._may_be_alone = False
-            if ranks_at_hand() > 1:
-                warnings.warn(
-                    f"BiDOLoss sees this rank's samples alone, although there are {ranks_at_hand()} ranks: "
-                    'give process_group="world" for the terms of all samples, or local=True if this is meant.',
-                    stacklevel=3,
-                )
-
     def _transformed(self, x: Tensor, features: Mapping[str, Tensor], y: Tensor) -> Tensor:
         """The step under torch.func transforms or in forward mode."""
-        if self._ranks is not None:
+        if self._ranks.handle is not None:
             raise RuntimeError(
                 "BiDOLoss with process_group exchanges features, which torch.func transforms and forward mode "
                 "cannot follow: differentiate with .backward(), or give local=True."
@@ -231,7 +206,7 @@ class BiDOLoss(nn.Module):
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
     ) -> Tensor:
         shards = None
-        if self._ranks is None:
+        if self._ranks.handle is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
         else:
             layers, shards = self._agree(x, features, y)
@@ -243,19 +218,19 @@ class BiDOLoss(nn.Module):
         kernels = [self.kernel] * (1 + count) + [label_kernel or Linear()]
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
-        if shards is None or self._ranks is None:
+        if shards is None or self._ranks.handle is None:
             values = self._local(inputs, kernels, pairs)
             total = self._weigh(values)
-        elif choose_exchange(self.exchange, inputs, kernels, shards, self._ranks) == "ring":
+        elif choose_exchange(self.exchange, inputs, kernels, shards, self._ranks.handle) == "ring":
             total, values, seen = ring_terms_eagerly(
                 self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
-                self._ranks, self.workspace_bytes,
+                self._ranks.handle, self.workspace_bytes,
             )  # fmt: skip
             # No rank has all features; what it has seen of them serves the guard.
             inputs = list(seen.unbind())
         else:
             values, inputs = global_values_eagerly(
-                self._measure, inputs, kernels, self.num_classes, pairs, shards, self._ranks,
+                self._measure, inputs, kernels, self.num_classes, pairs, shards, self._ranks.handle,
                 self.workspace_bytes,
             )  # fmt: skip
             total = self._weigh(values)
@@ -291,7 +266,7 @@ class BiDOLoss(nn.Module):
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
     ) -> tuple[dict[str, Tensor], Shards]:
         """The checked layers of this rank and everybody's rows; a refusal is raised on all ranks."""
-        assert self._ranks is not None
+        assert self._ranks.handle is not None
         layers: dict[str, Tensor] = {}
         refusal: Exception | None = None
         try:
@@ -302,7 +277,7 @@ class BiDOLoss(nn.Module):
         weighted = torch.is_grad_enabled() and bool(self.lambda_x or self.lambda_y)
         wanted = [weighted and t.requires_grad for t in own]
         if self._allowed_bytes is None:
-            device = str(own[0].device if own else self._ranks.device)
+            device = str(own[0].device if own else self._ranks.handle.device)
             self._allowed_bytes = allowed_for_gathering(self.workspace_bytes, device)
         settings = (
             f"{self._settings()}, exchange={self.exchange}, workspace_bytes={self.workspace_bytes}, "
@@ -310,7 +285,7 @@ class BiDOLoss(nn.Module):
         )
         given = [t for t in (x, y, *_tensors(features)) if isinstance(t, Tensor)]
         shards = agree(
-            self._ranks, own, settings, refusal, wanted, self._allowed_bytes,
+            self._ranks.handle, own, settings, refusal, wanted, self._allowed_bytes,
             given[0].device if given else None,
         )  # fmt: skip
         self.samples = shards.n
@@ -322,15 +297,3 @@ def _tensors(features: object) -> Iterable[Tensor]:
     if isinstance(features, Mapping):
         return features.values()
     return features if isinstance(features, Sequence) else ()
-
-
-def _build_measure(
-    name: str, eps: float, coco_norm: str, linalg_dtype: torch.dtype | None
-) -> Measure:
-    builders: dict[str, Callable[[], Measure]] = {
-        "hsic": HsicMeasure,
-        "nhsic": lambda: NhsicMeasure(eps, linalg_dtype),
-        "coco": lambda: CocoMeasure(coco_norm, linalg_dtype),
-        "cka": CkaMeasure,
-    }
-    return builders[name]()

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <vector>
 
 #include "../common/partners.h"
@@ -26,7 +27,8 @@ constexpr int64_t kMostRows = 128;
 constexpr int64_t kGradientRows = 16;  // of G in a task
 
 // The negative inverse of a symmetric positive definite matrix, in place, by the sweep operator: on and above
-// the diagonal; what lies below is neither read nor valid afterwards. `column` holds n entries.
+// the diagonal. What lies below never counts; some of it is computed, to keep vectors whole. `column` holds n
+// entries.
 BIDO_VECTORIZE bool sweep(double* a, double* column, int64_t n) {
   bool positive = true;
   for (int64_t k = 0; k < n; ++k) {
@@ -57,15 +59,17 @@ template <typename T>
 void factor_of_gram(const T* gram, double c, int64_t n, double* S, double* P) {
   std::vector<double> means(n), column(n);
   double mean = 0;
+  const auto symmetric = [&](int64_t i, int64_t j) {  // the user's own Gram matrix need not quite be it
+    return (static_cast<double>(gram[i * n + j]) + static_cast<double>(gram[j * n + i])) / 2;
+  };
   for (int64_t i = 0; i < n; ++i) {
     double sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += static_cast<double>(gram[i * n + j]);
+    for (int64_t j = 0; j < n; ++j) sum += symmetric(i, j);
     means[i] = sum / static_cast<double>(n);
     mean += means[i] / static_cast<double>(n);
   }
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j)
-      S[i * n + j] = static_cast<double>(gram[i * n + j]) - means[i] - (means[j] - mean);
+    for (int64_t j = i; j < n; ++j) S[i * n + j] = symmetric(i, j) - means[i] - (means[j] - mean);
     S[i * n + i] += c;
   }
   if (!sweep(S, column.data(), n)) std::fill(S, S + n * n, std::numeric_limits<double>::quiet_NaN());
@@ -119,6 +123,8 @@ void check(const char* op, const std::vector<Tensor>& variables, const std::vect
   for (int64_t v : wanted)
     STD_TORCH_CHECK(v >= 0 && v < m && static_cast<KernelKind>(kinds[v]) != KernelKind::labels, op,
                     ": only features and Gram matrices that are there have a gradient");
+  STD_TORCH_CHECK(std::set<int64_t>(wanted.begin(), wanted.end()).size() == wanted.size(), op,
+                  ": a gradient is wanted twice");
   STD_TORCH_CHECK(variables[0].size(0) <= kMostRows, op, ": the kernel takes n <= ", kMostRows);
 }
 

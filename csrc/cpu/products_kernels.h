@@ -58,9 +58,9 @@ inline void store_sums(const typename VectorOf<T, Bytes>::type* v, T* sums) {
   }
 }
 
-constexpr int64_t kRightRows = 80;  // rows of b that stay in the second-level cache
+constexpr int64_t kRightRows = 80;  // rows of b that stay in the second-level cache, at most
 
-// One row ahead per tile, spread over the `count` steps of its loop.
+// One row ahead per tile, spread over the `count` steps of its loop; a hint, which may leave lines out.
 class NextRow {
  public:
   NextRow(const RowsAhead& ahead, int64_t count)
@@ -111,8 +111,10 @@ void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t s
   constexpr int64_t kWidth = Bytes / sizeof(T);
   T sums[(R * R + kWidth - 1) / kWidth * kWidth];
   NextRow next(ahead, depth / kWidth);
-  for (int64_t right = 0; right < rows_b; right += kRightRows) {
-    const int64_t right_end = right + kRightRows < rows_b ? right + kRightRows : rows_b;
+  // Whole tiles, or the last tile of a block would begin between two and read past the padded rows.
+  constexpr int64_t kRight = kRightRows / R * R;
+  for (int64_t right = 0; right < rows_b; right += kRight) {
+    const int64_t right_end = right + kRight < rows_b ? right + kRight : rows_b;
     for (int64_t i = 0; i < rows_a; i += R) {
       const int64_t height = rows_a - i < R ? rows_a - i : R;
       for (int64_t j = right; j < right_end; j += R) {

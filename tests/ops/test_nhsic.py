@@ -13,6 +13,8 @@ from bido_ext.ops.nhsic import NhsicMeasure, label_factor
 from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
 from bido_ext.reference.nhsic import nhsic_factor
 
+LARGEST = _serve.SMALL_NHSIC  # of the kernel
+
 
 @pytest.fixture(params=["kernel", "composition"], autouse=True)
 def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -214,6 +216,13 @@ def test_what_is_not_positive_definite_becomes_nan() -> None:
     assert torch.isnan(of_grams(K, gram(9, seed=5)))
 
 
+def test_a_matrix_that_is_not_quite_symmetric() -> None:
+    K = gram(30) + 1
+    skewed = K + 1e-4 * torch.rand(30, 30, dtype=torch.float64).triu(1)
+    want = of_grams((skewed + skewed.T) / 2, gram(30, seed=5), 1e-2)
+    assert relative_error(of_grams(skewed, gram(30, seed=5), 1e-2), want) < 1e-2
+
+
 def test_both_ways_agree_with_two_sets_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     x, z = (features(24, d).requires_grad_() for d in (6, 11))
     coarse, fine = torch.arange(24) % 2, torch.arange(24) % 6
@@ -229,10 +238,11 @@ def test_both_ways_agree_with_two_sets_of_labels(monkeypatch: pytest.MonkeyPatch
 
 
 ARGUMENTS = {
-    "too many samples": ({"n": 129}, "n <= 128"),
+    "too many samples": ({"n": LARGEST + 1}, f"n <= {LARGEST}"),
     "a pair out of range": ({"second": [2]}, "a pair names a variable"),
     "a gradient of labels": ({"wanted": [1]}, "have a gradient"),
     "no such gradient": ({"wanted": [-1]}, "have a gradient"),
+    "a gradient twice": ({"wanted": [0, 0]}, "wanted twice"),
     "one kind missing": ({"kinds": [GAUSSIAN]}, "one kind for each"),
     "algebra in float32": ({"wide": False}, "float64"),
 }
@@ -250,8 +260,12 @@ def test_the_kernel_refuses(case: str) -> None:
         "wanted": [0],
     } | changed
     n = given["n"]
+
+    def call(kinds: list[int], second: list[int], wide: bool, wanted: list[int]) -> Tensor:
+        variables = [torch.rand(n, 3), torch.arange(n) % 2], torch.ones(2, dtype=torch.float64)
+        return torch.ops.bido_cpu.nhsic(*variables, kinds, [0], second, 1e-5, wide, wanted)[0]
+
     with pytest.raises(RuntimeError, match=said):
-        torch.ops.bido_cpu.nhsic(
-            [torch.rand(n, 3), torch.arange(n) % 2], torch.ones(2, dtype=torch.float64), given["kinds"],
-            [0], given["second"], 1e-5, given["wide"], given["wanted"],
-        )  # fmt: skip
+        call(given["kinds"], given["second"], given["wide"], given["wanted"])
+    n = LARGEST
+    assert torch.isfinite(call([GAUSSIAN, LABELS], [1], True, [0])).all()

@@ -18,8 +18,8 @@ from bido_ext.lab.bench.floor import floor_calls, floor_seconds
 from bido_ext.lab.bench.problem import BenchProblem, make_problem
 from bido_ext.lab.bench.timing import ROUNDS, medians
 from bido_ext.lab.environment import machine_facts, package_versions
+from bido_ext.ops.plan import MEASURES
 
-MEASURES = ("hsic", "nhsic", "coco", "cka")
 #: Largest relative errors of value and gradient that bido_ext may have, by dtype.
 TOLERANCES = {
     "float32": (1e-4, 5e-4),

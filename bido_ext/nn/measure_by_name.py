@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measures that BiDOLoss knows by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bido_ext.ops.cka import CkaMeasure
+from bido_ext.ops.coco import CocoMeasure
+from bido_ext.ops.hsic import HsicMeasure
+from bido_ext.ops.measure import Measure
+from bido_ext.ops.nhsic import NhsicMeasure
+
+
+def measure_by_name(
+    name: str, eps: float, coco_norm: str, linalg_dtype: torch.dtype | None
+) -> Measure:
+    """The measure called ``name``, with those of the settings that are its own."""
+    builders: dict[str, Callable[[], Measure]] = {
+        "hsic": HsicMeasure,
+        "nhsic": lambda: NhsicMeasure(eps, linalg_dtype),
+        "coco": lambda: CocoMeasure(coco_norm, linalg_dtype),
+        "cka": CkaMeasure,
+    }
+    return builders[name]()
