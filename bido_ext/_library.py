@@ -24,9 +24,8 @@ import torch
 from bido_ext import _serve
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
-CPU_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic")
-CUDA_KERNELS = CPU_KERNELS
 TRITON_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
+CPU_KERNELS = CUDA_KERNELS = (*TRITON_KERNELS, "nhsic")
 ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",
@@ -151,15 +150,11 @@ def backends() -> list[BackendRow]:
 
 def _small_batches(op: str, device: str) -> str:
     """What serves the batches for which a composition has a kernel of its own."""
-    kernels, problem = (
-        (CPU_KERNELS, _cpu_problem) if device == "cpu" else (CUDA_KERNELS, _cuda_problem)
-    )
-    if op not in kernels or problem is not None:
+    problem = _cpu_problem if device == "cpu" else _cuda_problem
+    if op not in CPU_KERNELS or problem is not None:
         return ""
-    small = f"n <= {_serve.SMALL_NHSIC}: kernel of bido_{device}"
-    if device == "cpu":
-        return f"; {small}"
-    return f"; {small}, never run on hardware; serves after a self-check at first use"
+    unproven = ", never run on hardware; serves after a self-check at first use"
+    return f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_{device}{unproven if device == 'cuda' else ''}"
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:

@@ -282,9 +282,7 @@ def test_double_backward_is_refused() -> None:
 
 
 @each_wide_dtype
-@pytest.mark.parametrize(
-    "d", [26003, 26016]
-)  # rows that begin within a cache line, and that do not
+@pytest.mark.parametrize("d", [26003, 26016])  # a row ends within a cache line, and with one
 def test_gradients_larger_than_the_caches(dtype: torch.dtype, d: int) -> None:
     """They are streamed past the caches, a line at a time, with the odd entries before and behind."""
     n = 43

@@ -37,7 +37,7 @@ def one_sided(K: Tensor, L: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 @each_wide_dtype
-@pytest.mark.parametrize("n", [2, 3, 64, 65, 128, 129])
+@pytest.mark.parametrize("n", [2, 3, 64, 65, 128, 129, 257])
 def test_forward(dtype: torch.dtype, n: int) -> None:
     x, z = features(n, 40, dtype), features(n, 30, dtype, seed=4)
     truth = reference.nhsic(
