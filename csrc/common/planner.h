@@ -11,7 +11,7 @@
 
 namespace bido {
 
-constexpr int64_t kPlannedChunk = 1024 + 16;  // entries per row of a centered chunk (inner_products.h)
+constexpr int64_t kPlannedChunk = 512 + 16;  // entries per row of a centered chunk of tiles (inner_products.h)
 constexpr int64_t kPlannedPanel = 256 + 8;    // rows of a panel of weights (panel_product.h)
 constexpr int64_t kWholeUpTo = 512;           // up to here a Gram matrix is one tile
 constexpr int64_t kDenseTile = 128;           // beyond: small enough that diagonal tiles cost little
@@ -56,7 +56,7 @@ inline int64_t streaming_bytes(int64_t n, const Widths& w, int64_t element, int6
 inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
   const int64_t t = dense_tile(n), blocks = (n + t - 1) / t, width = std::min(kPlannedChunk, w.widest + 16);
   const int64_t kept = w.features * (blocks * (blocks + 1) / 2) * t * t;
-  const int64_t chunk = (n <= 1024 ? n + 8 : 2 * (256 + 8)) * width;
+  const int64_t chunk = (n <= 1024 ? 2 * (n + 8) : 1024 + 8) * width;
   const int64_t panel = std::min(kPlannedPanel, n + 8) * n;
   return element * (kept + std::max(chunk, panel) + w.widest) + vector_bytes(n, w);
 }

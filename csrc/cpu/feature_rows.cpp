@@ -36,6 +36,13 @@ BIDO_VECTORIZE void copy_row(const In* row, Out* out, int64_t width) {
   for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(row[j]);
 }
 
+// `count` stretches of `strip` values each, next to each other in `row`, `stride` apart in `out`.
+template <typename In, typename Out>
+BIDO_VECTORIZE void copy_strips(const In* row, Out* out, int64_t count, int64_t strip, int64_t stride) {
+  for (int64_t s = 0; s < count; ++s)
+    for (int64_t j = 0; j < strip; ++j) out[s * stride + j] = static_cast<Out>(row[s * strip + j]);
+}
+
 template <typename In, typename Out>
 BIDO_VECTORIZE void add_to_row(const In* row, Out* out, int64_t width) {
   for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(static_cast<In>(out[j]) + row[j]);
@@ -161,18 +168,16 @@ void means_and_norms(const Tensor& x, T* means, T* norms) {
 template <typename T>
 void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
                  int64_t strip, T* out) {
-  const int64_t rows = row_end - row_begin;
+  const int64_t rows = row_end - row_begin, whole = (end - begin) / strip, rest = end - begin - whole * strip;
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
     for (int64_t i = 0; i < rows; ++i) {
       const In* row = row_of<In>(x, row_begin + i, begin);
-      int64_t s = 0;
-      for (int64_t j = begin; j < end; j += strip, ++s) {
-        const int64_t width = std::min(strip, end - j);
-        T* target = out + (s * rows + i) * strip;
-        copy_row<In, T>(row + (j - begin), target, width);
-        if (width < strip) std::fill(target + width, target + strip, T(0));
-      }
+      copy_strips<In, T>(row, out + i * strip, whole, strip, rows * strip);
+      if (rest == 0) continue;
+      T* target = out + (whole * rows + i) * strip;
+      copy_row<In, T>(row + whole * strip, target, rest);
+      std::fill(target + rest, target + strip, T(0));
     }
   });
 }

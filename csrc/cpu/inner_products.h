@@ -12,13 +12,14 @@
 
 #include "products.h"
 #include "scratch.h"
+#include "tasks.h"
 #include "variable.h"
 
 namespace bido {
 
 constexpr int64_t kSmallRows = 192;  // up to here columns are shared among tasks
 template <typename T>
-constexpr int64_t kChunk = 4096 / sizeof(T);  // columns of a centered chunk
+constexpr int64_t kChunk = 4096 / sizeof(T);  // columns of a centered chunk of few rows
 constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
 constexpr int64_t kComputeAll = -(int64_t{1} << 60);
 
@@ -75,57 +76,116 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
   }
 }
 
-constexpr int64_t kWholeChunkRows = 1024;  // up to here a chunk of all rows is centered at once
-constexpr int64_t kSuperRows = 256;        // beyond: rows of a chunk
+// Tiles take narrower chunks: five rows of the left and of the right then fit into the first-level cache.
+template <typename T>
+constexpr int64_t kTileChunk = 2048 / sizeof(T);
+constexpr int64_t kLeftRows = 1024;     // rows that are centered at once, for all threads
+constexpr int64_t kCenterColumns = 128;  // of a task that centers
+
+// Entries per row of a centered chunk of the columns of x.
+template <typename T>
+int64_t chunk_stride(const Tensor& x) {
+  return round_up(std::min(x.size(1), kTileChunk<T>), product_kernels<T>().dot_depth) + kSkew;
+}
+
+// At most kLeftRows rows: while the tiles of one chunk are multiplied, the next chunk is centered.
+template <typename T, typename Target>
+void inner_products_of_whole_chunks(const Tensor& x, int64_t tile, int64_t tile_stride,
+                                    const Target& target) {
+  const auto& kernels = product_kernels<T>();
+  const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kTileChunk<T>);
+  const int64_t stride = chunk_stride<T>(x), entries = (n + kernels.dot_rows) * stride;
+  const int64_t chunks = (d + width - 1) / width, centers = (width + kCenterColumns - 1) / kCenterColumns;
+  const Scratch<T> buffers = make_scratch<T>(2 * entries);
+  for (int64_t c = 0; c < 2; ++c)  // tiles read whole steps of rows
+    std::fill(buffers.get() + c * entries + n * stride, buffers.get() + (c + 1) * entries, T(0));
+  const auto depth_of = [&](int64_t chunk) {
+    return round_up(std::min(d - chunk * width, width), kernels.dot_depth);
+  };
+  const auto center = [&](int64_t chunk, int64_t part) {
+    const int64_t offset = part * kCenterColumns, begin = chunk * width + offset;
+    const int64_t end = std::min({d, (chunk + 1) * width, begin + kCenterColumns});
+    if (begin >= end) return;
+    const int64_t padded = std::min(depth_of(chunk) - offset, round_up(end - begin, kernels.dot_depth));
+    center_columns<T>(x, begin, end, buffers.get() + chunk % 2 * entries + offset, stride, padded);
+  };
+  std::vector<std::pair<int64_t, int64_t>> pairs;
+  for (int64_t a = 0; a < n; a += tile)
+    for (int64_t b = a; b < n; b += tile) pairs.push_back({a, b});
+  for (int64_t chunk = -1; chunk < chunks; ++chunk) {
+    const int64_t before = chunk + 1 < chunks ? centers : 0;
+    const auto products = static_cast<int64_t>(chunk < 0 ? 0 : pairs.size());
+    run_tasks(before + products, [&](Tasks& tasks) {
+      for (int64_t t = tasks.take(); t >= 0; t = tasks.take()) {
+        if (t < before) {
+          center(chunk + 1, t);
+          continue;
+        }
+        const auto [a, b] = pairs[t - before];
+        const T* rows = buffers.get() + chunk % 2 * entries;
+        kernels.dot_block(rows + a * stride, std::min(n - a, tile), rows + b * stride, std::min(n - b, tile),
+                          stride, depth_of(chunk), target(a / tile, b / tile), tile_stride,
+                          a == b ? 0 : kComputeAll, chunk > 0, {});
+      }
+    });
+  }
+}
+
+// More rows: kLeftRows of them are centered for all threads, and each thread centers the tile of rows it
+// multiplies them by, which then stays in its second-level cache.
+template <typename T, typename Target>
+void inner_products_of_row_blocks(const Tensor& x, int64_t tile, int64_t tile_stride, const Target& target) {
+  const auto& kernels = product_kernels<T>();
+  const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kTileChunk<T>);
+  const int64_t stride = chunk_stride<T>(x), block = std::max(tile, kLeftRows / tile * tile);
+  const Scratch<T> left = make_scratch<T>((block + kernels.dot_rows) * stride);
+  std::fill(left.get() + block * stride, left.get() + (block + kernels.dot_rows) * stride, T(0));
+  const Scratch<T> means = make_scratch<T>(d);
+  means_and_norms<T>(x, means.get(), nullptr);
+  for (int64_t begin = 0; begin < d; begin += width) {
+    const int64_t end = std::min(d, begin + width), depth = round_up(end - begin, kernels.dot_depth);
+    for (int64_t i = 0; i < n; i += block) {
+      const int64_t i_end = std::min(n, i + block);
+      torch::stable::parallel_for(i, i_end, 16, [&](int64_t first, int64_t last) {
+        subtract_means<T>(x, first, last, begin, end, means.get(), left.get() + (first - i) * stride, stride,
+                          depth);
+      });
+      const int64_t columns = (n - i + tile - 1) / tile;
+      run_tasks(columns, [&](Tasks& tasks) {
+        const Scratch<T> right = make_scratch<T>((tile + kernels.dot_rows) * stride);
+        std::fill(right.get(), right.get() + (tile + kernels.dot_rows) * stride, T(0));
+        // From the last tile back: those that meet few tiles of the left come last, and keep no one waiting.
+        int64_t next = tasks.take();
+        while (next >= 0) {
+          const int64_t b = i + (columns - 1 - next) * tile, b_end = std::min(n, b + tile);
+          const T* rows = left.get() + (b - i) * stride;
+          if (b >= i_end) {
+            subtract_means<T>(x, b, b_end, begin, end, means.get(), right.get(), stride, depth);
+            rows = right.get();
+          }
+          next = tasks.take();
+          const int64_t following = i + (columns - 1 - next) * tile;
+          RowsAhead ahead{};
+          if (next >= 0 && following >= i_end)
+            ahead = rows_ahead(x, following, following + tile, begin, end);
+          for (int64_t a = i; a < std::min(i_end, b + 1); a += tile) {
+            kernels.dot_block(left.get() + (a - i) * stride, std::min(i_end - a, tile), rows, b_end - b,
+                              stride, depth, target(a / tile, b / tile), tile_stride,
+                              a == b ? 0 : kComputeAll, begin > 0, a == i ? ahead : RowsAhead{});
+          }
+        }
+      });
+    }
+  }
+}
 
 // Tile (I, J), I <= J in units of `tile` rows, is at `target(I, J)` with row stride `tile_stride`.
 template <typename T, typename Target>
 void inner_products_of_tiles(const Tensor& x, int64_t tile, int64_t tile_stride, const Target& target) {
-  struct Pair {
-    int64_t row, column;
-  };
-  const auto& kernels = product_kernels<T>();
-  const int64_t n = x.size(0), d = x.size(1);
-  const int64_t super = n <= kWholeChunkRows ? round_up(n, tile) : std::max(tile, kSuperRows / tile * tile);
-  const int64_t width = std::min(d, kChunk<T>), stride = round_up(width, kernels.dot_depth) + kSkew;
-  const int64_t rows = super + kernels.dot_rows;  // tiles read whole steps of rows
-  const Scratch<T> left = make_scratch<T>(rows * stride);
-  const Scratch<T> right = make_scratch<T>(n <= super ? 1 : rows * stride);
-  const Scratch<T> means = make_scratch<T>(d);
-  std::fill(left.get(), left.get() + rows * stride, T(0));
-  if (n > super) std::fill(right.get(), right.get() + rows * stride, T(0));
-  means_and_norms<T>(x, means.get(), nullptr);
-  const auto center = [&](int64_t row_begin, int64_t row_end, int64_t begin, int64_t end, T* out) {
-    torch::stable::parallel_for(row_begin, row_end, 16, [&](int64_t first, int64_t last) {
-      subtract_means<T>(x, first, last, begin, end, means.get(), out + (first - row_begin) * stride, stride,
-                        round_up(end - begin, kernels.dot_depth));
-    });
-  };
-  std::vector<Pair> pairs;
-  for (int64_t begin = 0; begin < d; begin += width) {
-    const int64_t end = std::min(d, begin + width), depth = round_up(end - begin, kernels.dot_depth);
-    for (int64_t i = 0; i < n; i += super) {
-      const int64_t i_end = std::min(n, i + super);
-      center(i, i_end, begin, end, left.get());
-      for (int64_t j = i; j < n; j += super) {
-        const int64_t j_end = std::min(n, j + super);
-        if (j > i) center(j, j_end, begin, end, right.get());
-        const T* other = j > i ? right.get() : left.get();
-        pairs.clear();
-        for (int64_t a = i; a < i_end; a += tile)
-          for (int64_t b = std::max(a, j); b < j_end; b += tile) pairs.push_back({a, b});
-        torch::stable::parallel_for(0, static_cast<int64_t>(pairs.size()), 1, [&](int64_t from, int64_t to) {
-          for (int64_t p = from; p < to; ++p) {
-            const auto [a, b] = pairs[p];
-            kernels.dot_block(left.get() + (a - i) * stride, std::min(n, a + tile) - a,
-                              other + (b - j) * stride, std::min(n, b + tile) - b, stride, depth,
-                              target(a / tile, b / tile), tile_stride, a == b ? 0 : kComputeAll, begin > 0,
-                              {});
-          }
-        });
-      }
-    }
-  }
+  if (x.size(0) <= kLeftRows)
+    inner_products_of_whole_chunks<T>(x, tile, tile_stride, target);
+  else
+    inner_products_of_row_blocks<T>(x, tile, tile_stride, target);
 }
 
 constexpr int64_t kSubRows = 80;  // rows of a task within one tile
@@ -135,8 +195,7 @@ template <typename T>
 void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T* left, T* right, T* out,
                             int64_t out_stride) {
   const auto& kernels = product_kernels<T>();
-  const int64_t d = x.size(1), width = std::min(d, kChunk<T>);
-  const int64_t stride = round_up(width, kernels.dot_depth) + kSkew;
+  const int64_t d = x.size(1), width = std::min(d, kTileChunk<T>), stride = chunk_stride<T>(x);
   const bool diagonal = I.begin == J.begin;
   std::vector<std::pair<int64_t, int64_t>> tasks;
   for (int64_t a = 0; a < I.size(); a += kSubRows)
@@ -166,8 +225,7 @@ void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T
 // Entries of a scratch buffer for `rows` centered rows of x.
 template <typename T>
 int64_t chunk_entries(const Tensor& x, int64_t rows) {
-  const auto& kernels = product_kernels<T>();
-  return (rows + kernels.dot_rows) * (round_up(std::min(x.size(1), kChunk<T>), kernels.dot_depth) + kSkew);
+  return (rows + product_kernels<T>().dot_rows) * chunk_stride<T>(x);
 }
 
 }  // namespace bido

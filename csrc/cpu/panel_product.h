@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "feature_rows.h"
 #include "products.h"
@@ -13,7 +14,7 @@ namespace bido {
 
 constexpr int64_t kPanelRows = 256;     // rows of a panel of weights in one task
 constexpr int64_t kProductDepth = 128;  // rows of features in a strip: it stays in the first-level cache
-constexpr int64_t kStrips = 8;          // per task at most
+constexpr int64_t kStrips = 12;         // per task at most
 
 // Rows of a panel buffer that holds `rows` rows of weights.
 template <typename T>
@@ -38,17 +39,23 @@ template <typename T, typename Part>
 void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& part, const Tensor& x,
                     int64_t x_begin, const Tensor& out, int64_t out_row, bool accumulate) {
   const auto& kernels = product_kernels<T>();
-  // Chunks of columns of nearly the same width, so that no thread waits for another.
-  const int64_t d = x.size(1), total_strips = (d + kernels.strip - 1) / kernels.strip;
-  const int64_t least_chunks = (total_strips + kStrips - 1) / kStrips;
-  const int64_t width = (total_strips + least_chunks - 1) / least_chunks * kernels.strip;
+  const int64_t d = x.size(1), strips_of_row = (d + kernels.strip - 1) / kernels.strip;
   const int64_t padded = panel_buffer_rows<T>(segment), group = std::max<int64_t>(1, kPanelRows / segment);
-  const int64_t chunks = (d + width - 1) / width, step = group * segment, blocks = (rows + step - 1) / step;
+  const int64_t step = group * segment, blocks = (rows + step - 1) / step;
+  // Chunks of columns of nearly the same width, as many for every thread. How the columns are cut does not
+  // change their sums.
+  const int64_t threads = torch::stable::get_num_threads(), share = threads / std::gcd(blocks, threads);
+  const int64_t chunks =
+      std::min(strips_of_row, round_up((strips_of_row + kStrips - 1) / kStrips, share));
+  const int64_t width = (strips_of_row + chunks - 1) / chunks * kernels.strip;
+  const auto column = [&](int64_t chunk) {
+    return std::min(d, chunk * strips_of_row / chunks * kernels.strip);
+  };
   torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
     const Scratch<T> strips = make_scratch<T>(kProductDepth * width);
     const Scratch<T> sums = make_scratch<T>(group * padded * width);
     for (int64_t t = first; t < last; ++t) {
-      const int64_t begin = t / blocks * width, end = std::min(d, begin + width);
+      const int64_t begin = column(t / blocks), end = column(t / blocks + 1);
       const int64_t row = t % blocks * step, row_end = std::min(rows, row + step);
       const int64_t n_strips = (end - begin + kernels.strip - 1) / kernels.strip;
       for (int64_t k = 0, taken = 0; k < depth; k += taken) {
@@ -59,8 +66,9 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
           ahead = rows_ahead(x, x_begin + k + taken, x_begin + std::min(depth, k + taken + kProductDepth),
                              begin, end);
         } else if (t + 1 < last) {
-          const int64_t next = (t + 1) / blocks * width;
-          ahead = rows_ahead(x, x_begin, x_begin + std::min(depth, kProductDepth), next, next + width);
+          const int64_t next = (t + 1) / blocks;
+          ahead = rows_ahead(x, x_begin, x_begin + std::min(depth, kProductDepth), column(next),
+                             column(next + 1));
         }
         for (int64_t i = row, s = 0; i < row_end; i += segment, ++s) {
           const PanelPart<T> a = part(i, k);

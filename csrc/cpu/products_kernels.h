@@ -127,6 +127,15 @@ void dot_block(const T* a, int64_t rows_a, const T* b, int64_t rows_b, int64_t s
           dot_tile<T, Bytes, R, false>(left, other, stride, depth, sums, nullptr, 0);
         }
         const int64_t width = rows_b - j < R ? rows_b - j : R;
+        if (height == R && width == R) {
+#pragma GCC unroll 8
+          for (int s = 0; s < R; ++s) {
+            T* row = c + (i + s) * c_stride + j;
+#pragma GCC unroll 8
+            for (int t = 0; t < R; ++t) row[t] = accumulate ? row[t] + sums[s * R + t] : sums[s * R + t];
+          }
+          continue;
+        }
         for (int64_t s = 0; s < height; ++s) {
           T* row = c + (i + s) * c_stride + j;
           for (int64_t t = 0; t < width; ++t)
