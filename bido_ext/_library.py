@@ -140,7 +140,7 @@ def backends() -> list[BackendRow]:
         if op in COMPOSITES:
             for device in ("cpu", "cuda"):
                 rows.append(
-                    BackendRow(op, device, "composite", COMPOSITES[op] + _small_batches(op, device))
+                    BackendRow(op, device, "composite", COMPOSITES[op] + _kernel_of_composite(op, device))
                 )
             continue
         rows.append(_row(op, "cpu", op in CPU_KERNELS, _cpu_problem))
@@ -148,13 +148,17 @@ def backends() -> list[BackendRow]:
     return rows
 
 
-def _small_batches(op: str, device: str) -> str:
-    """What serves the batches for which a composition has a kernel of its own."""
+def _kernel_of_composite(op: str, device: str) -> str:
+    """What serves the calls for which a composition has a kernel of its own."""
     problem = _cpu_problem if device == "cpu" else _cuda_problem
     if op not in CPU_KERNELS or problem is not None:
         return ""
-    unproven = ", never run on hardware; serves after a self-check at first use"
-    return f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_{device}{unproven if device == 'cuda' else ''}"
+    if device == "cpu":
+        return "; algebra in float64 (default up to n = 1024): kernel of bido_cpu"
+    return (
+        f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda, never run on hardware; serves after a self-check"
+        " at first use"
+    )
 
 
 def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> BackendRow:

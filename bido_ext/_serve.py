@@ -38,8 +38,10 @@ Function = Callable[..., Any]
 RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 #: What is tried, in order, where nothing is recorded.
 UNRECORDED = ("triton", "cuda")
-#: The largest batch whose nhsic the C++ kernels take (csrc/cpu/nhsic_kernel.cpp, csrc/cuda/nhsic_kernel.cu).
+#: The largest batch whose nhsic the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
+#: Whether nhsic with its algebra in float64 goes to csrc/cpu/nhsic_kernel.cpp; False in tests of the composition.
+CPU_NHSIC_KERNEL = True
 #: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
 #: (csrc/cuda/hsic_entries.cuh).
 MOST_IN_GROUP = 64
@@ -107,7 +109,7 @@ def serves(
 
 
 def is_small(name: str, args: Sequence[Any]) -> bool:
-    """Whether the kernels of nhsic take the arguments: few samples, algebra in float64."""
+    """Whether the CUDA kernel of nhsic takes the arguments: few samples, algebra in float64."""
     if name == "nhsic":
         variables, wide = args[0], args[6]
         return wide and variables[0].shape[0] <= SMALL_NHSIC  # type: ignore[no-any-return]
@@ -116,8 +118,9 @@ def is_small(name: str, args: Sequence[Any]) -> bool:
 
 
 def call_cpu(name: str, *args: Any) -> Any:
-    """nhsic on the CPU: the C++ kernel for few samples, else the composition."""
-    function = getattr(torch.ops.bido_cpu, name) if is_small(name, args) else _defaults[name]
+    """nhsic on the CPU: the C++ kernel where the algebra is in float64, else the composition."""
+    wide = args[6] if name == "nhsic" else args[4].dtype == torch.float64
+    function = getattr(torch.ops.bido_cpu, name) if wide and CPU_NHSIC_KERNEL else _defaults[name]
     return function(*args)
 
 

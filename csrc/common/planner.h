@@ -56,7 +56,8 @@ inline int64_t streaming_bytes(int64_t n, const Widths& w, int64_t element, int6
 inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
   const int64_t t = dense_tile(n), blocks = (n + t - 1) / t, width = std::min(kPlannedChunk, w.widest + 16);
   const int64_t kept = w.features * (blocks * (blocks + 1) / 2) * t * t;
-  const int64_t chunk = (n <= 1024 ? 2 * (n + 8) : 1024 + 8) * width;
+  const int64_t ahead = w.widest + 16 > width ? 2 : 1;  // the next chunk is centered beside the products
+  const int64_t chunk = (n <= 1024 ? ahead * (n + 8) : 1024 + 8) * width;
   const int64_t panel = std::min(kPlannedPanel, n + 8) * n;
   return element * (kept + std::max(chunk, panel) + w.widest) + vector_bytes(n, w);
 }

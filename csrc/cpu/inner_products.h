@@ -96,8 +96,9 @@ void inner_products_of_whole_chunks(const Tensor& x, int64_t tile, int64_t tile_
   const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kTileChunk<T>);
   const int64_t stride = chunk_stride<T>(x), entries = (n + kernels.dot_rows) * stride;
   const int64_t chunks = (d + width - 1) / width, centers = (width + kCenterColumns - 1) / kCenterColumns;
-  const Scratch<T> buffers = make_scratch<T>(2 * entries);
-  for (int64_t c = 0; c < 2; ++c)  // tiles read whole steps of rows
+  const int64_t count = std::min<int64_t>(2, chunks);
+  const Scratch<T> buffers = make_scratch<T>(count * entries);
+  for (int64_t c = 0; c < count; ++c)  // tiles read whole steps of rows
     std::fill(buffers.get() + c * entries + n * stride, buffers.get() + (c + 1) * entries, T(0));
   const auto depth_of = [&](int64_t chunk) {
     return round_up(std::min(d - chunk * width, width), kernels.dot_depth);

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// nhsic on the CPU for few samples (n <= 128, BiDO's batches): tr(S_K S_L), S = I - c P,
-// P = (H K H + c I)^-1, c = eps n, for all variables and pairs of a step in one call, in float64.
-//
-// For few samples the algebra is short, but as a composition it is some 400 calls of PyTorch, which took as
-// long as half of the products. H K H + c I is positive definite: swept in place without a search for
-// pivots. A pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does in
-// the composition (ops/nhsic.py), which serves larger n and float32 algebra.
+// nhsic on the CPU: tr(S_K S_L), S = I - c P, P = (H K H + c I)^-1, c = eps n, for all variables and pairs of
+// a step in one call, the algebra in float64.
 //   G = c P (sum_b grad_b S_b) P,   grad_x = (A - diag(A 1)) x as in gram_stack
+//
+// Few samples (n <= 128, BiDO's batches): one thread per variable. As a composition the algebra is some 400
+// calls of PyTorch, which took as long as half of the products. More: all threads work on one variable, with
+// the products of this package; P and P T P are symmetric, so one half is computed. H K H + c I is positive
+// definite; a pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does
+// in the composition (ops/nhsic.py), which serves float32 algebra.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <set>
 #include <vector>
 
 #include "../common/partners.h"
 #include "gram_stack.h"
+#include "nhsic_factors.h"
 #include "scratch.h"
 #include "variable.h"
 #include "weights.h"
@@ -23,92 +23,13 @@
 namespace bido {
 namespace {
 
-constexpr int64_t kMostRows = 128;
+constexpr int64_t kFewRows = 128;
 constexpr int64_t kGradientRows = 16;  // of G in a task
-
-// The negative inverse of a symmetric positive definite matrix, in place, by the sweep operator: on and above
-// the diagonal. What lies below never counts; some of it is computed, to keep vectors whole. `column` holds n
-// entries.
-BIDO_VECTORIZE bool sweep(double* a, double* column, int64_t n) {
-  bool positive = true;
-  for (int64_t k = 0; k < n; ++k) {
-    for (int64_t j = 0; j < k; ++j) column[j] = a[j * n + k];
-    for (int64_t j = k; j < n; ++j) column[j] = a[k * n + j];
-    const double pivot = column[k], p = 1 / pivot;
-    positive = positive && pivot > 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (i == k) continue;
-      double* row = a + i * n;
-      const double factor = column[i] * p;
-      for (int64_t j = i / kLanes * kLanes; j < n; ++j) row[j] -= factor * column[j];
-      (i < k ? row[k] : a[k * n + i]) = factor;
-    }
-    a[k * n + k] = -p;
-  }
-  return positive;
-}
 
 // out += left[0..n) b, rows of [n, n].
 BIDO_VECTORIZE void add_product(const double* left, const double* b, double* out, int64_t n) {
   for (int64_t k = 0; k < n; ++k)
     for (int64_t j = 0; j < n; ++j) out[j] += left[k] * b[k * n + j];
-}
-
-// S and, unless null, P of a Gram matrix up to centering.
-template <typename T>
-void factor_of_gram(const T* gram, double c, int64_t n, double* S, double* P) {
-  std::vector<double> means(n), column(n);
-  double mean = 0;
-  const auto symmetric = [&](int64_t i, int64_t j) {  // the user's own Gram matrix need not quite be it
-    return (static_cast<double>(gram[i * n + j]) + static_cast<double>(gram[j * n + i])) / 2;
-  };
-  for (int64_t i = 0; i < n; ++i) {
-    double sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += symmetric(i, j);
-    means[i] = sum / static_cast<double>(n);
-    mean += means[i] / static_cast<double>(n);
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j) S[i * n + j] = symmetric(i, j) - means[i] - (means[j] - mean);
-    S[i * n + i] += c;
-  }
-  if (!sweep(S, column.data(), n)) std::fill(S, S + n * n, std::numeric_limits<double>::quiet_NaN());
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j) {
-      const double swept = S[i * n + j];
-      if (P != nullptr) P[i * n + j] = P[j * n + i] = -swept;
-      S[i * n + j] = S[j * n + i] = (i == j ? 1.0 : 0.0) + c * swept;
-    }
-  }
-}
-
-// S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
-void factor_of_labels(const int64_t* y, double scale, double c, int64_t n, double* S) {
-  const double ridge = c / scale, count = static_cast<double>(n);
-  std::vector<double> weight(n), offset(n);
-  double total = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    weight[i] = 1 / (static_cast<double>(std::count(y, y + n, y[i])) + ridge);
-    offset[i] = ridge * weight[i];  // g
-    total += offset[i];
-  }
-  const double mean = total / count;
-  for (double& g : offset) g -= mean;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      S[i * n + j] = (y[i] == y[j] ? weight[i] : 0.0) + (offset[i] + offset[j] - (1 - mean)) / count +
-                     offset[i] * offset[j] / total;
-}
-
-BIDO_VECTORIZE double inner_product(const double* a, const double* b, int64_t count) {
-  double lanes[kLanes] = {};
-  int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += a[k + l] * b[k + l];
-  double sum = 0;
-  for (; k < count; ++k) sum += a[k] * b[k];
-  for (double lane : lanes) sum += lane;
-  return sum;
 }
 
 void check(const char* op, const std::vector<Tensor>& variables, const std::vector<int64_t>& kinds,
@@ -125,7 +46,6 @@ void check(const char* op, const std::vector<Tensor>& variables, const std::vect
                     ": only features and Gram matrices that are there have a gradient");
   STD_TORCH_CHECK(std::set<int64_t>(wanted.begin(), wanted.end()).size() == wanted.size(), op,
                   ": a gradient is wanted twice");
-  STD_TORCH_CHECK(variables[0].size(0) <= kMostRows, op, ": the kernel takes n <= ", kMostRows);
 }
 
 // Where the matrices of the variables lie: those of the wanted ones first, for they are kept.
@@ -164,51 +84,136 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   Tensor grams = matrices > 0 ? gram_stack_cpu(data, data_parameters, data_kinds)
                               : empty_like_with(parameters, {0, n, n}, scalar_type_of<T>());
 
-  // Factors that the backward needs come first, in the order of `partners`.
-  std::vector<int64_t> place(m, -1);
+  // Factors that the backward needs come first, in the order of `partners`. Many samples: a wanted variable
+  // that is no partner is paired with partners alone, so that one after the other can use the last place.
+  const bool few = n <= kFewRows;
+  std::vector<int64_t> place(m, -1), last;
   for (size_t b = 0; b < partners.size(); ++b) place[partners[b]] = static_cast<int64_t>(b);
   auto next = static_cast<int64_t>(partners.size());
-  for (int64_t v = 0; v < m; ++v)
-    if (place[v] < 0) place[v] = next++;
-  Tensor inverses = empty_like_with(parameters, {kept, n, n}, ScalarType::Double);
-  Tensor factors = empty_like_with(parameters, {m, n, n}, ScalarType::Double);
+  for (int64_t v = 0; v < m; ++v) {
+    if (place[v] >= 0) continue;
+    if (!few && std::find(wanted.begin(), wanted.end(), v) != wanted.end())
+      last.push_back(v);
+    else
+      place[v] = next++;
+  }
+  for (int64_t v : last) place[v] = next;
+  Tensor inverses = empty_large(parameters, {kept, n, n}, ScalarType::Double);
+  Tensor factors = empty_large(parameters, {next + !last.empty(), n, n}, ScalarType::Double);
   Tensor values = empty_like_with(parameters, {pairs}, ScalarType::Double);
   auto* S = static_cast<double*>(factors.mutable_data_ptr());
   auto* P = static_cast<double*>(inverses.mutable_data_ptr());
-  const T* gram = static_cast<const T*>(grams.const_data_ptr());
-  torch::stable::parallel_for(0, m, 1, [&](int64_t from, int64_t to) {
-    for (int64_t t = from; t < to; ++t) {
-      if (t < matrices) {
-        factor_of_gram<T>(gram + t * size, c, n, S + place[order[t]] * size,
-                          t < kept ? P + t * size : nullptr);
-        continue;
-      }
-      int64_t v = 0;  // the labels behind them, one after the other
-      for (int64_t skip = t - matrices; !group[v].is_labels() || skip-- > 0;) ++v;
-      factor_of_labels(static_cast<const int64_t*>(group[v].data.const_data_ptr()), parameter[v], c, n,
-                       S + place[v] * size);
-    }
-  });
   auto* value = static_cast<double*>(values.mutable_data_ptr());
+  const T* gram = static_cast<const T*>(grams.const_data_ptr());
+  const auto factorise = [&](int64_t v, RowBuffer<double>* work) {
+    double* out = S + place[v] * size;
+    if (group[v].is_labels())
+      return factor_of_labels(static_cast<const int64_t*>(group[v].data.const_data_ptr()), parameter[v], c, n,
+                              out);
+    const int64_t t = std::find(order.begin(), order.end(), v) - order.begin();
+    double* inverse = t < kept ? P + t * size : nullptr;
+    if (work == nullptr)
+      factor_of_few<T>(gram + t * size, group[v].is_gram(), c, n, out, inverse);
+    else
+      factor_of_many<T>(gram + t * size, group[v].is_gram(), c, n, out, inverse, *work);
+  };
+  if (few) {
+    torch::stable::parallel_for(0, m, 1, [&](int64_t from, int64_t to) {
+      for (int64_t v = from; v < to; ++v) factorise(v, nullptr);
+    });
+  } else {
+    RowBuffer<double> work(n, n);
+    const auto is_last = [&](int64_t v) { return std::find(last.begin(), last.end(), v) != last.end(); };
+    for (int64_t v = 0; v < m; ++v)
+      if (!is_last(v)) factorise(v, &work);
+    for (int64_t v : last) {
+      factorise(v, &work);
+      for (int64_t p = 0; p < pairs; ++p)
+        if (first[p] == v || second[p] == v)
+          value[p] = inner_product_of_matrices(S + place[first[p]] * size, S + place[second[p]] * size, n);
+    }
+  }
   for (int64_t p = 0; p < pairs; ++p)
-    value[p] = inner_product(S + place[first[p]] * size, S + place[second[p]] * size, size);
+    if (last.empty() || (place[first[p]] < next && place[second[p]] < next))
+      value[p] = inner_product_of_matrices(S + place[first[p]] * size, S + place[second[p]] * size, n);
   return {values, torch::stable::narrow(grams, 0, 0, kept), inverses,
           torch::stable::narrow(factors, 0, 0, static_cast<int64_t>(partners.size()))};
 }
 
-// Symmetric, centered and in the dtype of the Gram matrix.
 template <typename T>
-void finish_gradient(const double* G, T* out, int64_t n) {
-  std::vector<double> means(n, 0.0);
+BIDO_VECTORIZE double row_mean(const T* row, int64_t n) {
+  double lanes[kLanes] = {}, sum = 0;
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    for (int l = 0; l < kLanes; ++l) lanes[l] += row[j + l];
+  for (; j < n; ++j) sum += row[j];
+  for (double lane : lanes) sum += lane;
+  return sum / static_cast<double>(n);
+}
+
+// A symmetric matrix centered, in the dtype of the Gram matrix.
+template <typename T>
+void finish_gradient(const double* G, int64_t stride, T* out, int64_t n) {
+  std::vector<double> means(n);
+  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) means[i] = row_mean(G + i * stride, n);
+  });
   double mean = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) means[i] += (G[i * n + j] + G[j * n + i]) / 2;
-    means[i] /= static_cast<double>(n);
-    mean += means[i] / static_cast<double>(n);
+  for (double m : means) mean += m / static_cast<double>(n);
+  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      for (int64_t j = 0; j < n; ++j)
+        out[i * n + j] = static_cast<T>(G[i * stride + j] - means[i] - (means[j] - mean));
+  });
+}
+
+// What the gradient of one variable has of the factor of a partner.
+double coefficient_of(int64_t own, int64_t partner, const std::vector<int64_t>& first,
+                      const std::vector<int64_t>& second, const double* grads) {
+  double coefficient = 0;
+  for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
+    coefficient +=
+        ((first[p] == own && second[p] == partner) + (second[p] == own && first[p] == partner)) * grads[p];
+  return coefficient;
+}
+
+// One variable after the other, with all threads.
+template <typename T>
+std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
+                                     const std::vector<int64_t>& partners, const std::vector<int64_t>& first,
+                                     const std::vector<int64_t>& second, const double* grads, const double* P,
+                                     const double* S, const T* gram, const Tensor& stack, double c,
+                                     const std::vector<int64_t>& wanted) {
+  const int64_t n = group[0].data.size(0), size = n * n;
+  RowBuffer<double> inverse(n, n), sum(n, n), product(n, n);
+  std::vector<Tensor> result;
+  for (size_t w = 0; w < wanted.size(); ++w) {
+    std::vector<double> coefficients;
+    for (int64_t partner : partners)
+      coefficients.push_back(coefficient_of(wanted[w], partner, first, second, grads));
+    torch::stable::parallel_for(0, n, 32, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        std::copy(P + w * size + i * n, P + w * size + (i + 1) * n, inverse.row(i));
+        double* row = sum.row(i);
+        std::fill(row, row + n, 0.0);
+        for (size_t b = 0; b < partners.size(); ++b) {
+          const double* partner = S + static_cast<int64_t>(b) * size + i * n;
+          if (coefficients[b] != 0)
+            for (int64_t j = 0; j < n; ++j) row[j] += c * coefficients[b] * partner[j];
+        }
+      }
+    });
+    multiply_rows(inverse, sum, product.row(0), product.stride(), false);  // all three are symmetric
+    double* G = sum.row(0);
+    multiply_rows(product, inverse, G, sum.stride(), true);
+    mirror_upper(G, n, sum.stride());
+    const Variable<T>& v = group[wanted[w]];
+    Tensor entries = empty_like_with(stack, {n, n}, scalar_type_of<T>());
+    T* out = static_cast<T*>(entries.mutable_data_ptr());
+    finish_gradient<T>(G, sum.stride(), out, n);
+    result.push_back(v.is_gram() ? entries : gradient_of_features<T>(v, false, out, gram + w * size));
   }
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      out[i * n + j] = static_cast<T>((G[i * n + j] + G[j * n + i]) / 2 - means[i] - (means[j] - mean));
+  return result;
 }
 
 template <typename T>
@@ -226,17 +231,14 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
   const auto* S = static_cast<const double*>(factors.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
 
+  if (n > kFewRows) return backward_of_many<T>(group, partners, first, second, g, P, S, gram, stack, c, wanted);
   const Scratch<double> sums = make_scratch<double>(count * size),
                         products = make_scratch<double>(count * size);
   std::fill(sums.get(), sums.get() + count * size, 0.0);
   torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     for (int64_t w = from; w < to; ++w) {
       for (size_t b = 0; b < partners.size(); ++b) {
-        double coefficient = 0;
-        for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
-          coefficient += ((first[p] == wanted[w] && second[p] == partners[b]) +
-                          (second[p] == wanted[w] && first[p] == partners[b])) *
-                         g[p];
+        const double coefficient = coefficient_of(wanted[w], partners[b], first, second, g);
         if (coefficient == 0) continue;
         const double* partner = S + static_cast<int64_t>(b) * size;
         for (int64_t k = 0; k < size; ++k) sums[w * size + k] += coefficient * partner[k];
@@ -263,7 +265,11 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
     const Variable<T>& v = group[wanted[w]];
     Tensor G = empty_like_with(stack, {n, n}, scalar_type_of<T>());
     T* entries = static_cast<T*>(G.mutable_data_ptr());
-    finish_gradient<T>(products.get() + w * size, entries, n);
+    double* product = products.get() + w * size;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < i; ++j)
+        product[i * n + j] = product[j * n + i] = (product[i * n + j] + product[j * n + i]) / 2;
+    finish_gradient<T>(product, n, entries, n);
     grads.push_back(v.is_gram() ? G : gradient_of_features<T>(v, false, entries, gram + w * size));
   }
   return grads;

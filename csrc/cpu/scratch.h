@@ -7,6 +7,8 @@
 #include <memory>
 #include <new>
 
+#include "huge_pages.h"
+
 namespace bido {
 
 struct FreeScratch {
@@ -21,6 +23,7 @@ Scratch<T> make_scratch(int64_t count) {
   const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
   void* memory = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
   if (memory == nullptr) throw std::bad_alloc();
+  advise_huge_pages(memory, bytes);
   return Scratch<T>(static_cast<T*>(memory));
 }
 

@@ -85,12 +85,18 @@ def test_gaussian_gram(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     assert_same_bits(lambda x: bx.gaussian_gram(x, 1.0), [features(*shape, dtype)])
 
 
-@pytest.mark.parametrize("measure", [bx.nhsic, bx.coco], ids=lambda f: f.__name__)
+@each_wide_dtype
+@pytest.mark.parametrize("n", [64, 300, 600])
+def test_nhsic(dtype: torch.dtype, n: int) -> None:
+    inputs = [features(n, d, dtype, seed=d) for d in (120, 57, 33)]
+    criterion, y = bx.BiDOLoss("nhsic", 1.0, 3.0), torch.arange(n) % 5
+    assert_same_bits(lambda x, *z: criterion(x, list(z), y), inputs)
+
+
 @pytest.mark.parametrize("n", [64, 300])
-def test_measures_with_products_of_the_blas_stay_close(
-    measure: Callable[..., Tensor], n: int
-) -> None:
+def test_coco_stays_close(n: int) -> None:
+    """Its n x n algebra is the BLAS's."""
     inputs = [features(n, 300, torch.float32), features(n, 53, torch.float32, seed=1)]
-    one, two = (value_and_gradients(measure, inputs, threads) for threads in (1, 2))
+    one, two = (value_and_gradients(bx.coco, inputs, threads) for threads in (1, 2))
     for value, want in zip(two, one, strict=True):
         assert relative_error(value, want) < 1e-6

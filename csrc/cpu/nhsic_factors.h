@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The factors of nhsic, S = Kc (Kc + c I)^-1 = I - c P and P = (Kc + c I)^-1, Kc = H K H, in float64.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "spd_inverse.h"
+
+namespace bido {
+
+// Rows of the upper half of Kc + c I. `given`: the user's own Gram matrix, which need not quite be symmetric.
+template <typename T>
+class Ridge {
+ public:
+  Ridge(const T* gram, bool given, double c, int64_t n)
+      : gram_(gram), given_(given), c_(c), n_(n), means_(n) {
+    torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        double sum = 0;
+        for (int64_t j = 0; j < n; ++j) sum += symmetric(i, j);
+        means_[i] = sum / static_cast<double>(n);
+      }
+    });
+    for (double mean : means_) mean_ += mean / static_cast<double>(n);
+  }
+
+  // Entries i.. of row i to out[i..n).
+  void fill(int64_t i, double* out) const {
+    for (int64_t j = i; j < n_; ++j) out[j] = symmetric(i, j) - means_[i] - (means_[j] - mean_);
+    out[i] += c_;
+  }
+
+ private:
+  double symmetric(int64_t i, int64_t j) const {
+    const auto entry = static_cast<double>(gram_[i * n_ + j]);
+    return given_ ? (entry + static_cast<double>(gram_[j * n_ + i])) / 2 : entry;
+  }
+
+  const T* gram_;
+  bool given_;
+  double c_;
+  int64_t n_;
+  std::vector<double> means_;
+  double mean_ = 0;
+};
+
+// S and, unless null, P of few samples, on the calling thread.
+template <typename T>
+void factor_of_few(const T* gram, bool given, double c, int64_t n, double* S, double* P) {
+  const Ridge<T> ridge(gram, given, c, n);
+  std::vector<double> column(n);
+  for (int64_t i = 0; i < n; ++i) ridge.fill(i, S + i * n);
+  if (!sweep(S, column.data(), n)) std::fill(S, S + n * n, std::numeric_limits<double>::quiet_NaN());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = i; j < n; ++j) {
+      const double swept = S[i * n + j];
+      if (P != nullptr) P[i * n + j] = P[j * n + i] = -swept;
+      S[i * n + j] = S[j * n + i] = (i == j ? 1.0 : 0.0) + c * swept;
+    }
+  }
+}
+
+// The same of many samples, on all threads. `work` is a buffer of n rows of n entries.
+template <typename T>
+void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, double* P,
+                    RowBuffer<double>& work) {
+  const Ridge<T> ridge(gram, given, c, n);
+  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) ridge.fill(i, work.row(i));
+  });
+  const bool positive = sweep_blocks(work.row(0), n, work.stride());
+  mirror_upper(work.row(0), n, work.stride());
+  const double sign = positive ? 1 : std::numeric_limits<double>::quiet_NaN();
+  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const double* swept = work.row(i);
+      for (int64_t j = 0; j < n; ++j) S[i * n + j] = sign * c * swept[j];
+      S[i * n + i] += 1;
+      if (P == nullptr) continue;
+      for (int64_t j = 0; j < n; ++j) P[i * n + j] = -sign * swept[j];
+    }
+  });
+}
+
+// S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
+inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n, double* S) {
+  const double ridge = c / scale, count = static_cast<double>(n);
+  std::vector<double> weight(n), offset(n);
+  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      weight[i] = 1 / (static_cast<double>(std::count(y, y + n, y[i])) + ridge);
+  });
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    offset[i] = ridge * weight[i];  // g
+    total += offset[i];
+  }
+  const double mean = total / count;
+  for (double& g : offset) g -= mean;
+  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      for (int64_t j = 0; j < n; ++j)
+        S[i * n + j] = (y[i] == y[j] ? weight[i] : 0.0) + (offset[i] + offset[j] - (1 - mean)) / count +
+                       offset[i] * offset[j] / total;
+  });
+}
+
+template <typename T>
+BIDO_VECTORIZE T inner_product(const T* a, const T* b, int64_t count) {
+  T lanes[kLanes] = {};
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes)
+    for (int l = 0; l < kLanes; ++l) lanes[l] += a[k + l] * b[k + l];
+  T sum = 0;
+  for (; k < count; ++k) sum += a[k] * b[k];
+  for (T lane : lanes) sum += lane;
+  return sum;
+}
+
+// <a, b> of two [n, n] matrices: blocks of rows side by side, added up in order.
+inline double inner_product_of_matrices(const double* a, const double* b, int64_t n) {
+  constexpr int64_t kRows = 64;
+  const int64_t blocks = (n + kRows - 1) / kRows;
+  std::vector<double> sums(blocks);
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; ++k)
+      sums[k] = inner_product(a + k * kRows * n, b + k * kRows * n, std::min(kRows, n - k * kRows) * n);
+  });
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace bido
