@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.allocator import keep_freed_memory
 from benchmarks.case import CaseSpec
 from benchmarks.gate import evaluate, judge, truth_of
 from benchmarks.machine import ROOT
@@ -96,6 +97,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, request["dtype"]), request["device"]
     if request["task"] == "memory":
         return _memory(spec, request["name"], dtype, device)
+    keep_freed_memory()
     case = build(spec)
     problem = case.make().to(dtype, device)
     function = case.implementations[request["name"]]

@@ -70,6 +70,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="above N samples compare nothing with float64 and run no rival; the record says so",
     )
+    parser.add_argument(
+        "--fresh-memory",
+        action="store_true",
+        help="let freed memory go back to the system, so that every call pays for its pages",
+    )
     parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
     parser.add_argument(
         "--smoke", action="store_true", help="tiny shapes, few rounds, no file unless --json"
@@ -205,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times=not options.no_times,
         modes=options.modes,
         no_gate_above=options.no_gate_above,
+        fresh_memory=options.fresh_memory,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     failures, done = 0, []

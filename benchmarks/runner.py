@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks import isolated, own
+from benchmarks.allocator import keep_freed_memory
 from benchmarks.case import OWN, OpCase, is_own, mode_of
 from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_of
 from benchmarks.machine import machine_line
@@ -35,6 +36,8 @@ class Settings:
         times: Whether to measure times, and with them the floor.
         modes: Of bido_ext, such as "streaming"; :data:`benchmarks.registry.PLAIN_MODE` is bido_ext as
             it chooses itself. None for all.
+        fresh_memory: Whether freed memory goes back to the system between calls, as it does by default:
+            see :mod:`benchmarks.allocator`.
         no_gate_above: Above this n the gate, and every rival, is left out: the float64 truth and the
             rivals need more memory than the machine may have. Recorded in the record.
         say: Told what happens, one line at a time.
@@ -50,6 +53,7 @@ class Settings:
     times: bool = True
     modes: Collection[str] | None = None
     no_gate_above: int | None = None
+    fresh_memory: bool = False
     say: Callable[[str], None] = lambda line: None
 
 
@@ -65,6 +69,7 @@ def run_case(case: OpCase, settings: Settings) -> Record:
         NothingToRunError: The case has none of the modes asked for, and no rivals were.
     """
     torch.set_num_threads(settings.threads)
+    kept = settings.times and not settings.fresh_memory and keep_freed_memory()
     not_gated = _why_no_gate(case, settings)
     names = _names(case, settings, gated=not_gated is None)
     if not names:
@@ -101,6 +106,7 @@ def run_case(case: OpCase, settings: Settings) -> Record:
         "threads": settings.threads,
         "rounds": settings.rounds,
         "gate": not_gated or "run",
+        "freed_memory": "kept" if kept else "returned",
         "floor": {
             "what": "floor",
             "ms": None if floor_s is None else 1e3 * floor_s,
