@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freed memory stays with the process while times are taken.
 
-By default large blocks go back to the system when they are freed, and the next call pays for their pages again:
-0.1 s per GiB on huge pages, 1.5 s per GiB in a virtual machine whose host takes free pages back after two seconds
-("free page reporting"). That is a cost of the machine and of the time since the last call, not of an
+By default large blocks go back to the system when they are freed, and the next call pays for their pages
+again; in a virtual machine whose host takes free pages back after two seconds ("free page reporting") some
+fifteen times as much. That is a cost of the machine and of the time since the last call, not of an
 implementation, and the floor, which has its results allocated, would never pay it.
 """
 

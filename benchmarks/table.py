@@ -20,6 +20,8 @@ from benchmarks.machine import ROOT
 from benchmarks.results import RESULTS, Record, load
 from benchmarks.rivals import NAMES
 
+#: Relative error from which on a rival's result has no digit right in the measured dtype.
+NO_DIGITS = 1.0
 BLOCK = re.compile(r"(<!-- benchmark:(\S+) -->\n)(.*?)(<!-- /benchmark -->)", re.DOTALL)
 TITLES = {
     "published": "published algorithm",
@@ -72,7 +74,11 @@ def _caption(records: Sequence[Record], varies: bool) -> str:
         f"{m['device']}, PyTorch {m['torch']}, bido_ext {m['bido_ext']} ({m['commit']})"
         for m in (record["machine"] for record in records)
     }
-    settings = {f"{r['dtype']}, {r['threads']} threads, {r['rounds']} rounds" for r in records}
+    settings = {
+        f"{r['dtype']}, {r['threads']} threads, {r['rounds']} rounds"
+        + (f", freed memory {r['freed_memory']}" if "freed_memory" in r else "")
+        for r in records
+    }
     shape = "" if varies else f"d = {_dims(records[0])}; "
     return (
         f"{shape}{'; '.join(sorted(settings))}. {'; '.join(sorted(machines))}. Medians; bido_ext's "
@@ -107,7 +113,10 @@ def _dims(record: Record) -> str:
 def _ratio(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
-    return "refused" if row["refusal"] else _number(row.get("times_floor"), ".2f")
+    if row["refusal"]:
+        return "refused"
+    wrong = max(row.get(key) or 0 for key in ("value_error", "gradient_error")) >= NO_DIGITS
+    return _number(row.get("times_floor"), ".2f") + (" (wrong)" if wrong else "")
 
 
 def _number(value: float | None, form: str) -> str:
@@ -153,10 +162,16 @@ def stale(paths: Sequence[Path], check: bool, results: Path = RESULTS) -> list[P
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fills or checks; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="default: README.md and docs/*.md")
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="default: README.md, docs/*.md, benchmarks/README.md"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
     options = parser.parse_args(arguments)
-    paths = options.files or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    paths = options.files or [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        ROOT / "benchmarks" / "README.md",
+    ]
     try:
         changed = stale(paths, options.check)
     except (OSError, ValueError) as error:

@@ -140,7 +140,9 @@ def backends() -> list[BackendRow]:
         if op in COMPOSITES:
             for device in ("cpu", "cuda"):
                 rows.append(
-                    BackendRow(op, device, "composite", COMPOSITES[op] + _kernel_of_composite(op, device))
+                    BackendRow(
+                        op, device, "composite", COMPOSITES[op] + _kernel_of_composite(op, device)
+                    )
                 )
             continue
         rows.append(_row(op, "cpu", op in CPU_KERNELS, _cpu_problem))

@@ -40,7 +40,7 @@ RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 UNRECORDED = ("triton", "cuda")
 #: The largest batch whose nhsic the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
-#: Whether nhsic with its algebra in float64 goes to csrc/cpu/nhsic_kernel.cpp; False in tests of the composition.
+#: Whether csrc/cpu/nhsic_kernel.cpp takes nhsic with algebra in float64; tests of the composition say no.
 CPU_NHSIC_KERNEL = True
 #: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
 #: (csrc/cuda/hsic_entries.cuh).

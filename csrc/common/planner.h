@@ -11,10 +11,11 @@
 
 namespace bido {
 
-constexpr int64_t kPlannedChunk = 512 + 16;  // entries per row of a centered chunk of tiles (inner_products.h)
-constexpr int64_t kPlannedPanel = 256 + 8;    // rows of a panel of weights (panel_product.h)
-constexpr int64_t kWholeUpTo = 512;           // up to here a Gram matrix is one tile
-constexpr int64_t kDenseTile = 128;           // beyond: small enough that diagonal tiles cost little
+constexpr int64_t kPlannedChunk =
+    512 + 16;                               // entries per row of a centered chunk of tiles (inner_products.h)
+constexpr int64_t kPlannedPanel = 256 + 8;  // rows of a panel of weights (panel_product.h)
+constexpr int64_t kWholeUpTo = 512;         // up to here a Gram matrix is one tile
+constexpr int64_t kDenseTile = 128;         // beyond: small enough that diagonal tiles cost little
 constexpr int64_t kSmallestTile = 32;
 constexpr int64_t kLargestTile = 512;  // beyond, tiles only cost cache
 

@@ -79,7 +79,7 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
 // Tiles take narrower chunks: five rows of the left and of the right then fit into the first-level cache.
 template <typename T>
 constexpr int64_t kTileChunk = 2048 / sizeof(T);
-constexpr int64_t kLeftRows = 1024;     // rows that are centered at once, for all threads
+constexpr int64_t kLeftRows = 1024;      // rows that are centered at once, for all threads
 constexpr int64_t kCenterColumns = 128;  // of a task that centers
 
 // Entries per row of a centered chunk of the columns of x.
@@ -167,8 +167,7 @@ void inner_products_of_row_blocks(const Tensor& x, int64_t tile, int64_t tile_st
           next = tasks.take();
           const int64_t following = i + (columns - 1 - next) * tile;
           RowsAhead ahead{};
-          if (next >= 0 && following >= i_end)
-            ahead = rows_ahead(x, following, following + tile, begin, end);
+          if (next >= 0 && following >= i_end) ahead = rows_ahead(x, following, following + tile, begin, end);
           for (int64_t a = i; a < std::min(i_end, b + 1); a += tile) {
             kernels.dot_block(left.get() + (a - i) * stride, std::min(i_end - a, tile), rows, b_end - b,
                               stride, depth, target(a / tile, b / tile), tile_stride,

@@ -231,7 +231,8 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
   const auto* S = static_cast<const double*>(factors.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
 
-  if (n > kFewRows) return backward_of_many<T>(group, partners, first, second, g, P, S, gram, stack, c, wanted);
+  if (n > kFewRows)
+    return backward_of_many<T>(group, partners, first, second, g, P, S, gram, stack, c, wanted);
   const Scratch<double> sums = make_scratch<double>(count * size),
                         products = make_scratch<double>(count * size);
   std::fill(sums.get(), sums.get() + count * size, 0.0);

@@ -45,8 +45,7 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
   // Chunks of columns of nearly the same width, as many for every thread. How the columns are cut does not
   // change their sums.
   const int64_t threads = torch::stable::get_num_threads(), share = threads / std::gcd(blocks, threads);
-  const int64_t chunks =
-      std::min(strips_of_row, round_up((strips_of_row + kStrips - 1) / kStrips, share));
+  const int64_t chunks = std::min(strips_of_row, round_up((strips_of_row + kStrips - 1) / kStrips, share));
   const int64_t width = (strips_of_row + chunks - 1) / chunks * kernels.strip;
   const auto column = [&](int64_t chunk) {
     return std::min(d, chunk * strips_of_row / chunks * kernels.strip);

@@ -82,9 +82,9 @@ inline bool sweep_blocks(double* a, int64_t n, int64_t stride) {
     run_tasks(static_cast<int64_t>(tiles.size()), [&](Tasks& tasks) {
       for (int64_t t = tasks.take(); t >= 0; t = tasks.take()) {
         const auto [i, j] = tiles[t];
-        kernels.dot_block(products.row(i), std::min(tile, n - i), columns.row(j),
-                          std::min(tile, n - j), columns.stride(), depth, a + i * stride + j, stride,
-                          i == j ? 0 : kComputeAll, true, {});
+        kernels.dot_block(products.row(i), std::min(tile, n - i), columns.row(j), std::min(tile, n - j),
+                          columns.stride(), depth, a + i * stride + j, stride, i == j ? 0 : kComputeAll, true,
+                          {});
       }
     });
   }
