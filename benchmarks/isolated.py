@@ -46,10 +46,12 @@ def memory(
 
 
 def foreign_time(
-    spec: CaseSpec, name: str, dtype: str, device: str, threads: int, rounds: dict[str, int]
-) -> dict[str, Any]:
+    spec: CaseSpec, name: str, dtype: str, device: str, threads: int, rounds: dict[str, int],
+    keep_freed: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Verdict and timing of one implementation alone: {"verdict": ..., "timing": ...} or error."""
-    return _child("time", spec, name, dtype, device, threads, rounds, 3600)
+    task = "time" if keep_freed else "time with fresh memory"
+    return _child(task, spec, name, dtype, device, threads, rounds, 3600)
 
 
 def _child(
@@ -97,7 +99,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, request["dtype"]), request["device"]
     if request["task"] == "memory":
         return _memory(spec, request["name"], dtype, device)
-    keep_freed_memory()
+    if request["task"] == "time":
+        keep_freed_memory()
     case = build(spec)
     problem = case.make().to(dtype, device)
     function = case.implementations[request["name"]]

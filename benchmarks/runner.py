@@ -182,8 +182,9 @@ def _foreign(case: OpCase, name: str, settings: Settings) -> dict[str, Any]:
     settings.say(f"  {name}, in a process of its own")
     rounds = {"rounds": settings.rounds, "minimum_rounds": settings.minimum_rounds}
     answer = isolated.foreign_time(
-        case.spec, name, settings.dtype, settings.device, settings.threads, rounds
-    )
+        case.spec, name, settings.dtype, settings.device, settings.threads, rounds,
+        keep_freed=not settings.fresh_memory,
+    )  # fmt: skip
     if "error" in answer:
         nothing = float("nan")
         return {"verdict": asdict(Verdict(nothing, nothing, nothing, answer["error"]))}

@@ -11,11 +11,12 @@
 
 namespace bido {
 
-constexpr int64_t kPlannedChunk =
-    512 + 16;                               // entries per row of a centered chunk of tiles (inner_products.h)
-constexpr int64_t kPlannedPanel = 256 + 8;  // rows of a panel of weights (panel_product.h)
-constexpr int64_t kWholeUpTo = 512;         // up to here a Gram matrix is one tile
-constexpr int64_t kDenseTile = 128;         // beyond: small enough that diagonal tiles cost little
+// Bytes per row of a centered chunk of columns, and of one of few rows (inner_products.h).
+constexpr int64_t kPlannedChunk = 2048, kPlannedChunkOfFew = 4096;
+constexpr int64_t kPlannedFewRows = 192, kPlannedGroups = 16;  // few rows: partial sums per variable at most
+constexpr int64_t kPlannedPanel = 256 + 8;                     // rows of a panel of weights (panel_product.h)
+constexpr int64_t kWholeUpTo = 512;                            // up to here a Gram matrix is one tile
+constexpr int64_t kDenseTile = 128;  // beyond: small enough that diagonal tiles cost little
 constexpr int64_t kSmallestTile = 32;
 constexpr int64_t kLargestTile = 512;  // beyond, tiles only cost cache
 
@@ -46,21 +47,39 @@ struct Widths {
 // Row sums, weights of the diagonal, shifts: float64 vectors of length n.
 inline int64_t vector_bytes(int64_t n, const Widths& w) { return 8 * n * (2 * w.variables + 4); }
 
+// Entries per row of a centered chunk: rows do not meet in one cache set.
+inline int64_t chunk_width(const Widths& w, int64_t element, int64_t bytes) {
+  return std::min(bytes / element, w.widest) + 16 + 8;
+}
+
 // One tile per variable, two of weights, two chunks, means and norms.
 inline int64_t streaming_bytes(int64_t n, const Widths& w, int64_t element, int64_t tile) {
-  const int64_t t = std::min(tile, n), width = std::min(kPlannedChunk, w.widest + 16);
+  const int64_t t = std::min(tile, n), width = chunk_width(w, element, kPlannedChunk);
   return element * ((w.variables + 2) * t * t + 2 * (t + 8) * (width + t) + w.total + w.features * n) +
          vector_bytes(n, w);
 }
 
-// The tiles on or above the diagonal, and the larger of a centered chunk and a panel of weights.
+// Centered chunks and what is summed with them, of the whole matrix or of tiles; those of one thread.
+inline int64_t chunk_bytes(int64_t n, const Widths& w, int64_t element) {
+  if (n <= kPlannedFewRows) {
+    const int64_t chunks = w.total * element / kPlannedChunkOfFew + w.features;
+    const int64_t sums = std::min(kPlannedGroups * w.features, chunks);
+    return element * ((n + 8) * chunk_width(w, element, kPlannedChunkOfFew) + sums * n * n);
+  }
+  const int64_t width = chunk_width(w, element, kPlannedChunk);
+  if (n > 1024) return element * (1024 + 8 + kDenseTile + 8) * width;
+  const int64_t ahead =
+      w.widest > kPlannedChunk / element ? 2 : 1;  // the next is centered beside the products
+  return element * ahead * (n + 8) * width;
+}
+
+// The tiles on or above the diagonal, and the larger of centered chunks and a panel of weights.
 inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
-  const int64_t t = dense_tile(n), blocks = (n + t - 1) / t, width = std::min(kPlannedChunk, w.widest + 16);
+  const int64_t t = dense_tile(n), blocks = (n + t - 1) / t;
   const int64_t kept = w.features * (blocks * (blocks + 1) / 2) * t * t;
-  const int64_t ahead = w.widest + 16 > width ? 2 : 1;  // the next chunk is centered beside the products
-  const int64_t chunk = (n <= 1024 ? ahead * (n + 8) : 1024 + 8) * width;
   const int64_t panel = std::min(kPlannedPanel, n + 8) * n;
-  return element * (kept + std::max(chunk, panel) + w.widest) + vector_bytes(n, w);
+  return element * (kept + w.widest) + std::max(chunk_bytes(n, w, element), element * panel) +
+         vector_bytes(n, w);
 }
 
 // HSIC or CKA of the pairs of a group with their gradients.

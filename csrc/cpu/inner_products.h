@@ -167,7 +167,8 @@ void inner_products_of_row_blocks(const Tensor& x, int64_t tile, int64_t tile_st
           next = tasks.take();
           const int64_t following = i + (columns - 1 - next) * tile;
           RowsAhead ahead{};
-          if (next >= 0 && following >= i_end) ahead = rows_ahead(x, following, following + tile, begin, end);
+          if (next >= 0 && following >= i_end)
+            ahead = rows_ahead(x, following, std::min(n, following + tile), begin, end);
           for (int64_t a = i; a < std::min(i_end, b + 1); a += tile) {
             kernels.dot_block(left.get() + (a - i) * stride, std::min(i_end - a, tile), rows, b_end - b,
                               stride, depth, target(a / tile, b / tile), tile_stride,

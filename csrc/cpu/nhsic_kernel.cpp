@@ -73,23 +73,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
 
   const std::vector<int64_t> order = order_of(kinds, wanted), partners = partners_of(first, second, wanted);
   const auto matrices = static_cast<int64_t>(order.size());
-  std::vector<Tensor> data;
-  std::vector<int64_t> data_kinds;
-  Tensor data_parameters = empty_like_with(parameters, {matrices}, ScalarType::Double);
-  for (int64_t k = 0; k < matrices; ++k) {
-    data.push_back(variables[order[k]]);
-    data_kinds.push_back(kinds[order[k]]);
-    static_cast<double*>(data_parameters.mutable_data_ptr())[k] = parameter[order[k]];
-  }
-  Tensor grams = matrices > 0 ? gram_stack_cpu(data, data_parameters, data_kinds)
-                              : empty_like_with(parameters, {0, n, n}, scalar_type_of<T>());
-
-  // Factors that the backward needs come first, in the order of `partners`. Many samples: a wanted variable
-  // that is no partner is paired with partners alone, so that one after the other can use the last place.
+  const auto stack_of = [&](int64_t from, int64_t to) {
+    std::vector<Tensor> data;
+    std::vector<int64_t> data_kinds;
+    Tensor data_parameters = empty_like_with(parameters, {to - from}, ScalarType::Double);
+    for (int64_t k = from; k < to; ++k) {
+      data.push_back(variables[order[k]]);
+      data_kinds.push_back(kinds[order[k]]);
+      static_cast<double*>(data_parameters.mutable_data_ptr())[k - from] = parameter[order[k]];
+    }
+    return from < to ? gram_stack_cpu(data, data_parameters, data_kinds)
+                     : empty_like_with(parameters, {0, n, n}, scalar_type_of<T>());
+  };
+  // Few samples: one call for all. Many: the Gram matrices that the backward does not need go when they are
+  // used.
   const bool few = n <= kFewRows;
+  Tensor grams = stack_of(0, few ? matrices : kept);
+  const Tensor other_grams = stack_of(few ? matrices : kept, matrices);
+  const auto gram = [&](int64_t t) {
+    return few || t < kept ? static_cast<const T*>(grams.const_data_ptr()) + t * size
+                           : static_cast<const T*>(other_grams.const_data_ptr()) + (t - kept) * size;
+  };
+
+  // The factors of partners are kept for the backward, in their order. The others need a place while there
+  // are pairs to sum; many samples: a wanted variable that is no partner is paired with partners alone, so
+  // that one such after the other can use the last place.
+  const auto kept_factors = static_cast<int64_t>(partners.size());
   std::vector<int64_t> place(m, -1), last;
-  for (size_t b = 0; b < partners.size(); ++b) place[partners[b]] = static_cast<int64_t>(b);
-  auto next = static_cast<int64_t>(partners.size());
+  for (int64_t b = 0; b < kept_factors; ++b) place[partners[b]] = b;
+  int64_t next = kept_factors;
   for (int64_t v = 0; v < m; ++v) {
     if (place[v] >= 0) continue;
     if (!few && std::find(wanted.begin(), wanted.end(), v) != wanted.end())
@@ -98,24 +110,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
       place[v] = next++;
   }
   for (int64_t v : last) place[v] = next;
+  const int64_t others = next + !last.empty() - kept_factors;
   Tensor inverses = empty_large(parameters, {kept, n, n}, ScalarType::Double);
-  Tensor factors = empty_large(parameters, {next + !last.empty(), n, n}, ScalarType::Double);
+  Tensor factors = empty_large(parameters, {kept_factors, n, n}, ScalarType::Double);
+  const Scratch<double> other_factors = make_scratch<double>(others * size);
   Tensor values = empty_like_with(parameters, {pairs}, ScalarType::Double);
-  auto* S = static_cast<double*>(factors.mutable_data_ptr());
+  auto* kept_S = static_cast<double*>(factors.mutable_data_ptr());
   auto* P = static_cast<double*>(inverses.mutable_data_ptr());
+  const auto S = [&](int64_t v) {
+    return place[v] < kept_factors ? kept_S + place[v] * size
+                                   : other_factors.get() + (place[v] - kept_factors) * size;
+  };
   auto* value = static_cast<double*>(values.mutable_data_ptr());
-  const T* gram = static_cast<const T*>(grams.const_data_ptr());
   const auto factorise = [&](int64_t v, RowBuffer<double>* work) {
-    double* out = S + place[v] * size;
+    double* out = S(v);
     if (group[v].is_labels())
       return factor_of_labels(static_cast<const int64_t*>(group[v].data.const_data_ptr()), parameter[v], c, n,
                               out);
     const int64_t t = std::find(order.begin(), order.end(), v) - order.begin();
     double* inverse = t < kept ? P + t * size : nullptr;
     if (work == nullptr)
-      factor_of_few<T>(gram + t * size, group[v].is_gram(), c, n, out, inverse);
+      factor_of_few<T>(gram(t), group[v].is_gram(), c, n, out, inverse);
     else
-      factor_of_many<T>(gram + t * size, group[v].is_gram(), c, n, out, inverse, *work);
+      factor_of_many<T>(gram(t), group[v].is_gram(), c, n, out, inverse, *work);
   };
   if (few) {
     torch::stable::parallel_for(0, m, 1, [&](int64_t from, int64_t to) {
@@ -130,14 +147,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
       factorise(v, &work);
       for (int64_t p = 0; p < pairs; ++p)
         if (first[p] == v || second[p] == v)
-          value[p] = inner_product_of_matrices(S + place[first[p]] * size, S + place[second[p]] * size, n);
+          value[p] = inner_product_of_matrices(S(first[p]), S(second[p]), n);
     }
   }
   for (int64_t p = 0; p < pairs; ++p)
     if (last.empty() || (place[first[p]] < next && place[second[p]] < next))
-      value[p] = inner_product_of_matrices(S + place[first[p]] * size, S + place[second[p]] * size, n);
-  return {values, torch::stable::narrow(grams, 0, 0, kept), inverses,
-          torch::stable::narrow(factors, 0, 0, static_cast<int64_t>(partners.size()))};
+      value[p] = inner_product_of_matrices(S(first[p]), S(second[p]), n);
+  return {values, torch::stable::narrow(grams, 0, 0, kept), inverses, factors};
 }
 
 template <typename T>

@@ -4,6 +4,7 @@
 // runs them, or in what order: then results do not depend on the number of threads.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -29,7 +30,8 @@ class Tasks {
 template <typename Worker>
 void run_tasks(int64_t count, const Worker& worker) {
   Tasks tasks(count);
-  torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) { worker(tasks); });
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, std::min(count, threads), 1, [&](int64_t, int64_t) { worker(tasks); });
 }
 
 }  // namespace bido

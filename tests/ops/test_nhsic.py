@@ -242,6 +242,25 @@ def test_both_ways_agree_with_two_sets_of_labels(n: int, monkeypatch: pytest.Mon
         assert relative_error(value, want) < 1e-9
 
 
+@EACH_WAY
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_error_grows_with_the_condition_number_not_its_square(n: int, scale: float) -> None:
+    """Linear kernel, default eps: K has rank 20 and norm n scale^2, c = 1e-5 n; the truth in primal form."""
+    x, y = features(n, 20) * scale, torch.arange(n) % 3
+    x.requires_grad_()
+    value = bx.nhsic(x, y, bx.Linear())
+    (got,) = torch.autograd.grad(value, x)
+    truth = x.detach().requires_grad_()
+    centered, c = truth - truth.mean(0), 1e-5 * n
+    inner = centered.T @ centered + c * torch.eye(20, dtype=torch.float64)
+    S = centered @ torch.linalg.solve(inner, centered.T)
+    want = (S * nhsic_factor((y[:, None] == y[None]).double(), 1e-5)[0]).sum()
+    (expected,) = torch.autograd.grad(want, truth)
+    condition = float(torch.linalg.matrix_norm(centered.detach(), 2)) ** 2 / c + 1
+    assert relative_error(value.detach(), want.detach()) < 2e-15 * condition
+    assert relative_error(got, expected) < 2e-14 * condition
+
+
 ARGUMENTS = {
     "a pair out of range": ({"second": [2]}, "a pair names a variable"),
     "a gradient of labels": ({"wanted": [1]}, "have a gradient"),
