@@ -117,13 +117,25 @@ RowsAhead rows_ahead(const Tensor& x, int64_t row_begin, int64_t row_end, int64_
           (std::min(end, x.size(1)) - begin) * bytes};
 }
 
+// Rows far apart in memory that are too short for the hardware to see them coming.
+constexpr int64_t kShortRow = 256, kRowsBefore = 12;
+
+template <typename In>
+inline void fetch_row(const In* row, int64_t width) {
+  for (int64_t j = 0; j < width; j += 64 / static_cast<int64_t>(sizeof(In)))
+    __builtin_prefetch(row + j, 0, 2);
+}
+
 template <typename T>
 void center_columns(const Tensor& x, int64_t begin, int64_t end, T* out, int64_t stride, int64_t padded) {
   const int64_t n = x.size(0), width = end - begin;
   std::vector<T> mean(width, T(0));
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
-    for (int64_t i = 0; i < n; ++i) add_row<In, T>(row_of<In>(x, i, begin), mean.data(), width);
+    for (int64_t i = 0; i < n; ++i) {
+      if (width <= kShortRow && i + kRowsBefore < n) fetch_row(row_of<In>(x, i + kRowsBefore, begin), width);
+      add_row<In, T>(row_of<In>(x, i, begin), mean.data(), width);
+    }
     for (int64_t j = 0; j < width; ++j) mean[j] /= static_cast<T>(n);
     for (int64_t i = 0; i < n; ++i)
       subtract_row<In, T>(row_of<In>(x, i, begin), mean.data(), out + i * stride, width);

@@ -116,17 +116,23 @@ void inner_products_of_whole_chunks(const Tensor& x, int64_t tile, int64_t tile_
   for (int64_t chunk = -1; chunk < chunks; ++chunk) {
     const int64_t before = chunk + 1 < chunks ? centers : 0;
     const auto products = static_cast<int64_t>(chunk < 0 ? 0 : pairs.size());
+    const T* rows = buffers.get() + std::max<int64_t>(chunk, 0) % 2 * entries;
     run_tasks(before + products, [&](Tasks& tasks) {
-      for (int64_t t = tasks.take(); t >= 0; t = tasks.take()) {
+      for (int64_t t = tasks.take(), next = tasks.take(); t >= 0; t = next, next = tasks.take()) {
         if (t < before) {
           center(chunk + 1, t);
           continue;
         }
         const auto [a, b] = pairs[t - before];
-        const T* rows = buffers.get() + chunk % 2 * entries;
+        RowsAhead ahead{};  // another thread may have centered them, on a core with other caches
+        if (next >= 0) {
+          const int64_t following = pairs[next - before].second;
+          ahead = {reinterpret_cast<const char*>(rows + following * stride), std::min(n - following, tile),
+                   stride * static_cast<int64_t>(sizeof(T)), width * static_cast<int64_t>(sizeof(T))};
+        }
         kernels.dot_block(rows + a * stride, std::min(n - a, tile), rows + b * stride, std::min(n - b, tile),
                           stride, depth_of(chunk), target(a / tile, b / tile), tile_stride,
-                          a == b ? 0 : kComputeAll, chunk > 0, {});
+                          a == b ? 0 : kComputeAll, chunk > 0, ahead);
       }
     });
   }
