@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nhsic on the CPU: tr(S_K S_L), S = I - c P, P = (H K H + c I)^-1, c = eps n, for all variables and pairs of
-// a step in one call, the algebra in float64.
-//   G = c P (sum_b grad_b S_b) P,   grad_x = (A - diag(A 1)) x as in gram_stack
+// a step in one call, the algebra in float64. nhsic_backward_kernel.cpp has the gradient.
 //
 // Few samples (n <= 128, BiDO's batches): one thread per variable. As a composition the algebra is some 400
 // calls of PyTorch, which took as long as half of the products. More: all threads work on one variable, with
@@ -10,43 +9,17 @@
 // definite; a pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does
 // in the composition (ops/nhsic.py), which serves float32 algebra.
 #include <algorithm>
-#include <set>
 #include <vector>
 
 #include "../common/partners.h"
 #include "gram_stack.h"
+#include "nhsic_arguments.h"
 #include "nhsic_factors.h"
 #include "scratch.h"
 #include "variable.h"
-#include "weights.h"
 
 namespace bido {
 namespace {
-
-constexpr int64_t kFewRows = 128;
-constexpr int64_t kGradientRows = 16;  // of G in a task
-
-// out += left[0..n) b, rows of [n, n].
-BIDO_VECTORIZE void add_product(const double* left, const double* b, double* out, int64_t n) {
-  for (int64_t k = 0; k < n; ++k)
-    for (int64_t j = 0; j < n; ++j) out[j] += left[k] * b[k * n + j];
-}
-
-void check(const char* op, const std::vector<Tensor>& variables, const std::vector<int64_t>& kinds,
-           const std::vector<int64_t>& first, const std::vector<int64_t>& second,
-           const std::vector<int64_t>& wanted) {
-  STD_TORCH_CHECK(!variables.empty() && variables.size() == kinds.size() && first.size() == second.size(), op,
-                  ": needs variables, one kind for each, and pairs");
-  const auto m = static_cast<int64_t>(variables.size());
-  for (size_t p = 0; p < first.size(); ++p)
-    STD_TORCH_CHECK(first[p] >= 0 && first[p] < m && second[p] >= 0 && second[p] < m, op,
-                    ": a pair names a variable that is not there");
-  for (int64_t v : wanted)
-    STD_TORCH_CHECK(v >= 0 && v < m && static_cast<KernelKind>(kinds[v]) != KernelKind::labels, op,
-                    ": only features and Gram matrices that are there have a gradient");
-  STD_TORCH_CHECK(std::set<int64_t>(wanted.begin(), wanted.end()).size() == wanted.size(), op,
-                  ": a gradient is wanted twice");
-}
 
 // Where the matrices of the variables lie: those of the wanted ones first, for they are kept.
 std::vector<int64_t> order_of(const std::vector<int64_t>& kinds, const std::vector<int64_t>& wanted) {
@@ -87,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   };
   // Few samples: one call for all. Many: the Gram matrices that the backward does not need go when they are
   // used.
-  const bool few = n <= kFewRows;
+  const bool few = n <= kFewSamples;
   Tensor grams = stack_of(0, few ? matrices : kept);
   const Tensor other_grams = stack_of(few ? matrices : kept, matrices);
   const auto gram = [&](int64_t t) {
@@ -156,173 +129,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   return {values, torch::stable::narrow(grams, 0, 0, kept), inverses, factors};
 }
 
-template <typename T>
-BIDO_VECTORIZE double row_mean(const T* row, int64_t n) {
-  double lanes[kLanes] = {}, sum = 0;
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += row[j + l];
-  for (; j < n; ++j) sum += row[j];
-  for (double lane : lanes) sum += lane;
-  return sum / static_cast<double>(n);
-}
-
-// A symmetric matrix centered, in the dtype of the Gram matrix.
-template <typename T>
-void finish_gradient(const double* G, int64_t stride, T* out, int64_t n) {
-  std::vector<double> means(n);
-  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) means[i] = row_mean(G + i * stride, n);
-  });
-  double mean = 0;
-  for (double m : means) mean += m / static_cast<double>(n);
-  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      for (int64_t j = 0; j < n; ++j)
-        out[i * n + j] = static_cast<T>(G[i * stride + j] - means[i] - (means[j] - mean));
-  });
-}
-
-// What the gradient of one variable has of the factor of a partner.
-double coefficient_of(int64_t own, int64_t partner, const std::vector<int64_t>& first,
-                      const std::vector<int64_t>& second, const double* grads) {
-  double coefficient = 0;
-  for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
-    coefficient +=
-        ((first[p] == own && second[p] == partner) + (second[p] == own && first[p] == partner)) * grads[p];
-  return coefficient;
-}
-
-// One variable after the other, with all threads.
-template <typename T>
-std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
-                                     const std::vector<int64_t>& partners, const std::vector<int64_t>& first,
-                                     const std::vector<int64_t>& second, const double* grads, const double* P,
-                                     const double* S, const T* gram, const Tensor& stack, double c,
-                                     const std::vector<int64_t>& wanted) {
-  const int64_t n = group[0].data.size(0), size = n * n;
-  RowBuffer<double> inverse(n, n), sum(n, n), product(n, n);
-  std::vector<Tensor> result;
-  for (size_t w = 0; w < wanted.size(); ++w) {
-    std::vector<double> coefficients;
-    for (int64_t partner : partners)
-      coefficients.push_back(coefficient_of(wanted[w], partner, first, second, grads));
-    torch::stable::parallel_for(0, n, 32, [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; ++i) {
-        std::copy(P + w * size + i * n, P + w * size + (i + 1) * n, inverse.row(i));
-        double* row = sum.row(i);
-        std::fill(row, row + n, 0.0);
-        for (size_t b = 0; b < partners.size(); ++b) {
-          const double* partner = S + static_cast<int64_t>(b) * size + i * n;
-          if (coefficients[b] != 0)
-            for (int64_t j = 0; j < n; ++j) row[j] += c * coefficients[b] * partner[j];
-        }
-      }
-    });
-    multiply_rows(inverse, sum, product.row(0), product.stride(), false);  // all three are symmetric
-    double* G = sum.row(0);
-    multiply_rows(product, inverse, G, sum.stride(), true);
-    mirror_upper(G, n, sum.stride());
-    const Variable<T>& v = group[wanted[w]];
-    Tensor entries = empty_like_with(stack, {n, n}, scalar_type_of<T>());
-    T* out = static_cast<T*>(entries.mutable_data_ptr());
-    finish_gradient<T>(G, sum.stride(), out, n);
-    result.push_back(v.is_gram() ? entries : gradient_of_features<T>(v, false, out, gram + w * size));
-  }
-  return result;
-}
-
-template <typename T>
-std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& variables,
-                             const Tensor& parameters, const Tensor& stack, const Tensor& inverses,
-                             const Tensor& factors, const std::vector<int64_t>& kinds,
-                             const std::vector<int64_t>& first, const std::vector<int64_t>& second,
-                             double eps, const std::vector<int64_t>& wanted) {
-  const auto group = make_group<T>("nhsic_backward", variables, parameters, kinds);
-  const int64_t n = variables[0].size(0), size = n * n, count = static_cast<int64_t>(wanted.size());
-  const double c = eps * static_cast<double>(n);
-  const std::vector<int64_t> partners = partners_of(first, second, wanted);
-  const auto* g = static_cast<const double*>(grad.const_data_ptr());
-  const auto* P = static_cast<const double*>(inverses.const_data_ptr());
-  const auto* S = static_cast<const double*>(factors.const_data_ptr());
-  const auto* gram = static_cast<const T*>(stack.const_data_ptr());
-
-  if (n > kFewRows)
-    return backward_of_many<T>(group, partners, first, second, g, P, S, gram, stack, c, wanted);
-  const Scratch<double> sums = make_scratch<double>(count * size),
-                        products = make_scratch<double>(count * size);
-  std::fill(sums.get(), sums.get() + count * size, 0.0);
-  torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-    for (int64_t w = from; w < to; ++w) {
-      for (size_t b = 0; b < partners.size(); ++b) {
-        const double coefficient = coefficient_of(wanted[w], partners[b], first, second, g);
-        if (coefficient == 0) continue;
-        const double* partner = S + static_cast<int64_t>(b) * size;
-        for (int64_t k = 0; k < size; ++k) sums[w * size + k] += coefficient * partner[k];
-      }
-    }
-  });
-  const int64_t blocks = (n + kGradientRows - 1) / kGradientRows;
-  torch::stable::parallel_for(0, count * blocks, 1, [&](int64_t from, int64_t to) {
-    std::vector<double> left(n);
-    for (int64_t t = from; t < to; ++t) {
-      const int64_t w = t / blocks, begin = t % blocks * kGradientRows;
-      for (int64_t i = begin; i < std::min(n, begin + kGradientRows); ++i) {
-        double* out = products.get() + w * size + i * n;
-        std::fill(left.begin(), left.end(), 0.0);
-        std::fill(out, out + n, 0.0);
-        add_product(P + w * size + i * n, sums.get() + w * size, left.data(), n);
-        add_product(left.data(), P + w * size, out, n);
-        for (int64_t j = 0; j < n; ++j) out[j] *= c;
-      }
-    }
-  });
-  std::vector<Tensor> grads;
-  for (int64_t w = 0; w < count; ++w) {
-    const Variable<T>& v = group[wanted[w]];
-    Tensor G = empty_like_with(stack, {n, n}, scalar_type_of<T>());
-    T* entries = static_cast<T*>(G.mutable_data_ptr());
-    double* product = products.get() + w * size;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < i; ++j)
-        product[i * n + j] = product[j * n + i] = (product[i * n + j] + product[j * n + i]) / 2;
-    finish_gradient<T>(product, n, entries, n);
-    grads.push_back(v.is_gram() ? G : gradient_of_features<T>(v, false, entries, gram + w * size));
-  }
-  return grads;
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cpu(std::vector<Tensor> variables, Tensor parameters,
                                                      std::vector<int64_t> kinds, std::vector<int64_t> first,
                                                      std::vector<int64_t> second, double eps, bool wide,
                                                      std::vector<int64_t> wanted) {
-  check("nhsic", variables, kinds, first, second, wanted);
+  check_nhsic("nhsic", variables, kinds, first, second, wanted);
   STD_TORCH_CHECK(wide, "nhsic: the kernel computes in float64");
   const auto run = group_dtype(variables, kinds) == ScalarType::Double ? &forward<double> : &forward<float>;
   return run(variables, parameters, kinds, first, second, eps, wanted);
-}
-
-std::vector<Tensor> nhsic_backward_cpu(Tensor grad, std::vector<Tensor> variables, Tensor parameters,
-                                       Tensor stack, Tensor inverses, Tensor factors,
-                                       std::vector<int64_t> kinds, std::vector<int64_t> first,
-                                       std::vector<int64_t> second, double eps, std::vector<int64_t> wanted) {
-  check("nhsic_backward", variables, kinds, first, second, wanted);
-  const ScalarType dtype = group_dtype(variables, kinds);
-  const int64_t size = variables[0].size(0) * variables[0].size(0),
-                count = static_cast<int64_t>(wanted.size()),
-                partners = static_cast<int64_t>(partners_of(first, second, wanted).size());
-  STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && stack.scalar_type() == dtype &&
-                      inverses.scalar_type() == ScalarType::Double &&
-                      factors.scalar_type() == ScalarType::Double &&
-                      grad.numel() == static_cast<int64_t>(first.size()) && stack.numel() == count * size &&
-                      inverses.numel() == count * size && factors.numel() == partners * size,
-                  "nhsic_backward: what is given must be what the forward kept");
-  const auto run = dtype == ScalarType::Double ? &backward<double> : &backward<float>;
-  return run(torch::stable::contiguous(grad), variables, parameters, torch::stable::contiguous(stack),
-             torch::stable::contiguous(inverses), torch::stable::contiguous(factors), kinds, first, second,
-             eps, wanted);
 }
 
 }  // namespace bido
@@ -337,7 +153,4 @@ STABLE_TORCH_LIBRARY(bido_cpu, m) {
       " Tensor factors, int[] kinds, int[] first, int[] second, float eps, int[] wanted) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) {
-  m.impl("nhsic", TORCH_BOX(&bido::nhsic_cpu));
-  m.impl("nhsic_backward", TORCH_BOX(&bido::nhsic_backward_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) { m.impl("nhsic", TORCH_BOX(&bido::nhsic_cpu)); }
