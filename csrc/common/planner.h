@@ -11,12 +11,12 @@
 
 namespace bido {
 
-// Bytes per row of a centered chunk of columns, and of one of few rows (inner_products.h).
-constexpr int64_t kPlannedChunk = 2048, kPlannedChunkOfFew = 4096;
-constexpr int64_t kPlannedFewRows = 192, kPlannedGroups = 16;  // few rows: partial sums per variable at most
-constexpr int64_t kPlannedPanel = 256 + 8;                     // rows of a panel of weights (panel_product.h)
-constexpr int64_t kWholeUpTo = 512;                            // up to here a Gram matrix is one tile
-constexpr int64_t kDenseTile = 128;  // beyond: small enough that diagonal tiles cost little
+// Bytes per row of a centered chunk of columns (inner_products.h).
+constexpr int64_t kPlannedChunk = 2048;
+constexpr int64_t kPlannedFewRows = 384;    // up to here every variable has some partial sums
+constexpr int64_t kPlannedPanel = 256 + 8;  // rows of a panel of weights (panel_product.h)
+constexpr int64_t kWholeUpTo = 512;         // up to here a Gram matrix is one tile
+constexpr int64_t kDenseTile = 128;         // beyond: small enough that diagonal tiles cost little
 constexpr int64_t kSmallestTile = 32;
 constexpr int64_t kLargestTile = 512;  // beyond, tiles only cost cache
 
@@ -62,9 +62,9 @@ inline int64_t streaming_bytes(int64_t n, const Widths& w, int64_t element, int6
 // Centered chunks and what is summed with them, of the whole matrix or of tiles; those of one thread.
 inline int64_t chunk_bytes(int64_t n, const Widths& w, int64_t element) {
   if (n <= kPlannedFewRows) {
-    const int64_t chunks = w.total * element / kPlannedChunkOfFew + w.features;
-    const int64_t sums = std::min(kPlannedGroups * w.features, chunks);
-    return element * ((n + 8) * chunk_width(w, element, kPlannedChunkOfFew) + sums * n * n);
+    const int64_t bytes = n <= 192 ? 2 * kPlannedChunk : kPlannedChunk, groups = n <= 192 ? 16 : 8;
+    const int64_t sums = std::min(groups * w.features, w.total * element / bytes + w.features);
+    return element * ((n + 8) * chunk_width(w, element, bytes) + sums * n * n);
   }
   const int64_t width = chunk_width(w, element, kPlannedChunk);
   if (n > 1024) return element * (1024 + 8 + kDenseTile + 8) * width;

@@ -17,14 +17,17 @@
 
 namespace bido {
 
-constexpr int64_t kSmallRows = 192;  // up to here columns are shared among tasks
-template <typename T>
-constexpr int64_t kChunk = 4096 / sizeof(T);  // columns of a centered chunk of few rows
 constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
 constexpr int64_t kComputeAll = -(int64_t{1} << 60);
 
-// The number of tasks per variable does not depend on the number of threads: neither do the sums.
-constexpr int64_t kGroups = 16;
+// Up to here columns are shared among tasks; a chunk and the sums of a task fit into the second-level cache.
+constexpr int64_t kSmallRows = 384;
+template <typename T>
+constexpr int64_t chunk_of_few(int64_t n) {
+  return (n <= 192 ? 4096 : 2048) / sizeof(T);
+}
+// Tasks per variable. Not by the number of threads: the sums would depend on it.
+constexpr int64_t groups_of_few(int64_t n) { return n <= 192 ? 16 : 8; }
 
 // Into `outs[v]`, [n, n]: the upper triangles of the inner products of `features[v]`.
 template <typename T>
@@ -35,45 +38,53 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
   };
   const auto& kernels = product_kernels<T>();
   const int64_t n = features[0].size(0), padded_rows = round_up(n, kernels.dot_rows);
+  const int64_t width = chunk_of_few<T>(n);
   std::vector<Task> tasks;
+  std::vector<size_t> first_task;  // of each variable, and one beyond
   int64_t widest = 1;
   for (size_t v = 0; v < features.size(); ++v) {
-    const int64_t d = features[v].size(1), chunks = (d + kChunk<T> - 1) / kChunk<T>;
-    widest = std::max(widest, std::min(d, kChunk<T>));
-    const int64_t groups = std::min(kGroups, chunks);
+    const int64_t d = features[v].size(1), chunks = (d + width - 1) / width;
+    widest = std::max(widest, std::min(d, width));
+    const int64_t groups = std::min(groups_of_few(n), chunks);
+    first_task.push_back(tasks.size());
     for (int64_t g = 0; g < groups; ++g) tasks.push_back({v, g * chunks / groups, (g + 1) * chunks / groups});
   }
+  first_task.push_back(tasks.size());
   const auto count = static_cast<int64_t>(tasks.size());
   const Scratch<T> partial = make_scratch<T>(count * n * n);
-  torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+  run_tasks(count, [&](Tasks& queue) {
     const int64_t stride = round_up(widest, kernels.dot_depth) + kSkew;
     const Scratch<T> chunk = make_scratch<T>(padded_rows * stride);
     std::fill(chunk.get() + n * stride, chunk.get() + padded_rows * stride, T(0));
-    for (int64_t t = first; t < last; ++t) {
+    for (int64_t t = queue.take(), next = queue.take(); t >= 0; t = next, next = queue.take()) {
       const Tensor& x = features[tasks[t].variable];
       for (int64_t c = tasks[t].chunk_begin; c < tasks[t].chunk_end; ++c) {
-        const int64_t begin = c * kChunk<T>, end = std::min(x.size(1), begin + kChunk<T>);
+        const int64_t begin = c * width, end = std::min(x.size(1), begin + width);
         const int64_t depth = round_up(end - begin, kernels.dot_depth);
         center_columns<T>(x, begin, end, chunk.get(), stride, depth);
-        const bool more = c + 1 < tasks[t].chunk_end;
-        const RowsAhead ahead = more           ? rows_ahead(x, 0, n, end, end + kChunk<T>)
-                                : t + 1 < last ? rows_ahead(features[tasks[t + 1].variable], 0, n,
-                                                            tasks[t + 1].chunk_begin * kChunk<T>,
-                                                            (tasks[t + 1].chunk_begin + 1) * kChunk<T>)
-                                               : RowsAhead{};
+        RowsAhead ahead{};
+        if (c + 1 < tasks[t].chunk_end) {
+          ahead = rows_ahead(x, 0, n, end, end + width);
+        } else if (next >= 0) {
+          const int64_t following = tasks[next].chunk_begin * width;
+          ahead = rows_ahead(features[tasks[next].variable], 0, n, following, following + width);
+        }
         kernels.dot_block(chunk.get(), n, chunk.get(), n, stride, depth, partial.get() + t * n * n, n, 0,
                           c > tasks[t].chunk_begin, ahead);
       }
     }
   });
   // Entries below the diagonal of a partial sum may be unset: only the others are added up.
-  for (auto* out : outs) std::fill(out, out + n * n, T(0));
-  for (int64_t t = 0; t < count; ++t) {
-    T* out = outs[tasks[t].variable];
-    const T* sums = partial.get() + t * n * n;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = i; j < n; ++j) out[i * n + j] += sums[i * n + j];
-  }
+  torch::stable::parallel_for(0, n, 64, [&](int64_t from, int64_t to) {
+    for (size_t v = 0; v < features.size(); ++v) {
+      for (int64_t i = from; i < to; ++i) {
+        T* row = outs[v] + i * n;
+        std::fill(row, row + n, T(0));
+        for (size_t t = first_task[v]; t < first_task[v + 1]; ++t)
+          for (int64_t j = i; j < n; ++j) row[j] += partial[(t * n + i) * n + j];
+      }
+    }
+  });
 }
 
 // Tiles take narrower chunks: five rows of the left and of the right then fit into the first-level cache.
