@@ -45,7 +45,8 @@ void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& pa
   // Chunks of columns of nearly the same width, as many for every thread. How the columns are cut does not
   // change their sums.
   const int64_t threads = torch::stable::get_num_threads(), share = threads / std::gcd(blocks, threads);
-  const int64_t chunks = std::min(strips_of_row, round_up((strips_of_row + kStrips - 1) / kStrips, share));
+  const int64_t most = std::max<int64_t>(1, kStrips * kPanelRows / std::max(kPanelRows, step));
+  const int64_t chunks = std::min(strips_of_row, round_up((strips_of_row + most - 1) / most, share));
   const int64_t width = (strips_of_row + chunks - 1) / chunks * kernels.strip;
   const auto column = [&](int64_t chunk) {
     return std::min(d, chunk * strips_of_row / chunks * kernels.strip);
@@ -90,7 +91,7 @@ void multiply_panel(const T* panel, int64_t stride, int64_t rows, int64_t depth,
   const auto part = [&](int64_t row, int64_t k) {
     return PanelPart<T>{panel + row * stride + k, stride, false, depth - k};
   };
-  multiply_panel<T>(rows, std::min(rows, kPanelRows), depth, part, x, 0, out, out_row, false);
+  multiply_panel<T>(rows, rows, depth, part, x, 0, out, out_row, false);
 }
 
 }  // namespace bido

@@ -108,7 +108,8 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
 // The gradient of the features from that of their Gram matrix, both contiguous (n, n).
 template <typename T>
 Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, const T* gram) {
-  const int64_t n = v.data.size(0), rows = std::min(n, kPanelRows);
+  // Twice the rows where that is half of the matrix: the features are packed half as often.
+  const int64_t n = v.data.size(0), rows = std::min(n, n > 512 && n <= 1024 ? 2 * kPanelRows : kPanelRows);
   Tensor out = empty_large(v.data, {n, v.data.size(1)}, v.data.scalar_type());
   const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * n);
   const auto means = v.kind == KernelKind::linear ? symmetric_means<T>(grad, n) : std::vector<double>();
