@@ -8,6 +8,7 @@
 
 #include "../common/kernel_tile.h"
 #include "inner_products.h"
+#include "mirror.h"
 #include "vectorize.h"
 
 namespace bido {
@@ -41,16 +42,6 @@ void finish_tile(KernelKind kind, T gamma, bool minus_one, const T* norms, Block
     if (diagonal && kind != KernelKind::linear)
       row[i] = diagonal_minus_one(norms[I.begin + i]) + T(minus_one ? 0 : 1);
   }
-}
-
-template <typename T>
-void mirror_tile(T* tile, int64_t size, int64_t stride) {
-  constexpr int64_t kBlock = 32;
-  for (int64_t i0 = 0; i0 < size; i0 += kBlock)
-    for (int64_t j0 = i0; j0 < size; j0 += kBlock)
-      for (int64_t i = i0; i < std::min(size, i0 + kBlock); ++i)
-        for (int64_t j = std::max(j0, i + 1); j < std::min(size, j0 + kBlock); ++j)
-          tile[j * stride + i] = tile[i * stride + j];
 }
 
 // Kept tiles of one variable: those on or above the diagonal, row after row, [count][tile][tile].
@@ -103,7 +94,7 @@ void fill_stores(const std::vector<Variable<T>>& features, const std::vector<Til
         finish_tile<T>(features[v].kind, features[v].parameter, minus_one, norms.get(), {0, n}, {0, n}, first,
                        last, store.data, n);
       });
-      mirror_tile<T>(store.data, n, n);
+      mirror_upper<T>(store.data, n, n);
       continue;
     }
     torch::stable::parallel_for(0, store.count(), 1, [&](int64_t first, int64_t last) {
@@ -115,7 +106,7 @@ void fill_stores(const std::vector<Variable<T>>& features, const std::vector<Til
         T* entries = store.data + t * tile * tile;
         finish_tile<T>(features[v].kind, features[v].parameter, minus_one, norms.get(), I, J, 0, I.size(),
                        entries, tile);
-        if (row == column) mirror_tile<T>(entries, I.size(), tile);
+        if (row == column) mirror_upper<T>(entries, I.size(), tile);
       }
     });
   }

@@ -106,7 +106,7 @@ class GramTiles {
     torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
       finish_tile<T>(variable.kind, variable.parameter, true, norms_[v].get(), I, J, first, last, out, tile_);
     });
-    if (row == column) mirror_tile<T>(out, I.size(), tile_);
+    if (row == column) mirror_upper<T>(out, I.size(), tile_);
     return {out, tile_};
   }
 

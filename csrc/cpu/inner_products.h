@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../common/planner.h"
 #include "products.h"
 #include "scratch.h"
 #include "tasks.h"
@@ -92,6 +93,9 @@ template <typename T>
 constexpr int64_t kTileChunk = 2048 / sizeof(T);
 constexpr int64_t kLeftRows = 1024;      // rows that are centered at once, for all threads
 constexpr int64_t kCenterColumns = 128;  // of a task that centers
+
+static_assert(kPlannedFewRows == kSmallRows && kPlannedChunk == kTileChunk<float> * 4,
+              "the planner counts what these products take");
 
 // Entries per row of a centered chunk of the columns of x.
 template <typename T>

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "../common/partners.h"
+#include "hsic_sums.h"
+#include "mirror.h"
 #include "nhsic_arguments.h"
 #include "row_products.h"
 #include "weights.h"
@@ -21,23 +23,12 @@ BIDO_VECTORIZE void add_product(const double* left, const double* b, double* out
     for (int64_t j = 0; j < n; ++j) out[j] += left[k] * b[k * n + j];
 }
 
-template <typename T>
-BIDO_VECTORIZE double row_mean(const T* row, int64_t n) {
-  double lanes[kLanes] = {}, sum = 0;
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += row[j + l];
-  for (; j < n; ++j) sum += row[j];
-  for (double lane : lanes) sum += lane;
-  return sum / static_cast<double>(n);
-}
-
 // A symmetric matrix centered, in the dtype of the Gram matrix.
 template <typename T>
 void finish_gradient(const double* G, int64_t stride, T* out, int64_t n) {
   std::vector<double> means(n);
   torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) means[i] = row_mean(G + i * stride, n);
+    for (int64_t i = first; i < last; ++i) means[i] = row_sum(G + i * stride, n) / static_cast<double>(n);
   });
   double mean = 0;
   for (double m : means) mean += m / static_cast<double>(n);

@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+#include "hsic_sums.h"
+#include "mirror.h"
 #include "spd_inverse.h"
 
 namespace bido {
@@ -109,18 +111,6 @@ inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n
   });
 }
 
-template <typename T>
-BIDO_VECTORIZE T inner_product(const T* a, const T* b, int64_t count) {
-  T lanes[kLanes] = {};
-  int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += a[k + l] * b[k + l];
-  T sum = 0;
-  for (; k < count; ++k) sum += a[k] * b[k];
-  for (T lane : lanes) sum += lane;
-  return sum;
-}
-
 // <a, b> of two [n, n] matrices: blocks of rows side by side, added up in order.
 inline double inner_product_of_matrices(const double* a, const double* b, int64_t n) {
   constexpr int64_t kRows = 64;
@@ -128,7 +118,7 @@ inline double inner_product_of_matrices(const double* a, const double* b, int64_
   std::vector<double> sums(blocks);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; ++k)
-      sums[k] = inner_product(a + k * kRows * n, b + k * kRows * n, std::min(kRows, n - k * kRows) * n);
+      sums[k] = row_product(a + k * kRows * n, b + k * kRows * n, std::min(kRows, n - k * kRows) * n);
   });
   double total = 0;
   for (double sum : sums) total += sum;

@@ -21,8 +21,7 @@ class RowBuffer {
         depth_(round_up(depth, product_kernels<T>().dot_depth)),
         stride_(depth_ + kSkew),
         data_(make_scratch<T>((rows + product_kernels<T>().dot_rows) * stride_)) {
-    const T* end = data_.get() + (rows + product_kernels<T>().dot_rows) * stride_;
-    std::fill(row(rows), const_cast<T*>(end), T(0));
+    std::fill_n(row(rows), product_kernels<T>().dot_rows * stride_, T(0));
     for (int64_t i = 0; i < rows; ++i) std::fill(row(i) + depth, row(i) + stride_, T(0));
   }
   T* row(int64_t i) { return data_.get() + i * stride_; }
@@ -58,19 +57,6 @@ void multiply_rows(const RowBuffer<T>& left, const RowBuffer<T>& right, T* out, 
                           std::min(kTileChunk<T>, left.depth() - k), out + i * out_stride + j, out_stride,
                           upper && i == j ? 0 : kComputeAll, k > 0, {});
     }
-  });
-}
-
-// Below the diagonal what is above it.
-template <typename T>
-void mirror_upper(T* a, int64_t n, int64_t stride) {
-  constexpr int64_t kBlock = 32;
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i0 = first * kBlock; i0 < std::min(n, last * kBlock); i0 += kBlock)
-      for (int64_t j0 = 0; j0 <= i0; j0 += kBlock)
-        for (int64_t i = i0; i < std::min(n, i0 + kBlock); ++i)
-          for (int64_t j = j0; j < std::min(i, j0 + kBlock); ++j) a[i * stride + j] = a[j * stride + i];
   });
 }
 

@@ -68,8 +68,8 @@ BIDO_VECTORIZE bool invert_factor(T* a, int64_t n, RowBuffer<T>& inverse, RowBuf
   return positive;
 }
 
-// Many rows: a tile of pivots at a time. With U'U the pivot block and B the columns of the pivots, W = B
-// U^-1,
+// Many rows: a tile of pivots at a time. With U'U the pivot block and B the columns of the pivots,
+// W = B U^-1,
 //   A_IJ -= W_I W_J',   A_IK = W_I U^-T,   A_KK = -U^-1 U^-T,
 // which are products of rows, of the upper half only. Through W the error grows with the condition number as
 // that of a Cholesky factorisation does; through the inverse of the block, B (U'U)^-1 B', with its square.
