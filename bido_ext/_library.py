@@ -25,7 +25,8 @@ from bido_ext import _serve
 
 #: Ops with a compiled kernel, by library; the others are compositions of these.
 TRITON_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
-CPU_KERNELS = CUDA_KERNELS = (*TRITON_KERNELS, "nhsic")
+CUDA_KERNELS = (*TRITON_KERNELS, "nhsic")
+CPU_KERNELS = (*CUDA_KERNELS, "coco")
 ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",
@@ -103,7 +104,7 @@ def load_kernels() -> None:
         if FORCED == "triton":
             library.impl(name, function if INTERPRETED else functools.partial(_no_cpu, name), "CPU")
     if _cpu_problem is None:
-        for name in _serve.OPTIONAL:
+        for name in _serve.CPU_OPTIONAL:
             library.impl(name, functools.partial(_serve.call_cpu, name), "CPU")
     _KEEP_ALIVE.append(library)
 
@@ -152,11 +153,14 @@ def backends() -> list[BackendRow]:
 
 def _kernel_of_composite(op: str, device: str) -> str:
     """What serves the calls for which a composition has a kernel of its own."""
-    problem = _cpu_problem if device == "cpu" else _cuda_problem
-    if op not in CPU_KERNELS or problem is not None:
+    kernels, problem = (
+        (CPU_KERNELS, _cpu_problem) if device == "cpu" else (CUDA_KERNELS, _cuda_problem)
+    )
+    if op not in kernels or problem is not None:
         return ""
     if device == "cpu":
-        return "; algebra in float64 (default up to n = 1024): kernel of bido_cpu"
+        norm = "Frobenius norm, " if op == "coco" else ""
+        return f"; {norm}algebra in float64 (default up to n = 1024): kernel of bido_cpu"
     return (
         f"; n <= {_serve.SMALL_NHSIC}: kernel of bido_cuda, never run on hardware; serves after a self-check"
         " at first use"

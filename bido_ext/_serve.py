@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation serves an op on a GPU: recorded first, then checked, else the reference. On a CPU the
-kernels of ``bido_cpu`` serve; only nhsic has a choice there (:func:`call_cpu`).
+kernels of ``bido_cpu`` serve; only nhsic and coco have a choice there (:func:`call_cpu`).
 
 In this order, per op, dtype and device:
 
@@ -40,8 +40,10 @@ RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 UNRECORDED = ("triton", "cuda")
 #: The largest batch whose nhsic the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
-#: Whether csrc/cpu/nhsic_kernel.cpp takes nhsic with algebra in float64; tests of the composition say no.
-CPU_NHSIC_KERNEL = True
+#: Compositions with a kernel on the CPU (:func:`cpu_kernel_takes`), and whether it may serve; tests of the
+#: compositions say no.
+CPU_OPTIONAL = ("nhsic", "nhsic_backward", "coco", "coco_backward")
+CPU_OPTIONAL_KERNELS = True
 #: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
 #: (csrc/cuda/hsic_entries.cuh).
 MOST_IN_GROUP = 64
@@ -117,11 +119,22 @@ def is_small(name: str, args: Sequence[Any]) -> bool:
     return inverses.dtype == torch.float64 and inverses.shape[-1] <= SMALL_NHSIC  # type: ignore[no-any-return]
 
 
+def cpu_kernel_takes(name: str, args: Sequence[Any]) -> bool:
+    """Whether the kernels of nhsic and coco in csrc/cpu take the arguments: algebra in float64, and of coco
+    the Frobenius norm."""
+    if name in ("nhsic", "coco"):
+        wide = args[6]
+    else:
+        wide = args[4 if name == "nhsic_backward" else 5].dtype == torch.float64
+    norm = args[{"coco": 5, "coco_backward": 9}[name]] if name.startswith("coco") else "fro"
+    return bool(wide and norm == "fro")
+
+
 def call_cpu(name: str, *args: Any) -> Any:
-    """nhsic on the CPU: the C++ kernel where the algebra is in float64, else the composition."""
-    wide = args[6] if name == "nhsic" else args[4].dtype == torch.float64
-    function = getattr(torch.ops.bido_cpu, name) if wide and CPU_NHSIC_KERNEL else _defaults[name]
-    return function(*args)
+    """nhsic or coco on the CPU: the C++ kernel if it takes the arguments, else the composition."""
+    if CPU_OPTIONAL_KERNELS and cpu_kernel_takes(name, args):
+        return getattr(torch.ops.bido_cpu, name)(*args)
+    return _defaults[name](*args)
 
 
 def call(name: str, forced: str | None, *args: Any) -> Any:

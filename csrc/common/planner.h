@@ -12,7 +12,7 @@
 namespace bido {
 
 // Bytes per row of a centered chunk of columns (inner_products.h).
-constexpr int64_t kPlannedChunk = 2048;
+constexpr int64_t kPlannedChunk = 2048, kPlannedWholeChunk = 4096;
 constexpr int64_t kPlannedFewRows = 384;    // up to here every variable has some partial sums
 constexpr int64_t kPlannedPanel = 256 + 8;  // rows of a panel of weights (panel_product.h)
 constexpr int64_t kWholeUpTo = 512;         // up to here a Gram matrix is one tile
@@ -66,18 +66,18 @@ inline int64_t chunk_bytes(int64_t n, const Widths& w, int64_t element) {
     const int64_t sums = std::min(groups * w.features, w.total * element / bytes + w.features);
     return element * ((n + 8) * chunk_width(w, element, bytes) + sums * n * n);
   }
-  const int64_t width = chunk_width(w, element, kPlannedChunk);
-  if (n > 1024) return element * (1024 + 8 + kDenseTile + 8) * width;
+  if (n > 1024)
+    return element * (1024 + 8 + kDenseTile + 8) * chunk_width(w, element, kPlannedChunk);
   const int64_t ahead =
-      w.widest > kPlannedChunk / element ? 2 : 1;  // the next is centered beside the products
-  return element * ahead * (n + 8) * width;
+      w.widest > kPlannedWholeChunk / element ? 2 : 1;  // the next is centered beside the products
+  return element * ahead * (n + 8) * chunk_width(w, element, kPlannedWholeChunk);
 }
 
 // The tiles on or above the diagonal, and the larger of centered chunks and a panel of weights.
 inline int64_t dense_bytes(int64_t n, const Widths& w, int64_t element) {
   const int64_t t = dense_tile(n), blocks = (n + t - 1) / t;
   const int64_t kept = w.features * (blocks * (blocks + 1) / 2) * t * t;
-  const int64_t panel = std::min(kPlannedPanel, n + 8) * n;
+  const int64_t panel = std::min(kPlannedPanel, n + 8) * (n + 16);
   return element * (kept + w.widest) + std::max(chunk_bytes(n, w, element), element * panel) +
          vector_bytes(n, w);
 }

@@ -13,6 +13,7 @@
 #include "hsic_group.h"
 #include "hsic_sums.h"
 #include "huge_pages.h"
+#include "pair_arguments.h"
 
 namespace bido {
 namespace {
@@ -154,12 +155,9 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tenso
                                             std::vector<int64_t> kinds, std::vector<int64_t> first,
                                             std::vector<int64_t> second, bool unbiased, int64_t tile,
                                             int64_t kept_tiles) {
-  STD_TORCH_CHECK(!variables.empty() && first.size() == second.size() && tile >= 1,
-                  "hsic: needs variables, pairs and a positive tile");
+  check_pairs("hsic", variables, kinds, first, second);
+  STD_TORCH_CHECK(tile >= 1, "hsic: needs a positive tile");
   const auto m = static_cast<int64_t>(variables.size());
-  for (size_t p = 0; p < first.size(); ++p)
-    STD_TORCH_CHECK(first[p] >= 0 && first[p] < m && second[p] >= 0 && second[p] < m,
-                    "hsic: a pair names a variable that is not there");
   const Pairs pairs{first, second};
   const int64_t n = variables[0].size(0), size = std::min(tile, n), blocks = (n + size - 1) / size;
   const ScalarType dtype = group_dtype(variables, kinds);

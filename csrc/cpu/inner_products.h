@@ -18,7 +18,6 @@
 
 namespace bido {
 
-constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
 constexpr int64_t kComputeAll = -(int64_t{1} << 60);
 
 // Up to here columns are shared among tasks; a chunk and the sums of a task fit into the second-level cache.
@@ -91,16 +90,21 @@ void inner_products_of_few_rows(const std::vector<Tensor>& features, const std::
 // Tiles take narrower chunks: five rows of the left and of the right then fit into the first-level cache.
 template <typename T>
 constexpr int64_t kTileChunk = 2048 / sizeof(T);
+// With all rows in tiles of one buffer, adding to the sums costs more than reading the rows from the second
+// level does: fewer, longer chunks.
+template <typename T>
+constexpr int64_t kWholeChunk = 4096 / sizeof(T);
 constexpr int64_t kLeftRows = 1024;      // rows that are centered at once, for all threads
-constexpr int64_t kCenterColumns = 128;  // of a task that centers
+constexpr int64_t kCenterColumns = 256;  // of a task that centers
 
-static_assert(kPlannedFewRows == kSmallRows && kPlannedChunk == kTileChunk<float> * 4,
+static_assert(kPlannedFewRows == kSmallRows && kPlannedChunk == kTileChunk<float> * 4 &&
+                  kPlannedWholeChunk == kWholeChunk<float> * 4,
               "the planner counts what these products take");
 
-// Entries per row of a centered chunk of the columns of x.
+// Entries per row of a centered chunk of at most `width` columns of x.
 template <typename T>
-int64_t chunk_stride(const Tensor& x) {
-  return round_up(std::min(x.size(1), kTileChunk<T>), product_kernels<T>().dot_depth) + kSkew;
+int64_t chunk_stride(const Tensor& x, int64_t width) {
+  return round_up(std::min(x.size(1), width), product_kernels<T>().dot_depth) + kSkew;
 }
 
 // At most kLeftRows rows: while the tiles of one chunk are multiplied, the next chunk is centered.
@@ -108,8 +112,8 @@ template <typename T, typename Target>
 void inner_products_of_whole_chunks(const Tensor& x, int64_t tile, int64_t tile_stride,
                                     const Target& target) {
   const auto& kernels = product_kernels<T>();
-  const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kTileChunk<T>);
-  const int64_t stride = chunk_stride<T>(x), entries = (n + kernels.dot_rows) * stride;
+  const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kWholeChunk<T>);
+  const int64_t stride = chunk_stride<T>(x, width), entries = (n + kernels.dot_rows) * stride;
   const int64_t chunks = (d + width - 1) / width, centers = (width + kCenterColumns - 1) / kCenterColumns;
   const int64_t count = std::min<int64_t>(2, chunks);
   const Scratch<T> buffers = make_scratch<T>(count * entries);
@@ -159,7 +163,7 @@ template <typename T, typename Target>
 void inner_products_of_row_blocks(const Tensor& x, int64_t tile, int64_t tile_stride, const Target& target) {
   const auto& kernels = product_kernels<T>();
   const int64_t n = x.size(0), d = x.size(1), width = std::min(d, kTileChunk<T>);
-  const int64_t stride = chunk_stride<T>(x), block = std::max(tile, kLeftRows / tile * tile);
+  const int64_t stride = chunk_stride<T>(x, kTileChunk<T>), block = std::max(tile, kLeftRows / tile * tile);
   const Scratch<T> left = make_scratch<T>((block + kernels.dot_rows) * stride);
   std::fill(left.get() + block * stride, left.get() + (block + kernels.dot_rows) * stride, T(0));
   const Scratch<T> means = make_scratch<T>(d);
@@ -217,7 +221,7 @@ template <typename T>
 void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T* left, T* right, T* out,
                             int64_t out_stride) {
   const auto& kernels = product_kernels<T>();
-  const int64_t d = x.size(1), width = std::min(d, kTileChunk<T>), stride = chunk_stride<T>(x);
+  const int64_t d = x.size(1), width = std::min(d, kTileChunk<T>), stride = chunk_stride<T>(x, kTileChunk<T>);
   const bool diagonal = I.begin == J.begin;
   std::vector<std::pair<int64_t, int64_t>> tasks;
   for (int64_t a = 0; a < I.size(); a += kSubRows)
@@ -247,7 +251,7 @@ void inner_products_of_tile(const Tensor& x, const T* means, Block I, Block J, T
 // Entries of a scratch buffer for `rows` centered rows of x.
 template <typename T>
 int64_t chunk_entries(const Tensor& x, int64_t rows) {
-  return (rows + product_kernels<T>().dot_rows) * chunk_stride<T>(x);
+  return (rows + product_kernels<T>().dot_rows) * chunk_stride<T>(x, kTileChunk<T>);
 }
 
 }  // namespace bido

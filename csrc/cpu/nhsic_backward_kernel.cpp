@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "../common/partners.h"
-#include "hsic_sums.h"
 #include "mirror.h"
-#include "nhsic_arguments.h"
-#include "row_products.h"
+#include "pair_arguments.h"
+#include "pair_factors.h"
 #include "weights.h"
 
 namespace bido {
@@ -39,16 +37,6 @@ void finish_gradient(const double* G, int64_t stride, T* out, int64_t n) {
   });
 }
 
-// What the gradient of one variable has of the factor of a partner.
-double coefficient_of(int64_t own, int64_t partner, const std::vector<int64_t>& first,
-                      const std::vector<int64_t>& second, const double* grads) {
-  double coefficient = 0;
-  for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
-    coefficient +=
-        ((first[p] == own && second[p] == partner) + (second[p] == own && first[p] == partner)) * grads[p];
-  return coefficient;
-}
-
 // One variable after the other, with all threads.
 template <typename T>
 std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
@@ -60,19 +48,12 @@ std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
   RowBuffer<double> inverse(n, n), sum(n, n), product(n, n);
   std::vector<Tensor> result;
   for (size_t w = 0; w < wanted.size(); ++w) {
-    std::vector<double> coefficients;
-    for (int64_t partner : partners)
-      coefficients.push_back(coefficient_of(wanted[w], partner, first, second, grads));
+    std::vector<double> coefficients = partner_coefficients(wanted[w], partners, first, second, grads);
+    for (double& coefficient : coefficients) coefficient *= c;
     torch::stable::parallel_for(0, n, 32, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; ++i) {
         std::copy(P + w * size + i * n, P + w * size + (i + 1) * n, inverse.row(i));
-        double* row = sum.row(i);
-        std::fill(row, row + n, 0.0);
-        for (size_t b = 0; b < partners.size(); ++b) {
-          const double* partner = S + static_cast<int64_t>(b) * size + i * n;
-          if (coefficients[b] != 0)
-            for (int64_t j = 0; j < n; ++j) row[j] += c * coefficients[b] * partner[j];
-        }
+        sum_of_factors(coefficients, S, size, i * n, sum.row(i), n);
       }
     });
     multiply_rows(inverse, sum, product.row(0), product.stride(), false);  // all three are symmetric
@@ -107,15 +88,10 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
     return backward_of_many<T>(group, partners, first, second, g, P, S, gram, stack, c, wanted);
   const Scratch<double> sums = make_scratch<double>(count * size),
                         products = make_scratch<double>(count * size);
-  std::fill(sums.get(), sums.get() + count * size, 0.0);
   torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     for (int64_t w = from; w < to; ++w) {
-      for (size_t b = 0; b < partners.size(); ++b) {
-        const double coefficient = coefficient_of(wanted[w], partners[b], first, second, g);
-        if (coefficient == 0) continue;
-        const double* partner = S + static_cast<int64_t>(b) * size;
-        for (int64_t k = 0; k < size; ++k) sums[w * size + k] += coefficient * partner[k];
-      }
+      const auto coefficients = partner_coefficients(wanted[w], partners, first, second, g);
+      sum_of_factors(coefficients, S, size, 0, sums.get() + w * size, size);
     }
   });
   const int64_t blocks = (n + kGradientRows - 1) / kGradientRows;
@@ -154,7 +130,8 @@ std::vector<Tensor> nhsic_backward_cpu(Tensor grad, std::vector<Tensor> variable
                                        Tensor stack, Tensor inverses, Tensor factors,
                                        std::vector<int64_t> kinds, std::vector<int64_t> first,
                                        std::vector<int64_t> second, double eps, std::vector<int64_t> wanted) {
-  check_nhsic("nhsic_backward", variables, kinds, first, second, wanted);
+  check_pairs("nhsic_backward", variables, kinds, first, second);
+  check_wanted("nhsic_backward", kinds, wanted);
   const ScalarType dtype = group_dtype(variables, kinds);
   const int64_t size = variables[0].size(0) * variables[0].size(0),
                 count = static_cast<int64_t>(wanted.size()),

@@ -8,54 +8,25 @@
 #include <limits>
 #include <vector>
 
-#include "hsic_sums.h"
+#include "centered_gram.h"
 #include "mirror.h"
 #include "spd_inverse.h"
 
 namespace bido {
 
-// Rows of the upper half of Kc + c I. `given`: the user's own Gram matrix, which need not quite be symmetric.
+// Entries i.. of row i of Kc + c I to out[i..n).
 template <typename T>
-class Ridge {
- public:
-  Ridge(const T* gram, bool given, double c, int64_t n)
-      : gram_(gram), given_(given), c_(c), n_(n), means_(n) {
-    torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        double sum = 0;
-        for (int64_t j = 0; j < n; ++j) sum += symmetric(i, j);
-        means_[i] = sum / static_cast<double>(n);
-      }
-    });
-    for (double mean : means_) mean_ += mean / static_cast<double>(n);
-  }
-
-  // Entries i.. of row i to out[i..n).
-  void fill(int64_t i, double* out) const {
-    for (int64_t j = i; j < n_; ++j) out[j] = symmetric(i, j) - means_[i] - (means_[j] - mean_);
-    out[i] += c_;
-  }
-
- private:
-  double symmetric(int64_t i, int64_t j) const {
-    const auto entry = static_cast<double>(gram_[i * n_ + j]);
-    return given_ ? (entry + static_cast<double>(gram_[j * n_ + i])) / 2 : entry;
-  }
-
-  const T* gram_;
-  bool given_;
-  double c_;
-  int64_t n_;
-  std::vector<double> means_;
-  double mean_ = 0;
-};
+void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out) {
+  Kc.fill(i, i, out);
+  out[i] += c;
+}
 
 // S and, unless null, P of few samples, on the calling thread.
 template <typename T>
 void factor_of_few(const T* gram, bool given, double c, int64_t n, double* S, double* P) {
-  const Ridge<T> ridge(gram, given, c, n);
+  const CenteredGram<T> Kc(gram, given, n);
   std::vector<double> column(n);
-  for (int64_t i = 0; i < n; ++i) ridge.fill(i, S + i * n);
+  for (int64_t i = 0; i < n; ++i) fill_ridge(Kc, c, i, S + i * n);
   if (!sweep(S, column.data(), n)) std::fill(S, S + n * n, std::numeric_limits<double>::quiet_NaN());
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = i; j < n; ++j) {
@@ -70,9 +41,9 @@ void factor_of_few(const T* gram, bool given, double c, int64_t n, double* S, do
 template <typename T>
 void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, double* P,
                     RowBuffer<double>& work) {
-  const Ridge<T> ridge(gram, given, c, n);
+  const CenteredGram<T> Kc(gram, given, n);
   torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) ridge.fill(i, work.row(i));
+    for (int64_t i = first; i < last; ++i) fill_ridge(Kc, c, i, work.row(i));
   });
   const bool positive = sweep_blocks(work.row(0), n, work.stride());
   mirror_upper(work.row(0), n, work.stride());
@@ -109,20 +80,6 @@ inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n
         S[i * n + j] = (y[i] == y[j] ? weight[i] : 0.0) + (offset[i] + offset[j] - (1 - mean)) / count +
                        offset[i] * offset[j] / total;
   });
-}
-
-// <a, b> of two [n, n] matrices: blocks of rows side by side, added up in order.
-inline double inner_product_of_matrices(const double* a, const double* b, int64_t n) {
-  constexpr int64_t kRows = 64;
-  const int64_t blocks = (n + kRows - 1) / kRows;
-  std::vector<double> sums(blocks);
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; ++k)
-      sums[k] = row_product(a + k * kRows * n, b + k * kRows * n, std::min(kRows, n - k * kRows) * n);
-  });
-  double total = 0;
-  for (double sum : sums) total += sum;
-  return total;
 }
 
 }  // namespace bido

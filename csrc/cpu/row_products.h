@@ -51,10 +51,10 @@ void multiply_rows(const RowBuffer<T>& left, const RowBuffer<T>& right, T* out, 
   run_tasks(static_cast<int64_t>(tiles.size()), [&](Tasks& tasks) {
     for (int64_t t = tasks.take(); t >= 0; t = tasks.take()) {
       const auto [i, j] = tiles[t];
-      for (int64_t k = 0; k < left.depth(); k += kTileChunk<T>)
+      for (int64_t k = 0; k < left.depth(); k += kWholeChunk<T>)
         kernels.dot_block(left.row(i) + k, std::min(tile, left.rows() - i), right.row(j) + k,
                           std::min(tile, right.rows() - j), left.stride(),
-                          std::min(kTileChunk<T>, left.depth() - k), out + i * out_stride + j, out_stride,
+                          std::min(kWholeChunk<T>, left.depth() - k), out + i * out_stride + j, out_stride,
                           upper && i == j ? 0 : kComputeAll, k > 0, {});
     }
   });

@@ -11,6 +11,8 @@
 
 namespace bido {
 
+constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
+
 struct FreeScratch {
   void operator()(void* memory) const { std::free(memory); }
 };

@@ -75,7 +75,7 @@ std::vector<double> symmetric_means(const T* grad, int64_t n) {
 // Rows row_begin..row_end of A - diag(A 1); for the linear kernel, whose features are centered in the
 // forward, of H A H, with the means of sym(grad).
 template <typename T>
-void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel, int64_t n,
+void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel, int64_t stride, int64_t n,
                        int64_t row_begin, int64_t row_end, const std::vector<double>& means) {
   double total = 0;
   for (double mean : means) total += mean / static_cast<double>(n);
@@ -88,7 +88,7 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
       for (int64_t j = 0; j < n; ++j)  // columns i0..i1 of grad, read along its rows
         for (int64_t i = i0; i < i1; ++i) transposed[(i - i0) * n + j] = grad[j * n + i];
       for (int64_t i = i0; i < i1; ++i) {
-        T* out = panel + (i - row_begin) * n;
+        T* out = panel + (i - row_begin) * stride;
         const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
         if (v.kind == KernelKind::linear) {
           weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, n);
@@ -110,13 +110,14 @@ template <typename T>
 Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, const T* gram) {
   // Twice the rows where that is half of the matrix: the features are packed half as often.
   const int64_t n = v.data.size(0), rows = std::min(n, n > 512 && n <= 1024 ? 2 * kPanelRows : kPanelRows);
+  const int64_t stride = n + kSkew;
   Tensor out = empty_large(v.data, {n, v.data.size(1)}, v.data.scalar_type());
-  const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * n);
+  const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * stride);
   const auto means = v.kind == KernelKind::linear ? symmetric_means<T>(grad, n) : std::vector<double>();
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
-    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), n, begin, end, means);
-    multiply_panel<T>(panel.get(), n, end - begin, n, v.data, out, begin);
+    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), stride, n, begin, end, means);
+    multiply_panel<T>(panel.get(), stride, end - begin, n, v.data, out, begin);
   }
   return out;
 }

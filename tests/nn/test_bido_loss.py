@@ -184,7 +184,7 @@ class Counts:
 def test_a_step_makes_and_factorises_each_gram_matrix_once(
     monkeypatch: pytest.MonkeyPatch, n: int, input_gradient: bool
 ) -> None:
-    monkeypatch.setattr(_serve, "CPU_NHSIC_KERNEL", False)  # the kernel asks nobody
+    monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)  # the kernel asks nobody
     layers = 5
     x = torch.rand(n, 30, requires_grad=input_gradient)
     z = [torch.rand(n, 7 + j, requires_grad=True) for j in range(layers)]

@@ -6,12 +6,36 @@ import torch
 from oracle import each_wide_dtype, features, gram, relative_error
 
 import bido_ext as bx
-from bido_ext import reference
+from bido_ext import _serve, reference
 from bido_ext.ops.coco import CocoMeasure
 from bido_ext.ops.group import Pairs, make_group
-from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
+from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 each_norm = pytest.mark.parametrize("norm", ["spectral", "fro"])
+#: The kernel of the Frobenius norm has one way up to 128 samples and another beyond.
+EACH_WAY = pytest.mark.parametrize("n", [2, 3, 24, 128, 129, 250, 541])
+
+
+@pytest.fixture(params=["kernel", "composition"], autouse=True)
+def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """On the CPU the Frobenius norm in float64 has a kernel of its own; the composition has to be as right."""
+    if request.param == "composition":
+        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)
+    return str(request.param)
+
+
+def calls_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the CPU kernels that serve from here on."""
+    served = []
+    takes = _serve.cpu_kernel_takes
+
+    def record(name, args):  # type: ignore[no-untyped-def]
+        taken = takes(name, args)
+        served.extend([name] * taken)
+        return taken
+
+    monkeypatch.setattr(_serve, "cpu_kernel_takes", record)
+    return served
 
 
 @each_norm
@@ -127,3 +151,68 @@ def test_compile() -> None:
     for norm in ("spectral", "fro"):
         compiled = torch.compile(lambda a, n=norm: bx.coco(a, y, norm=n), fullgraph=True)
         torch.testing.assert_close(compiled(x), bx.coco(x, y, norm=norm))
+
+
+def test_the_kernel_takes_the_frobenius_norm_in_float64(
+    monkeypatch: pytest.MonkeyPatch, served_by: str
+) -> None:
+    if served_by == "composition":
+        pytest.skip("the kernel is switched off")
+    served = calls_of_kernel(monkeypatch)
+    x, y = features(9, 4, torch.float32).requires_grad_(), torch.arange(9) % 3
+    bx.coco(x, y, norm="spectral").backward()
+    bx.coco(x, y, norm="fro", linalg_dtype=torch.float32).backward()
+    assert served == []
+    bx.coco(x, y, norm="fro").backward()
+    assert served == ["coco", "coco_backward"]
+
+
+@EACH_WAY
+def test_both_ways_agree_with_the_formula(n: int) -> None:
+    """Labels with labels, a variable with itself, a Gram matrix, a variable without gradient."""
+    x, z, w = (features(n, d).requires_grad_() for d in (6, 11, 4))
+    w = w.detach()
+    K = gram(n).requires_grad_()
+    coarse, fine = torch.arange(n) % 2, torch.arange(n) ** 2 % 7
+    parameters = torch.tensor([1.0, 1 / (2 * 0.6**2 * 6), 0.3, 1.0, 0.01, 1.0], dtype=torch.float64)
+    kinds = [LABELS, GAUSSIAN, LABELS, LINEAR, INVERSE_MULTIQUADRIC, GRAM]
+    first, second = [0, 0, 1, 3, 2, 1, 3, 5, 5], [1, 2, 1, 2, 2, 4, 1, 1, 2]
+    weight = torch.linspace(-1, 2, len(first), dtype=torch.float64)
+    values = torch.ops.bido_ext.coco(
+        [coarse, x, fine, z, w, K], parameters, kinds, first, second, "fro", True, [1, 3, 5]
+    )[0]
+    grads = torch.autograd.grad(values @ weight, (x, z, K))
+
+    def same(y: torch.Tensor) -> torch.Tensor:
+        return (y[:, None] == y[None, :]).double()
+
+    grams = [
+        same(coarse),
+        reference.gaussian_gram(x, 1 / (2 * 0.6**2 * 6)),
+        same(fine) * 0.3,
+        z @ z.T,
+        reference.inverse_multiquadric_gram(w, 0.01),
+        (K + K.T) / 2,
+    ]
+    truth = torch.stack([
+        reference.coco(grams[a], grams[b], "fro") for a, b in zip(first, second, strict=True)
+    ])  # fmt: skip
+    expected = torch.autograd.grad(truth.nan_to_num() @ weight, (x, z, K))
+    assert relative_error(values.detach(), truth.detach()) < 1e-9
+    for value, want in zip(grads, expected, strict=True):
+        assert relative_error(value, want) < 1e-8
+
+
+@EACH_WAY
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gram_matrix_that_is_not_finite_shows(n: int, bad: float) -> None:
+    K = gram(n)
+    K[n - 1, 0] = bad
+    K.requires_grad_()
+    variables, parameters = [K, torch.arange(n) % 2], torch.ones(2, dtype=torch.float64)
+    value = torch.ops.bido_ext.coco(
+        variables, parameters, [GRAM, LABELS], [0], [1], "fro", True, [0]
+    )[0]
+    (grad,) = torch.autograd.grad(value.sum(), K)
+    assert not torch.isfinite(value)
+    assert not torch.isfinite(grad).all()

@@ -21,7 +21,7 @@ EACH_WAY = pytest.mark.parametrize("n", [24, 128, 129, 250, 541])
 def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """On the CPU the algebra in float64 has a kernel of its own; the composition has to be as right."""
     if request.param == "composition":
-        monkeypatch.setattr(_serve, "CPU_NHSIC_KERNEL", False)
+        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)
     return str(request.param)
 
 
@@ -235,7 +235,7 @@ def test_both_ways_agree_with_two_sets_of_labels(n: int, monkeypatch: pytest.Mon
     pairs = Pairs([0, 0, 1, 3, 2], [1, 2, 1, 2, 2])  # labels with labels, a variable with itself
     results = []
     for kernel in (True, False):
-        monkeypatch.setattr(_serve, "CPU_NHSIC_KERNEL", kernel)
+        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", kernel)
         values = NhsicMeasure(1e-3).values(group, pairs)
         results.append([values.detach(), *torch.autograd.grad(values.sum(), (x, z))])
     for value, want in zip(*results, strict=True):
