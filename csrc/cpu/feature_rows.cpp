@@ -92,10 +92,18 @@ void dispatch(ScalarType dtype, const Function& function) {
   }
 }
 
+// Rows from a column on. PyTorch is asked once: its answers take as long as a short row does.
 template <typename In>
-const In* row_of(const Tensor& x, int64_t row, int64_t column) {
-  return static_cast<const In*>(x.const_data_ptr()) + row * x.stride(0) + column;
-}
+class Rows {
+ public:
+  Rows(const Tensor& x, int64_t column)
+      : data_(static_cast<const In*>(x.const_data_ptr()) + column), stride_(x.stride(0)) {}
+  const In* operator[](int64_t row) const { return data_ + row * stride_; }
+
+ private:
+  const In* data_;
+  int64_t stride_;
+};
 
 template <typename T>
 void zero_padding(T* out, int64_t rows, int64_t stride, int64_t width, int64_t padded) {
@@ -132,13 +140,13 @@ void center_columns(const Tensor& x, int64_t begin, int64_t end, T* out, int64_t
   std::vector<T> mean(width, T(0));
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
+    const Rows<In> rows(x, begin);
     for (int64_t i = 0; i < n; ++i) {
-      if (width <= kShortRow && i + kRowsBefore < n) fetch_row(row_of<In>(x, i + kRowsBefore, begin), width);
-      add_row<In, T>(row_of<In>(x, i, begin), mean.data(), width);
+      if (width <= kShortRow && i + kRowsBefore < n) fetch_row(rows[i + kRowsBefore], width);
+      add_row<In, T>(rows[i], mean.data(), width);
     }
     for (int64_t j = 0; j < width; ++j) mean[j] /= static_cast<T>(n);
-    for (int64_t i = 0; i < n; ++i)
-      subtract_row<In, T>(row_of<In>(x, i, begin), mean.data(), out + i * stride, width);
+    for (int64_t i = 0; i < n; ++i) subtract_row<In, T>(rows[i], mean.data(), out + i * stride, width);
   });
   zero_padding(out, n, stride, width, padded);
 }
@@ -148,9 +156,9 @@ void subtract_means(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t
                     const T* means, T* out, int64_t stride, int64_t padded) {
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
+    const Rows<In> rows(x, begin);
     for (int64_t i = row_begin; i < row_end; ++i)
-      subtract_row<In, T>(row_of<In>(x, i, begin), means + begin, out + (i - row_begin) * stride,
-                          end - begin);
+      subtract_row<In, T>(rows[i], means + begin, out + (i - row_begin) * stride, end - begin);
   });
   zero_padding(out, row_end - row_begin, stride, end - begin, padded);
 }
@@ -166,13 +174,15 @@ void means_and_norms(const Tensor& x, T* means, T* norms) {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
       const int64_t begin = first * kMeanColumns, end = std::min(d, last * kMeanColumns);
       std::fill(means + begin, means + end, T(0));
-      for (int64_t i = 0; i < n; ++i) add_row<In, T>(row_of<In>(x, i, begin), means + begin, end - begin);
+      const Rows<In> rows(x, begin);
+      for (int64_t i = 0; i < n; ++i) add_row<In, T>(rows[i], means + begin, end - begin);
       for (int64_t j = begin; j < end; ++j) means[j] /= static_cast<T>(n);
     });
     if (norms == nullptr) return;
+    const Rows<In> rows(x, 0);
     torch::stable::parallel_for(0, n, 8, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
-        norms[i] = static_cast<T>(centered_norm<In, T>(row_of<In>(x, i, 0), means, d));
+        norms[i] = static_cast<T>(centered_norm<In, T>(rows[i], means, d));
     });
   });
 }
@@ -183,8 +193,9 @@ void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t be
   const int64_t rows = row_end - row_begin, whole = (end - begin) / strip, rest = end - begin - whole * strip;
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
+    const Rows<In> source(x, begin);
     for (int64_t i = 0; i < rows; ++i) {
-      const In* row = row_of<In>(x, row_begin + i, begin);
+      const In* row = source[row_begin + i];
       copy_strips<In, T>(row, out + i * strip, whole, strip, rows * strip);
       if (rest == 0) continue;
       T* target = out + (whole * rows + i) * strip;
@@ -226,16 +237,17 @@ void store_rows(const T* source, int64_t stride, const Tensor& out, int64_t row_
                 int64_t begin, int64_t end, bool accumulate) {
   dispatch<T>(out.scalar_type(), [&](auto narrow) {
     using Out = decltype(narrow);
-    Out* target = static_cast<Out*>(out.mutable_data_ptr()) + row_begin * out.stride(0) + begin;
+    const int64_t out_stride = out.stride(0);
+    Out* target = static_cast<Out*>(out.mutable_data_ptr()) + row_begin * out_stride + begin;
     if constexpr (std::is_same_v<T, Out>) {
       if (!accumulate && out.numel() * static_cast<int64_t>(sizeof(Out)) >= kStreamedBytes) {
         for (int64_t i = 0; i < count; ++i)
-          stream_row(source + i * stride, target + i * out.stride(0), end - begin);
+          stream_row(source + i * stride, target + i * out_stride, end - begin);
         return end_stream();
       }
     }
     for (int64_t i = 0; i < count; ++i)
-      (accumulate ? add_to_row<T, Out> : copy_row<T, Out>)(source + i * stride, target + i * out.stride(0),
+      (accumulate ? add_to_row<T, Out> : copy_row<T, Out>)(source + i * stride, target + i * out_stride,
                                                            end - begin);
   });
 }
@@ -246,9 +258,10 @@ void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weig
   const int64_t n = x.size(0), d = x.size(1);
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
+    const Rows<In> rows(x, 0);
     torch::stable::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
-        subtract_scaled_row<In, T>(row_of<In>(x, i, 0), static_cast<T>(weights[i]), target + i * d, d);
+        subtract_scaled_row<In, T>(rows[i], static_cast<T>(weights[i]), target + i * d, d);
     });
   });
 }
