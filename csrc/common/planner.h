@@ -66,8 +66,7 @@ inline int64_t chunk_bytes(int64_t n, const Widths& w, int64_t element) {
     const int64_t sums = std::min(groups * w.features, w.total * element / bytes + w.features);
     return element * ((n + 8) * chunk_width(w, element, bytes) + sums * n * n);
   }
-  if (n > 1024)
-    return element * (1024 + 8 + kDenseTile + 8) * chunk_width(w, element, kPlannedChunk);
+  if (n > 1024) return element * (1024 + 8 + kDenseTile + 8) * chunk_width(w, element, kPlannedChunk);
   const int64_t ahead =
       w.widest > kPlannedWholeChunk / element ? 2 : 1;  // the next is centered beside the products
   return element * ahead * (n + 8) * chunk_width(w, element, kPlannedWholeChunk);

@@ -21,8 +21,7 @@ std::vector<double> weights_of_pairs(const double* grads, const double* values, 
   std::vector<double> weights(pairs);
   for (size_t p = 0; p < pairs; ++p) {
     const double root = values[p] * static_cast<double>(n);  // |M|_F^(1/2)
-    weights[p] =
-        values[p] > 0 ? grads[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * values[p];
+    weights[p] = values[p] > 0 ? grads[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * values[p];
   }
   return weights;
 }
@@ -32,10 +31,12 @@ struct Work {
   RowBuffer<double> centered, sum, product;
 };
 
-// The gradient of one Gram matrix. Both factors of the product are symmetric: it is one of their rows.
+// The gradient of one Gram matrix, up to its symmetric part if that is taken later: |Kc T + T Kc| >=
+// |Kc T - T Kc| as Kc is positive semidefinite, so rounding first costs no digit. Both factors of the product
+// are symmetric: it is one of their rows.
 template <typename T>
 void gradient_of_gram(const CenteredGram<T>& Kc, const std::vector<double>& coefficients,
-                      const double* squares, int64_t n, T* out, Work& work) {
+                      const double* squares, int64_t n, bool symmetric, T* out, Work& work) {
   torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       Kc.fill(i, 0, work.centered.row(i));
@@ -43,7 +44,11 @@ void gradient_of_gram(const CenteredGram<T>& Kc, const std::vector<double>& coef
     }
   });
   multiply_rows(work.centered, work.sum, work.product.row(0), work.product.stride(), false);
-  symmetric_part(work.product.row(0), work.product.stride(), out, n);
+  if (symmetric) return symmetric_part(work.product.row(0), work.product.stride(), out, n);
+  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      for (int64_t j = 0; j < n; ++j) out[i * n + j] = static_cast<T>(work.product.row(i)[j]);
+  });
 }
 
 template <typename T>
@@ -54,15 +59,15 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
   const auto group = make_group<T>("coco_backward", variables, parameters, kinds);
   const int64_t n = variables[0].size(0), size = n * n, count = static_cast<int64_t>(wanted.size());
   const std::vector<int64_t> partners = partners_of(first, second, wanted);
-  const auto weights =
-      weights_of_pairs(static_cast<const double*>(grad.const_data_ptr()),
-                       static_cast<const double*>(values.const_data_ptr()), first.size(), n);
+  const auto weights = weights_of_pairs(static_cast<const double*>(grad.const_data_ptr()),
+                                        static_cast<const double*>(values.const_data_ptr()), first.size(), n);
   const auto* square = static_cast<const double*>(squares.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
   const auto make_gradient = [&](int64_t w, T* out, Work& work) {
-    const CenteredGram<T> Kc(gram + w * size, group[wanted[w]].is_gram(), n);
+    const bool given = group[wanted[w]].is_gram();
+    const CenteredGram<T> Kc(gram + w * size, given, n);
     const auto coefficients = partner_coefficients(wanted[w], partners, first, second, weights.data());
-    gradient_of_gram(Kc, coefficients, square, n, out, work);
+    gradient_of_gram(Kc, coefficients, square, n, given, out, work);
   };
   std::vector<Tensor> grads;
   const auto finish = [&](int64_t w, const Tensor& G) {
@@ -102,7 +107,8 @@ std::vector<Tensor> coco_backward_cpu(Tensor grad, Tensor values, std::vector<Te
   check_pairs("coco_backward", variables, kinds, first, second);
   check_wanted("coco_backward", kinds, wanted);
   const ScalarType dtype = group_dtype(variables, kinds);
-  const int64_t size = variables[0].size(0) * variables[0].size(0), pairs = static_cast<int64_t>(first.size());
+  const int64_t size = variables[0].size(0) * variables[0].size(0),
+                pairs = static_cast<int64_t>(first.size());
   const auto partners = static_cast<int64_t>(partners_of(first, second, wanted).size());
   STD_TORCH_CHECK(norm == "fro", "coco_backward: the kernel has the Frobenius norm");
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && values.scalar_type() == ScalarType::Double &&

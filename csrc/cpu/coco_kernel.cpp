@@ -4,8 +4,8 @@
 // step in one call, the algebra in float64. coco_backward_kernel.cpp has the gradient.
 //
 // |Kc Lc|_F^2 = <Kc^2, Lc^2>: one square per variable instead of one product per pair, of which one half is
-// computed, and that of labels needs none. The composition (ops/coco.py) serves the spectral norm, which needs
-// an eigenvector, and float32 algebra, in which <Kc^2, Lc^2> may cancel.
+// computed, and that of labels needs none. The composition (ops/coco.py) serves the spectral norm, which
+// needs an eigenvector, and float32 algebra, in which <Kc^2, Lc^2> may cancel.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -67,8 +67,7 @@ PairFactors forward(const std::vector<Tensor>& variables, const Tensor& paramete
     if (v.is_labels())
       return square_of_labels(static_cast<const int64_t*>(v.data.const_data_ptr()), asked.parameter, n,
                               asked.out);
-    if (asked.work != nullptr)
-      return square_of_gram<T>(asked.gram, v.is_gram(), n, asked.out, *asked.work);
+    if (asked.work != nullptr) return square_of_gram<T>(asked.gram, v.is_gram(), n, asked.out, *asked.work);
     RowBuffer<double> own(n, n);
     square_of_gram<T>(asked.gram, v.is_gram(), n, asked.out, own);
   };

@@ -25,8 +25,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
                                                    const std::vector<int64_t>& wanted) {
   const int64_t n = variables[0].size(0);
   const double c = eps * static_cast<double>(n);
-  Tensor inverses =
-      empty_large(parameters, {static_cast<int64_t>(wanted.size()), n, n}, ScalarType::Double);
+  Tensor inverses = empty_large(parameters, {static_cast<int64_t>(wanted.size()), n, n}, ScalarType::Double);
   auto* P = static_cast<double*>(inverses.mutable_data_ptr());
   const auto factorise = [&](const FactorRequest<T>& asked) {
     const Variable<T>& v = asked.variable;

@@ -157,9 +157,9 @@ inline std::vector<double> partner_coefficients(int64_t own, const std::vector<i
   std::vector<double> coefficients(partners.size(), 0.0);
   for (size_t b = 0; b < partners.size(); ++b)
     for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
-      coefficients[b] += ((first[p] == own && second[p] == partners[b]) +
-                          (second[p] == own && first[p] == partners[b])) *
-                         grads[p];
+      coefficients[b] +=
+          ((first[p] == own && second[p] == partners[b]) + (second[p] == own && first[p] == partners[b])) *
+          grads[p];
   return coefficients;
 }
 

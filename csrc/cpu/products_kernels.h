@@ -167,12 +167,17 @@ void panel_tile(const T* a, int64_t a_stride, const T* b, int64_t depth, T* c, i
       for (int s = 0; s < S; ++s) total[i][s] += left * right[s];
     }
   }
-  for (int i = 0; i < R; ++i) {
-    for (int s = 0; s < S; ++s) {
-      V* target = reinterpret_cast<V*>(c + i * c_stride + s * kWidth);
-      *target = accumulate ? *target + total[i][s] : total[i][s];
-    }
+  // Unrolled, or the sums would go through memory to get an index.
+  if (accumulate) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+      for (int s = 0; s < S; ++s) total[i][s] += *reinterpret_cast<const V*>(c + i * c_stride + s * kWidth);
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+    for (int s = 0; s < S; ++s) *reinterpret_cast<V*>(c + i * c_stride + s * kWidth) = total[i][s];
 }
 
 template <typename T, int Bytes, int R, int S, bool kTransposed>

@@ -75,8 +75,9 @@ std::vector<double> symmetric_means(const T* grad, int64_t n) {
 // Rows row_begin..row_end of A - diag(A 1); for the linear kernel, whose features are centered in the
 // forward, of H A H, with the means of sym(grad).
 template <typename T>
-void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel, int64_t stride, int64_t n,
-                       int64_t row_begin, int64_t row_end, const std::vector<double>& means) {
+void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel,
+                       int64_t stride, int64_t n, int64_t row_begin, int64_t row_end,
+                       const std::vector<double>& means) {
   double total = 0;
   for (double mean : means) total += mean / static_cast<double>(n);
   constexpr int64_t kRows = 32;

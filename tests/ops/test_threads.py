@@ -93,8 +93,16 @@ def test_nhsic(dtype: torch.dtype, n: int) -> None:
     assert_same_bits(lambda x, *z: criterion(x, list(z), y), inputs)
 
 
+@each_wide_dtype
+@pytest.mark.parametrize("n", [64, 300, 600])
+def test_coco_with_the_frobenius_norm(dtype: torch.dtype, n: int) -> None:
+    inputs = [features(n, d, dtype, seed=d) for d in (120, 57, 33)]
+    criterion, y = bx.BiDOLoss("coco", 1.0, 3.0, coco_norm="fro"), torch.arange(n) % 5
+    assert_same_bits(lambda x, *z: criterion(x, list(z), y), inputs)
+
+
 @pytest.mark.parametrize("n", [64, 300])
-def test_coco_stays_close(n: int) -> None:
+def test_spectral_coco_stays_close(n: int) -> None:
     """Its n x n algebra is the BLAS's."""
     inputs = [features(n, 300, torch.float32), features(n, 53, torch.float32, seed=1)]
     one, two = (value_and_gradients(bx.coco, inputs, threads) for threads in (1, 2))
