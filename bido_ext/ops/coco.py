@@ -6,7 +6,7 @@ of the variables that need a gradient and, by norm, of the M = Kc Lc of each pai
 spectral: the top singular triple (u, s, v): u, v, Lc v and Kc u, [pairs, 4, n];
           grad_K = sym(u (Lc v)') / (2 n sqrt(s))
 fro:      Lc^2 of each partner, [partners, n, n], since |M|_F^2 = <Kc^2, Lc^2>;
-          grad_K = (Kc Lc^2 + Lc^2 Kc) |M|_F^(-3/2) / (2 n)
+          grad_K = sym(Kc Lc^2) |M|_F^(-3/2) / (2 n)
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ class CenteredGram {
 
  private:
   std::vector<double> symmetric_row(int64_t i, int64_t begin) const {
-    std::vector<double> row;
+    std::vector<double> row(n_ - begin);
     for (int64_t j = begin; j < n_; ++j)
-      row.push_back((static_cast<double>(gram_[i * n_ + j]) + static_cast<double>(gram_[j * n_ + i])) / 2);
+      row[j - begin] = (static_cast<double>(gram_[i * n_ + j]) + static_cast<double>(gram_[j * n_ + i])) / 2;
     return row;
   }
 

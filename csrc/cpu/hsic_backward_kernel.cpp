@@ -12,6 +12,7 @@
 
 #include "hsic_gradient.h"
 #include "huge_pages.h"
+#include "pair_arguments.h"
 #include "panel_product.h"
 
 namespace bido {
@@ -251,15 +252,13 @@ std::vector<Tensor> hsic_backward_cpu(Tensor grad, std::vector<Tensor> variables
                                       Tensor sums, Tensor kept, std::vector<int64_t> kinds,
                                       std::vector<int64_t> first, std::vector<int64_t> second, bool unbiased,
                                       int64_t tile, std::vector<int64_t> wanted) {
+  check_pairs("hsic_backward", variables, kinds, first, second);
+  check_wanted("hsic_backward", kinds, wanted);
   const Pairs pairs{first, second};
   STD_TORCH_CHECK(
       grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()),
       "hsic_backward: grad must be float64, one entry per pair");
   STD_TORCH_CHECK(!wanted.empty(), "hsic_backward: no gradient is wanted");
-  for (int64_t v : wanted)
-    STD_TORCH_CHECK(v >= 0 && v < static_cast<int64_t>(variables.size()) &&
-                        kinds[v] != static_cast<int64_t>(KernelKind::labels),
-                    "hsic_backward: labels have no gradient");
   const int64_t n = variables[0].size(0), size = std::min(tile, n);
   int64_t features = 0;
   for (int64_t kind : kinds) features += kind < static_cast<int64_t>(KernelKind::labels);

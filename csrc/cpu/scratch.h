@@ -2,13 +2,14 @@
 // Uninitialised, cache-line-aligned working memory.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #include "huge_pages.h"
 
@@ -17,50 +18,44 @@ namespace bido {
 constexpr int64_t kSkew = 16;  // extra entries per row, so that rows do not meet in one cache set
 
 // Large blocks, on huge pages of their own, wait here for the next call instead of going back to the system:
-// their pages are paid for once, and rows of buffers on small pages meet in cache sets by chance.
+// their pages are paid for once, and rows of buffers on small pages meet in cache sets by chance. Nobody
+// waits for the lock, which a process forked at the wrong moment would find locked for ever.
 class KeptBlocks {
  public:
+  static constexpr size_t kMost = size_t{64} << 20;
 #ifdef __SANITIZE_ADDRESS__  // which watches the ends of blocks as they are asked for
-  static constexpr size_t kSmallest = ~size_t{0};
+  static constexpr size_t kSmallest = kMost + 1;
 #else
   static constexpr size_t kSmallest = size_t{1} << 20;
 #endif
-  static constexpr size_t kMost = size_t{64} << 20;
 
   static KeptBlocks& instance() {
     static auto* blocks = new KeptBlocks;  // never destroyed: a thread may outlive static objects
     return *blocks;
   }
+  static bool keeps(size_t bytes) { return bytes >= kSmallest && bytes <= kMost; }
   static size_t rounded(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
   void* take(size_t bytes) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      for (size_t k = blocks_.size(); k-- > 0;) {
+    if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock.owns_lock()) {
+      for (size_t k = count_; k-- > 0;) {
         if (blocks_[k].bytes != bytes) continue;
         void* memory = blocks_[k].memory;
-        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(k));
-        kept_ -= bytes;
+        remove(k);
         return memory;
       }
+      make_room(bytes);
     }
     void* memory = std::aligned_alloc(kHugePage, bytes);
     if (memory != nullptr) advise_huge_pages(memory, bytes);
     return memory;
   }
-  void give(void* memory, size_t bytes) {
-    std::vector<Block> freed;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      blocks_.push_back({memory, bytes});
-      kept_ += bytes;
-      while (kept_ > kMost) {  // the oldest first
-        freed.push_back(blocks_.front());
-        kept_ -= blocks_.front().bytes;
-        blocks_.erase(blocks_.begin());
-      }
-    }
-    for (const Block& old : freed) std::free(old.memory);
+  void give(void* memory, size_t bytes) noexcept {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return std::free(memory);
+    make_room(bytes);
+    blocks_[count_++] = {memory, bytes};
+    kept_ += bytes;
   }
 
  private:
@@ -68,9 +63,23 @@ class KeptBlocks {
     void* memory;
     size_t bytes;
   };
+  void remove(size_t k) {
+    kept_ -= blocks_[k].bytes;
+    std::copy(blocks_.begin() + static_cast<std::ptrdiff_t>(k) + 1,
+              blocks_.begin() + static_cast<std::ptrdiff_t>(count_),
+              blocks_.begin() + static_cast<std::ptrdiff_t>(k));
+    --count_;
+  }
+  void make_room(size_t bytes) {  // the oldest go first
+    while (count_ > 0 && kept_ + bytes > kMost) {
+      std::free(blocks_[0].memory);
+      remove(0);
+    }
+  }
+
   std::mutex mutex_;
-  std::vector<Block> blocks_;
-  size_t kept_ = 0;
+  std::array<Block, kMost / kHugePage> blocks_;
+  size_t count_ = 0, kept_ = 0;
 };
 
 struct FreeScratch {
@@ -86,10 +95,11 @@ using Scratch = std::unique_ptr<T[], FreeScratch>;
 template <typename T>
 Scratch<T> make_scratch(int64_t count) {
   const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-  const size_t kept = bytes >= KeptBlocks::kSmallest ? KeptBlocks::rounded(bytes) : 0;
+  const size_t kept = KeptBlocks::keeps(bytes) ? KeptBlocks::rounded(bytes) : 0;
   void* memory =
       kept > 0 ? KeptBlocks::instance().take(kept) : std::aligned_alloc(64, bytes > 0 ? bytes : 64);
   if (memory == nullptr) throw std::bad_alloc();
+  if (kept == 0) advise_huge_pages(memory, bytes);
   return Scratch<T>(static_cast<T*>(memory), FreeScratch{kept});
 }
 
