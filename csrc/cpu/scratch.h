@@ -26,7 +26,7 @@ class KeptBlocks {
 #ifdef __SANITIZE_ADDRESS__  // which watches the ends of blocks as they are asked for
   static constexpr size_t kSmallest = kMost + 1;
 #else
-  static constexpr size_t kSmallest = size_t{1} << 20;
+  static constexpr size_t kSmallest = 2 * kHugePage;
 #endif
 
   static KeptBlocks& instance() {
@@ -34,7 +34,7 @@ class KeptBlocks {
     return *blocks;
   }
   static bool keeps(size_t bytes) { return bytes >= kSmallest && bytes <= kMost; }
-  static size_t rounded(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+  static size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
   void* take(size_t bytes) {
     if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock.owns_lock()) {
@@ -46,8 +46,9 @@ class KeptBlocks {
       }
       make_room(bytes);
     }
-    void* memory = std::aligned_alloc(kHugePage, bytes);
-    if (memory != nullptr) advise_huge_pages(memory, bytes);
+    void* memory = nullptr;  // whole huge pages, and for the rest small ones
+    if (posix_memalign(&memory, kHugePage, bytes) != 0) return nullptr;
+    advise_huge_pages(memory, bytes);
     return memory;
   }
   void give(void* memory, size_t bytes) noexcept {
@@ -59,6 +60,7 @@ class KeptBlocks {
   }
 
  private:
+  static constexpr size_t kPage = 4096;
   struct Block {
     void* memory;
     size_t bytes;
@@ -78,7 +80,7 @@ class KeptBlocks {
   }
 
   std::mutex mutex_;
-  std::array<Block, kMost / kHugePage> blocks_;
+  std::array<Block, kMost / (2 * kHugePage)> blocks_;
   size_t count_ = 0, kept_ = 0;
 };
 
