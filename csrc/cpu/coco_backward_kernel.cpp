@@ -71,10 +71,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
   };
   std::vector<Tensor> grads;
   const auto finish = [&](int64_t w, const Tensor& G) {
-    const Variable<T>& v = group[wanted[w]];
-    grads.push_back(v.is_gram() ? G
-                                : gradient_of_features<T>(v, false, static_cast<const T*>(G.const_data_ptr()),
-                                                          gram + w * size));
+    grads.push_back(gradient_of_variable<T>(group[wanted[w]], G, gram + w * size));
   };
   const auto matrix = [&] { return empty_like_with(stack, {n, n}, scalar_type_of<T>()); };
   if (n <= kFewSamples) {

@@ -6,7 +6,6 @@
 // |Kc Lc|_F^2 = <Kc^2, Lc^2>: one square per variable instead of one product per pair, of which one half is
 // computed, and that of labels needs none. The composition (ops/coco.py) serves the spectral norm, which
 // needs an eigenvector, and float32 algebra, in which <Kc^2, Lc^2> may cancel.
-#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -36,10 +35,8 @@ void square_of_gram(const T* gram, bool given, int64_t n, double* out, RowBuffer
 //   Lc^2_ij / scale^2 = n_i [y_i = y_j] - n_i n_j / n + u_i + u_j + n (r - q^2).
 void square_of_labels(const int64_t* y, double scale, int64_t n, double* out) {
   const auto count = static_cast<double>(n);
-  std::vector<double> sizes(n), u(n);
-  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) sizes[i] = static_cast<double>(std::count(y, y + n, y[i]));
-  });
+  const std::vector<double> sizes = class_sizes(y, n);
+  std::vector<double> u(n);
   double q = 0, r = 0;
   for (double size : sizes) {
     q += size;

@@ -7,22 +7,10 @@
 #include <vector>
 
 #include "../common/stable.h"
-#include "vectorize.h"
+#include "hsic_sums.h"
 
 namespace bido {
 namespace {
-
-template <typename T>
-BIDO_VECTORIZE double row_sum(const T* row, int64_t n) {
-  double lanes[kLanes] = {};
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(row[j + l]);
-  double sum = 0;
-  for (; j < n; ++j) sum += static_cast<double>(row[j]);
-  for (double lane : lanes) sum += lane;
-  return sum;
-}
 
 template <typename T>
 BIDO_VECTORIZE void subtract_means(const T* row, T* out, const double* column_shift, double row_shift,

@@ -60,11 +60,9 @@ std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
     double* G = sum.row(0);
     multiply_rows(product, inverse, G, sum.stride(), true);
     mirror_upper(G, n, sum.stride());
-    const Variable<T>& v = group[wanted[w]];
-    Tensor entries = empty_like_with(stack, {n, n}, scalar_type_of<T>());
-    T* out = static_cast<T*>(entries.mutable_data_ptr());
-    finish_gradient<T>(G, sum.stride(), out, n);
-    result.push_back(v.is_gram() ? entries : gradient_of_features<T>(v, false, out, gram + w * size));
+    const Tensor entries = empty_like_with(stack, {n, n}, scalar_type_of<T>());
+    finish_gradient<T>(G, sum.stride(), static_cast<T*>(entries.mutable_data_ptr()), n);
+    result.push_back(gradient_of_variable<T>(group[wanted[w]], entries, gram + w * size));
   }
   return result;
 }
@@ -111,15 +109,13 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
   });
   std::vector<Tensor> grads;
   for (int64_t w = 0; w < count; ++w) {
-    const Variable<T>& v = group[wanted[w]];
-    Tensor G = empty_like_with(stack, {n, n}, scalar_type_of<T>());
-    T* entries = static_cast<T*>(G.mutable_data_ptr());
+    const Tensor G = empty_like_with(stack, {n, n}, scalar_type_of<T>());
     double* product = products.get() + w * size;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < i; ++j)
         product[i * n + j] = product[j * n + i] = (product[i * n + j] + product[j * n + i]) / 2;
-    finish_gradient<T>(product, n, entries, n);
-    grads.push_back(v.is_gram() ? G : gradient_of_features<T>(v, false, entries, gram + w * size));
+    finish_gradient<T>(product, n, static_cast<T*>(G.mutable_data_ptr()), n);
+    grads.push_back(gradient_of_variable<T>(group[wanted[w]], G, gram + w * size));
   }
   return grads;
 }

@@ -10,6 +10,7 @@
 
 #include "centered_gram.h"
 #include "mirror.h"
+#include "pair_factors.h"
 #include "spd_inverse.h"
 
 namespace bido {
@@ -62,11 +63,8 @@ void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, d
 // S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
 inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n, double* S) {
   const double ridge = c / scale, count = static_cast<double>(n);
-  std::vector<double> weight(n), offset(n);
-  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      weight[i] = 1 / (static_cast<double>(std::count(y, y + n, y[i])) + ridge);
-  });
+  std::vector<double> weight = class_sizes(y, n), offset(n);
+  for (double& w : weight) w = 1 / (w + ridge);
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {
     offset[i] = ridge * weight[i];  // g

@@ -35,6 +35,15 @@ inline double inner_product_of_matrices(const double* a, const double* b, int64_
   return total;
 }
 
+// The size of the class of each sample.
+inline std::vector<double> class_sizes(const int64_t* y, int64_t n) {
+  std::vector<double> sizes(n);
+  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) sizes[i] = static_cast<double>(std::count(y, y + n, y[i]));
+  });
+  return sizes;
+}
+
 // Where the Gram matrices of the variables lie: those of the wanted ones first, for they are kept.
 inline std::vector<int64_t> order_of_grams(const std::vector<int64_t>& kinds,
                                            const std::vector<int64_t>& wanted) {

@@ -123,4 +123,11 @@ Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, cons
   return out;
 }
 
+// The gradient of a variable from that of its Gram matrix up to centering.
+template <typename T>
+Tensor gradient_of_variable(const Variable<T>& v, const Tensor& grad, const T* gram) {
+  return v.is_gram() ? grad
+                     : gradient_of_features<T>(v, false, static_cast<const T*>(grad.const_data_ptr()), gram);
+}
+
 }  // namespace bido

@@ -24,8 +24,8 @@ def step(n: int, d: int) -> list[Tensor]:
 
 
 def test_calls_side_by_side_do_not_share_it() -> None:
-    """Sizes whose blocks are the same, in four threads that wait for nobody."""
-    sizes = [(600, 300), (600, 301), (590, 1500), (400, 2000)] * 3
+    """Blocks of 4 MiB and more, of the same sizes, in four threads that wait for nobody."""
+    sizes = [(800, 300), (800, 301), (795, 1500), (1000, 2000)] * 2
     alone = [step(n, d) for n, d in sizes]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda size: step(*size), sizes))
