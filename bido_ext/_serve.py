@@ -122,12 +122,10 @@ def is_small(name: str, args: Sequence[Any]) -> bool:
 def cpu_kernel_takes(name: str, args: Sequence[Any]) -> bool:
     """Whether the kernels of nhsic and coco in csrc/cpu take the arguments: algebra in float64, and of coco
     the Frobenius norm."""
-    if name in ("nhsic", "coco"):
-        wide = args[6]
-    else:
-        wide = args[4 if name == "nhsic_backward" else 5].dtype == torch.float64
-    norm = args[{"coco": 5, "coco_backward": 9}[name]] if name.startswith("coco") else "fro"
-    return bool(wide and norm == "fro")
+    if name.startswith("coco"):
+        wide, norm = (args[6], args[5]) if name == "coco" else (args[10], args[9])
+        return bool(wide and norm == "fro")
+    return bool(args[6] if name == "nhsic" else args[4].dtype == torch.float64)
 
 
 def call_cpu(name: str, *args: Any) -> Any:

@@ -1,96 +1,119 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// coco_backward on the CPU, Frobenius norm:
-//   G = sym(Kc sum_p w_p Lc_p^2),  w_p = grad_p |M_p|_F^(-3/2) / (2 n),  M = Kc Lc,
-// and grad_x of G as in gram_stack, from the squares of the partners that coco_kernel.cpp kept.
+// coco_backward on the CPU, Frobenius norm: with M = Kc Lc
+//   G = sum_p grad_p sym(M Lc) |M|_F^(-3/2) / (2 n),
+// and grad_x of G as in gram_stack. What the partners that are not labels add, coco_kernel.cpp kept; products
+// with labels are sums over classes and made again.
 #include <algorithm>
 #include <string>
 #include <vector>
 
+#include "../common/sides.h"
 #include "centered_gram.h"
+#include "group_grams.h"
+#include "label_classes.h"
 #include "mirror.h"
 #include "pair_arguments.h"
-#include "pair_factors.h"
+#include "row_products.h"
 #include "weights.h"
 
 namespace bido {
 namespace {
 
-// d value_p / d K = w_p sym(Kc Lc^2); where the value is 0 its gradient is defined as 0. NaN stays.
-std::vector<double> weights_of_pairs(const double* grads, const double* values, size_t pairs, int64_t n) {
-  std::vector<double> weights(pairs);
-  for (size_t p = 0; p < pairs; ++p) {
-    const double root = values[p] * static_cast<double>(n);  // |M|_F^(1/2)
-    weights[p] = values[p] > 0 ? grads[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * values[p];
-  }
-  return weights;
-}
-
-struct Work {
-  explicit Work(int64_t n) : centered(n, n), sum(n, n), product(n, n) {}
-  RowBuffer<double> centered, sum, product;
+struct LabelTerm {
+  LabelProduct product;
+  double coefficient;  // of Kc Lc^2
 };
 
-// The gradient of one Gram matrix, up to its symmetric part if that is taken later: |Kc T + T Kc| >=
-// |Kc T - T Kc| as Kc is positive semidefinite, so rounding first costs no digit. Both factors of the product
-// are symmetric: it is one of their rows.
+// G of one wanted variable, a sum of kept matrices and of terms of labels.
 template <typename T>
-void gradient_of_gram(const CenteredGram<T>& Kc, const std::vector<double>& coefficients,
-                      const double* squares, int64_t n, bool symmetric, T* out, Work& work) {
-  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      Kc.fill(i, 0, work.centered.row(i));
-      sum_of_factors(coefficients, squares, n * n, i * n, work.sum.row(i), n);
-    }
-  });
-  multiply_rows(work.centered, work.sum, work.product.row(0), work.product.stride(), false);
-  if (symmetric) return symmetric_part(work.product.row(0), work.product.stride(), out, n);
-  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      for (int64_t j = 0; j < n; ++j) out[i * n + j] = static_cast<T>(work.product.row(i)[j]);
-  });
-}
+struct GradientOfGram {
+  const T* gram;
+  bool given;  // the user's own, whose gradient is symmetric here; for others that is part of the next step
+  std::vector<std::pair<const T*, double>> kept;
+  std::vector<LabelTerm> labels;
+
+  void fill(T* out, int64_t n) const {
+    const CenteredGram<T> Kc(gram, given, n);
+    RowBuffer<double> sum(given ? n : 0, n);  // symmetric_part needs all rows at once
+    torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+      std::vector<double> row(n), centered(n), M(n), product(n);
+      for (int64_t i = first; i < last; ++i) {
+        double* G = given ? sum.row(i) : row.data();
+        std::fill(G, G + n, 0.0);
+        for (const auto& [matrix, coefficient] : kept) add_scaled(coefficient, matrix + i * n, G, n);
+        if (!labels.empty()) Kc.fill(i, 0, centered.data());
+        for (const LabelTerm& term : labels) {
+          term.product.multiply(centered.data(), M.data());
+          term.product.multiply_again(M.data(), product.data());
+          for (int64_t j = 0; j < n; ++j)
+            G[j] += term.coefficient * product[term.product.classes().class_of(j)];
+        }
+        if (!given)
+          for (int64_t j = 0; j < n; ++j) out[i * n + j] = static_cast<T>(G[j]);
+      }
+    });
+    if (given) symmetric_part(sum.row(0), sum.stride(), out, n);
+  }
+};
 
 template <typename T>
 std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std::vector<Tensor>& variables,
-                             const Tensor& parameters, const Tensor& stack, const Tensor& squares,
+                             const Tensor& parameters, const Tensor& stack, const Tensor& kept,
                              const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
                              const std::vector<int64_t>& second, const std::vector<int64_t>& wanted) {
   const auto group = make_group<T>("coco_backward", variables, parameters, kinds);
   const int64_t n = variables[0].size(0), size = n * n, count = static_cast<int64_t>(wanted.size());
-  const std::vector<int64_t> partners = partners_of(first, second, wanted);
-  const auto weights = weights_of_pairs(static_cast<const double*>(grad.const_data_ptr()),
-                                        static_cast<const double*>(values.const_data_ptr()), first.size(), n);
-  const auto* square = static_cast<const double*>(squares.const_data_ptr());
+  const std::vector<Side> sides = sides_of(kinds, first, second, wanted);
+  const auto* of_pair = static_cast<const double*>(grad.const_data_ptr());
+  const auto* value = static_cast<const double*>(values.const_data_ptr());
+  const auto* parameter = static_cast<const double*>(parameters.const_data_ptr());
+  const auto* side_gradient = static_cast<const T*>(kept.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
-  const auto make_gradient = [&](int64_t w, T* out, Work& work) {
-    const bool given = group[wanted[w]].is_gram();
-    const CenteredGram<T> Kc(gram + w * size, given, n);
-    const auto coefficients = partner_coefficients(wanted[w], partners, first, second, weights.data());
-    gradient_of_gram(Kc, coefficients, square, n, given, out, work);
+
+  const auto terms_of = [&](int64_t w) {
+    const int64_t own = wanted[w];
+    GradientOfGram<T> G{gram + w * size, group[own].is_gram(), {}, {}};
+    for (size_t s = 0; s < sides.size(); ++s) {
+      if (sides[s].own != own) continue;
+      double sum = 0;  // a pair of a variable with itself counts twice
+      for (size_t p = 0; p < first.size(); ++p)
+        sum += of_pair[p] * ((first[p] == own && second[p] == sides[s].partner) +
+                             (second[p] == own && first[p] == sides[s].partner));
+      G.kept.push_back({side_gradient + static_cast<int64_t>(s) * size, sum});
+    }
+    for (size_t p = 0; p < first.size(); ++p) {
+      const int64_t other = first[p] == own ? second[p] : first[p];
+      if ((first[p] != own && second[p] != own) || !is_labels(kinds, other)) continue;
+      const double root = value[p] * static_cast<double>(n);  // |M|_F^(1/2); the gradient is 0 where it is
+      const double coefficient = value[p] > 0
+                                     ? of_pair[p] / (2 * static_cast<double>(n) * root * root * root)
+                                     : 0 * value[p];
+      const auto* y = static_cast<const int64_t*>(group[other].data.const_data_ptr());
+      G.labels.push_back({LabelProduct(y, parameter[other], n), coefficient});
+    }
+    return G;
   };
   std::vector<Tensor> grads;
+  const auto matrix = [&] { return empty_like_with(stack, {n, n}, scalar_type_of<T>()); };
+  const auto fill = [&](int64_t w, Tensor& G) { terms_of(w).fill(static_cast<T*>(G.mutable_data_ptr()), n); };
   const auto finish = [&](int64_t w, const Tensor& G) {
     grads.push_back(gradient_of_variable<T>(group[wanted[w]], G, gram + w * size));
   };
-  const auto matrix = [&] { return empty_like_with(stack, {n, n}, scalar_type_of<T>()); };
-  if (n <= kFewSamples) {
-    std::vector<Tensor> gradients;
-    for (int64_t w = 0; w < count; ++w) gradients.push_back(matrix());
-    torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-      Work work(n);
-      for (int64_t w = from; w < to; ++w)
-        make_gradient(w, static_cast<T*>(gradients[w].mutable_data_ptr()), work);
-    });
-    for (int64_t w = 0; w < count; ++w) finish(w, gradients[w]);
+  if (n > kFewSamples) {
+    for (int64_t w = 0; w < count; ++w) {
+      Tensor G = matrix();
+      fill(w, G);
+      finish(w, G);
+    }
     return grads;
   }
-  Work work(n);
-  for (int64_t w = 0; w < count; ++w) {
-    const Tensor G = matrix();
-    make_gradient(w, static_cast<T*>(G.mutable_data_ptr()), work);
-    finish(w, G);
-  }
+  std::vector<Tensor> gradients;  // few samples: a variable per thread
+  for (int64_t w = 0; w < count; ++w) gradients.push_back(matrix());
+  torch::stable::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
+    for (int64_t w = from; w < to; ++w) fill(w, gradients[w]);
+  });
+  for (int64_t w = 0; w < count; ++w) finish(w, gradients[w]);
   return grads;
 }
 
@@ -99,20 +122,21 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
 std::vector<Tensor> coco_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> variables,
                                       Tensor parameters, Tensor stack, Tensor kept,
                                       std::vector<int64_t> kinds, std::vector<int64_t> first,
-                                      std::vector<int64_t> second, std::string norm,
+                                      std::vector<int64_t> second, std::string norm, bool wide,
                                       std::vector<int64_t> wanted) {
   check_pairs("coco_backward", variables, kinds, first, second);
   check_wanted("coco_backward", kinds, wanted);
+  STD_TORCH_CHECK(norm == "fro" && wide,
+                  "coco_backward: the kernel has the Frobenius norm, computed in float64");
   const ScalarType dtype = group_dtype(variables, kinds);
   const int64_t size = variables[0].size(0) * variables[0].size(0),
                 pairs = static_cast<int64_t>(first.size());
-  const auto partners = static_cast<int64_t>(partners_of(first, second, wanted).size());
-  STD_TORCH_CHECK(norm == "fro", "coco_backward: the kernel has the Frobenius norm");
+  const auto sides = static_cast<int64_t>(sides_of(kinds, first, second, wanted).size());
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && values.scalar_type() == ScalarType::Double &&
-                      stack.scalar_type() == dtype && kept.scalar_type() == ScalarType::Double &&
+                      stack.scalar_type() == dtype && kept.scalar_type() == dtype &&
                       grad.numel() == pairs && values.numel() == pairs &&
                       stack.numel() == static_cast<int64_t>(wanted.size()) * size &&
-                      kept.numel() == partners * size,
+                      kept.numel() == sides * size,
                   "coco_backward: what is given must be what the forward kept");
   const auto run = dtype == ScalarType::Double ? &backward<double> : &backward<float>;
   return run(torch::stable::contiguous(grad), torch::stable::contiguous(values), variables, parameters,

@@ -3,73 +3,180 @@
 // coco with the Frobenius norm on the CPU: sqrt(|Kc Lc|_F) / n, Kc = H K H, for all variables and pairs of a
 // step in one call, the algebra in float64. coco_backward_kernel.cpp has the gradient.
 //
-// |Kc Lc|_F^2 = <Kc^2, Lc^2>: one square per variable instead of one product per pair, of which one half is
-// computed, and that of labels needs none. The composition (ops/coco.py) serves the spectral norm, which
-// needs an eigenvector, and float32 algebra, in which <Kc^2, Lc^2> may cancel.
+//   K wanted, L not labels:  |Kc Lc|_F^2 = <Kc, Kc Lc^2>, and Kc Lc^2 makes the gradient, which is kept
+//   L labels:                Kc Lc from sums over classes, O(n^2)
+//   neither wanted:          <Kc^2, Lc^2>, one square per variable
+// One half of a square is computed, and each once. The composition (ops/coco.py) serves the spectral norm,
+// which needs an eigenvector, and float32 algebra, in which <Kc, Kc Lc^2> may cancel.
 #include <cmath>
 #include <string>
 #include <vector>
 
+#include "../common/sides.h"
 #include "centered_gram.h"
+#include "group_grams.h"
+#include "label_classes.h"
 #include "mirror.h"
 #include "pair_arguments.h"
-#include "pair_factors.h"
+#include "row_products.h"
+#include "variable.h"
 
 namespace bido {
 namespace {
 
-// Kc^2, with the rows of `work` for Kc.
-template <typename T>
-void square_of_gram(const T* gram, bool given, int64_t n, double* out, RowBuffer<double>& work) {
-  const CenteredGram<T> Kc(gram, given, n);
-  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) Kc.fill(i, 0, work.row(i));
-  });
-  multiply_rows(work, work, out, n, true);
-  mirror_upper(out, n, n);
-}
+// Of one thread (few samples) or of all.
+struct Work {
+  explicit Work(int64_t n) : centered(n, n), product(n, n) {}
+  RowBuffer<double> centered, product;
+};
 
-// Lc^2 of L = scale [y_i = y_j] in closed form: L = scale Y Y' with Y one-hot, so that with Yc = H Y and the
-// share p_c = n_c / n of each class Lc^2 = scale^2 Yc (Yc'Yc) Yc', Yc'Yc = diag(n_c) - n p p'. With the size
-// n_i of the class of sample i, q = sum p_c^2, r = sum p_c^3 and u_i = n_i (q - n_i / n):
-//   Lc^2_ij / scale^2 = n_i [y_i = y_j] - n_i n_j / n + u_i + u_j + n (r - q^2).
-void square_of_labels(const int64_t* y, double scale, int64_t n, double* out) {
-  const auto count = static_cast<double>(n);
-  const std::vector<double> sizes = class_sizes(y, n);
-  std::vector<double> u(n);
-  double q = 0, r = 0;
-  for (double size : sizes) {
-    q += size;
-    r += size * size;
+// work(k, Work&) for k < count: few samples side by side, more one after the other with all threads.
+template <typename F>
+void for_each(int64_t count, int64_t n, const F& work) {
+  if (count == 0) return;
+  if (n > kFewSamples) {
+    Work shared(n);
+    for (int64_t k = 0; k < count; ++k) work(k, shared);
+    return;
   }
-  q /= count * count;
-  r /= count * count * count;
-  for (int64_t i = 0; i < n; ++i) u[i] = sizes[i] * (q - sizes[i] / count);
-  torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      for (int64_t j = 0; j < n; ++j)
-        out[i * n + j] = scale * scale *
-                         ((y[i] == y[j] ? sizes[i] : 0.0) - sizes[i] * sizes[j] / count +
-                          (u[i] + u[j] + count * (r - q * q)));
+  run_tasks(count, [&](Tasks& tasks) {
+    Work own(n);
+    for (int64_t k = tasks.take(); k >= 0; k = tasks.take()) work(k, own);
   });
 }
 
 template <typename T>
-PairFactors forward(const std::vector<Tensor>& variables, const Tensor& parameters,
-                    const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
-                    const std::vector<int64_t>& second, const std::vector<int64_t>& wanted) {
-  const int64_t n = variables[0].size(0);
-  const auto square = [&](const FactorRequest<T>& asked) {
-    const Variable<T>& v = asked.variable;
-    if (v.is_labels())
-      return square_of_labels(static_cast<const int64_t*>(v.data.const_data_ptr()), asked.parameter, n,
-                              asked.out);
-    if (asked.work != nullptr) return square_of_gram<T>(asked.gram, v.is_gram(), n, asked.out, *asked.work);
-    RowBuffer<double> own(n, n);
-    square_of_gram<T>(asked.gram, v.is_gram(), n, asked.out, own);
-  };
-  return factor_pairs<T>("coco", variables, parameters, kinds, first, second, wanted, square);
+void fill_rows(const CenteredGram<T>& Kc, RowBuffer<double>& out) {
+  torch::stable::parallel_for(0, out.rows(), 32, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) Kc.fill(i, 0, out.row(i));
+  });
 }
+
+template <typename T>
+class Coco {
+ public:
+  Coco(const std::vector<Tensor>& variables, const Tensor& parameters, const std::vector<int64_t>& kinds,
+       const std::vector<int64_t>& first, const std::vector<int64_t>& second,
+       const std::vector<int64_t>& wanted)
+      : n_(variables[0].size(0)),
+        parameter_(static_cast<const double*>(parameters.const_data_ptr())),
+        kinds_(kinds),
+        first_(first),
+        second_(second),
+        wanted_(wanted),
+        group_(make_group<T>("coco", variables, parameters, kinds)),
+        grams_(variables, parameters, kinds, wanted),
+        sides_(sides_of(kinds, first, second, wanted)),
+        square_of_(kinds.size(), -1) {}
+
+  std::tuple<Tensor, Tensor, Tensor> run(const Tensor& like) {
+    Tensor kept = empty_large(like, {static_cast<int64_t>(sides_.size()), n_, n_}, scalar_type_of<T>());
+    Tensor values = empty_like_with(like, {static_cast<int64_t>(first_.size())}, ScalarType::Double);
+    make_squares();
+    std::vector<double> of_sides(sides_.size());  // |Kc Lc|_F^2
+    auto* out = static_cast<T*>(kept.mutable_data_ptr());
+    for_each(static_cast<int64_t>(sides_.size()), n_, [&](int64_t s, Work& work) {
+      of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_, work);
+    });
+    auto* value = static_cast<double*>(values.mutable_data_ptr());
+    for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p, Work& work) {
+      const double squared = squared_norm_of_pair(p, of_sides, work);
+      // Round-off may be negative; NaN stays.
+      value[p] = squared < 0 ? 0.0 : std::sqrt(std::sqrt(squared)) / static_cast<double>(n_);
+    });
+    return {values, grams_.kept(), kept};
+  }
+
+ private:
+  CenteredGram<T> centered(int64_t v) const {
+    return CenteredGram<T>(grams_.gram(v), group_[v].is_gram(), n_);
+  }
+  LabelProduct label_product(int64_t v) const {
+    return LabelProduct(static_cast<const int64_t*>(group_[v].data.const_data_ptr()), parameter_[v], n_);
+  }
+  bool is_wanted(int64_t v) const { return grams_.place_of_wanted(v) >= 0; }
+
+  void make_squares() {
+    std::vector<int64_t> squared;
+    const auto ask_for = [&](int64_t v) {
+      if (square_of_[v] >= 0) return;
+      square_of_[v] = static_cast<int64_t>(squared.size());
+      squared.push_back(v);
+    };
+    for (const Side& side : sides_) ask_for(side.partner);
+    for (size_t p = 0; p < first_.size(); ++p) {
+      const int64_t a = first_[p], b = second_[p];
+      if (is_wanted(a) || is_wanted(b) || is_labels(kinds_, a) || is_labels(kinds_, b)) continue;
+      ask_for(a);
+      ask_for(b);
+    }
+    for (size_t k = 0; k < squared.size(); ++k) squares_.emplace_back(n_, n_);
+    for_each(static_cast<int64_t>(squared.size()), n_, [&](int64_t k, Work& work) {
+      fill_rows(centered(squared[k]), work.centered);
+      multiply_rows(work.centered, work.centered, squares_[k].row(0), squares_[k].stride(), true);
+      mirror_upper(squares_[k].row(0), n_, squares_[k].stride());
+    });
+  }
+
+  // |Kc Lc|_F^2, and to `out` what the backward takes the symmetric part of:
+  //   Kc Lc^2 |Kc Lc|_F^(-3/2) / (2 n), 0 where the norm is. Its dtype costs no digit, although the
+  // antisymmetric part goes later: |Kc T + T Kc| >= |Kc T - T Kc| as both are positive semidefinite.
+  double product_of_side(const Side& side, T* out, Work& work) const {
+    fill_rows(centered(side.own), work.centered);
+    multiply_rows(work.centered, squares_[square_of_[side.partner]], work.product.row(0),
+                  work.product.stride(), false);  // both are symmetric: rows times rows
+    const double squared = inner_product(work.centered.row(0), work.centered.stride(), work.product.row(0),
+                                         work.product.stride(), n_);
+    const double scale =
+        squared > 0 ? std::pow(squared, -0.75) / (2 * static_cast<double>(n_)) : 0 * squared;
+    torch::stable::parallel_for(0, n_, 32, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        for (int64_t j = 0; j < n_; ++j) out[i * n_ + j] = static_cast<T>(scale * work.product.row(i)[j]);
+    });
+    return squared;
+  }
+
+  double squared_norm_of_pair(int64_t p, const std::vector<double>& of_sides, Work& work) const {
+    const int64_t a = first_[p], b = second_[p];
+    if (is_labels(kinds_, b)) return squared_norm_with_labels(a, b, work);
+    if (is_labels(kinds_, a)) return squared_norm_with_labels(b, a, work);
+    for (size_t s = 0; s < sides_.size(); ++s)
+      if ((sides_[s].own == a && sides_[s].partner == b) || (sides_[s].own == b && sides_[s].partner == a))
+        return of_sides[s];
+    const RowBuffer<double>&A = squares_[square_of_[a]], &B = squares_[square_of_[b]];
+    return inner_product(A.row(0), A.stride(), B.row(0), B.stride(), n_);
+  }
+
+  double squared_norm_with_labels(int64_t v, int64_t labels, Work& work) const {
+    const LabelProduct Lc = label_product(labels);
+    if (is_labels(kinds_, v)) {
+      const LabelProduct own = label_product(v);
+      for (int64_t i = 0; i < n_; ++i) own.fill(i, work.centered.row(i));
+    } else {
+      fill_rows(centered(v), work.centered);
+    }
+    std::vector<double> rows(n_);
+    torch::stable::parallel_for(0, n_, 32, [&](int64_t first, int64_t last) {
+      std::vector<double> M(Lc.classes().count());
+      for (int64_t i = first; i < last; ++i) {
+        Lc.multiply(work.centered.row(i), M.data());
+        rows[i] = Lc.squared_norm(M.data());
+      }
+    });
+    double sum = 0;
+    for (double row : rows) sum += row;
+    return sum;
+  }
+
+  int64_t n_;
+  const double* parameter_;
+  const std::vector<int64_t>&kinds_, &first_, &second_, &wanted_;
+  std::vector<Variable<T>> group_;
+  GroupGrams<T> grams_;
+  std::vector<Side> sides_;
+  std::vector<int64_t> square_of_;  // by variable: which of squares_, or -1
+  std::vector<RowBuffer<double>> squares_;
+};
 
 }  // namespace
 
@@ -80,13 +187,9 @@ std::tuple<Tensor, Tensor, Tensor> coco_cpu(std::vector<Tensor> variables, Tenso
   check_pairs("coco", variables, kinds, first, second);
   check_wanted("coco", kinds, wanted);
   STD_TORCH_CHECK(norm == "fro" && wide, "coco: the kernel has the Frobenius norm, computed in float64");
-  const auto run = group_dtype(variables, kinds) == ScalarType::Double ? &forward<double> : &forward<float>;
-  const PairFactors result = run(variables, parameters, kinds, first, second, wanted);
-  auto* value = static_cast<double*>(result.values.mutable_data_ptr());
-  const auto n = static_cast<double>(variables[0].size(0));
-  for (size_t p = 0; p < first.size(); ++p)  // round-off may be negative; NaN stays
-    value[p] = value[p] < 0 ? 0.0 : std::sqrt(std::sqrt(value[p])) / n;
-  return {result.values, result.stack, result.factors};
+  if (group_dtype(variables, kinds) == ScalarType::Double)
+    return Coco<double>(variables, parameters, kinds, first, second, wanted).run(parameters);
+  return Coco<float>(variables, parameters, kinds, first, second, wanted).run(parameters);
 }
 
 }  // namespace bido
@@ -98,7 +201,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
       " bool wide, int[] wanted) -> (Tensor, Tensor, Tensor)");
   m.def(
       "coco_backward(Tensor grad, Tensor values, Tensor[] variables, Tensor parameters, Tensor stack,"
-      " Tensor kept, int[] kinds, int[] first, int[] second, str norm, int[] wanted) -> Tensor[]");
+      " Tensor kept, int[] kinds, int[] first, int[] second, str norm, bool wide, int[] wanted) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) { m.impl("coco", TORCH_BOX(&bido::coco_cpu)); }

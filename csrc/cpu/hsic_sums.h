@@ -43,6 +43,11 @@ BIDO_VECTORIZE double row_product(const T* a, const T* b, int64_t n) {
 }
 
 template <typename T>
+BIDO_VECTORIZE void add_scaled(double factor, const T* row, double* out, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) out[j] += factor * static_cast<double>(row[j]);
+}
+
+template <typename T>
 BIDO_VECTORIZE void add_row_to_sums(const T* row, double* sums, int64_t n) {
   for (int64_t j = 0; j < n; ++j) sums[j] += static_cast<double>(row[j]);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "centered_gram.h"
+#include "label_classes.h"
 #include "mirror.h"
 #include "pair_factors.h"
 #include "spd_inverse.h"
@@ -63,10 +64,11 @@ void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, d
 // S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
 inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n, double* S) {
   const double ridge = c / scale, count = static_cast<double>(n);
-  std::vector<double> weight = class_sizes(y, n), offset(n);
-  for (double& w : weight) w = 1 / (w + ridge);
+  const LabelClasses classes(y, n);
+  std::vector<double> weight(n), offset(n);
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {
+    weight[i] = 1 / (classes.size(classes.class_of(i)) + ridge);
     offset[i] = ridge * weight[i];  // g
     total += offset[i];
   }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Inner products of the rows of two buffers, shared among the threads: L R', or its upper half.
+// Inner products of the rows of two buffers, shared among the threads: L R', or its upper half; and <L, R>.
 #pragma once
 
 #include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "hsic_sums.h"
 #include "inner_products.h"
 
 namespace bido {
@@ -58,6 +59,20 @@ void multiply_rows(const RowBuffer<T>& left, const RowBuffer<T>& right, T* out, 
                           upper && i == j ? 0 : kComputeAll, k > 0, {});
     }
   });
+}
+
+// <a, b> of two [n, n] matrices with rows `stride` apart: blocks of rows side by side, added up in order.
+inline double inner_product(const double* a, int64_t a_stride, const double* b, int64_t b_stride, int64_t n) {
+  constexpr int64_t kRows = 64;
+  const int64_t blocks = (n + kRows - 1) / kRows;
+  std::vector<double> sums(blocks);
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first * kRows; i < std::min(n, last * kRows); ++i)
+      sums[i / kRows] += row_product(a + i * a_stride, b + i * b_stride, n);
+  });
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return total;
 }
 
 }  // namespace bido

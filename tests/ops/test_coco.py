@@ -103,7 +103,7 @@ def test_opcheck(norm: str, dtype: torch.dtype, wide: bool) -> None:
             detached, parameters, kinds, *pairs, norm, wide, wanted
         )
         grad = torch.rand(3, dtype=torch.float64)
-        arguments = (grad, values, detached, parameters, *kept, kinds, *pairs, norm, wanted)
+        arguments = (grad, values, detached, parameters, *kept, kinds, *pairs, norm, wide, wanted)
         torch.library.opcheck(torch.ops.bido_ext.coco_backward, arguments)
 
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO with the Frobenius norm as a composition: value_p = sqrt(m) / n, m = |Kc Lc|_F, and
+
+    d value_p / d K = sym(Kc Lc^2) m^(-3/2) / (2 n).
+
+Kc Lc^2 comes with the norm, so the forward keeps this gradient, up to its symmetric part, for each side: a
+wanted variable with a partner that is not labels. Products with labels are sums over classes and made again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops.algebra import batches, center_stack
+from bido_ext.ops.coco_group import CocoGroup
+from bido_ext.ops.kernels import same_class
+from bido_ext.reference.gram_stack import LABELS
+
+Side = tuple[int, int]
+
+
+def sides_of(
+    kinds: Sequence[int], first: Sequence[int], second: Sequence[int], wanted: Sequence[int]
+) -> list[Side]:
+    """Every wanted variable with each of its partners that are not labels (csrc/common/sides.h)."""
+    both = [side for a, b in zip(first, second, strict=True) for side in ((a, b), (b, a))]
+    sides = [(own, b) for own in wanted for a, b in both if a == own and kinds[b] != LABELS]
+    return list(dict.fromkeys(sides))
+
+
+def times_labels(y: Tensor, scale: Tensor, A: Tensor) -> Tensor:
+    """Lc A of L = scale [y_i = y_j], for A (..., n, n) whose columns sum to zero: sums over classes."""
+    representative = same_class(y, torch.uint8).argmax(-1)  # the first sample of the class
+    sums = torch.zeros_like(A).index_add_(-2, representative, A).index_select(-2, representative)
+    sums = sums - sums[..., :1, :]  # so that a single class gives zeros and not round-off
+    return (sums - sums.mean(-2, keepdim=True)) * scale.to(A.dtype)
+
+
+def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
+    """values [pairs] and what the backward needs, [sides, n, n] in the dtype of the Gram matrices."""
+    n, sides = g.n, sides_of(g.kinds, g.first, g.second, g.wanted)
+    right = {}  # Lc^2, of which <Kc, Kc Lc^2> may cancel in float32; there Lc
+    for partner in dict.fromkeys(partner for _, partner in sides):
+        Lc = g.centered(partner)
+        right[partner] = Lc @ Lc if g.wide else Lc
+    kept = g.stack.new_empty((len(sides), n, n))
+    norms: dict[frozenset[int], Tensor] = {}
+    for batch in batches(n, len(g.wanted)):
+        own = g.wanted[batch]
+        Kc = center_stack(g.stack[batch], g.dtype)
+        here = [s for s, side in enumerate(sides) if side[0] in own]  # one after the other
+        if here:
+            left = _stacked([Kc[own.index(sides[s][0])] for s in here])
+            gradients, sizes = _gradients(left, _stacked([right[sides[s][1]] for s in here]), g)
+            kept[here[0] : here[-1] + 1] = gradients
+            norms.update(zip((frozenset(sides[s]) for s in here), sizes.unbind(), strict=True))
+        for y, rows in _labels_of(g, own):
+            M = times_labels(g.variables[y], g.parameters[y], _rows(Kc, rows))
+            pairs = (frozenset((own[k], y)) for k in rows)
+            norms.update(zip(pairs, _norms(M).unbind(), strict=True))
+    centered = functools.cache(g.centered)
+    for a, b in g.pairs:
+        if frozenset((a, b)) not in norms:  # no gradient is wanted
+            a, b = (b, a) if g.kinds[a] == LABELS else (a, b)
+            labels = g.kinds[b] == LABELS
+            Kc = centered(a)
+            M = times_labels(g.variables[b], g.parameters[b], Kc) if labels else Kc @ centered(b)
+            norms[frozenset((a, b))] = _norms(M)
+    values = [norms[frozenset(pair)].sqrt() / n for pair in g.pairs]
+    return torch.stack(values) if values else g.parameters.new_zeros((0,)), kept
+
+
+def backward(g: CocoGroup, grad: Tensor, values: Tensor, kept: Tensor) -> Iterator[Tensor]:
+    """The gradients of the Gram matrices, (batch, n, n) for each of :func:`batches`."""
+    n, sides = g.n, sides_of(g.kinds, g.first, g.second, g.wanted)
+    incidence = _incidence(tuple(g.pairs), tuple(sides), grad.device)
+    of_sides = (incidence @ grad.double()).to(g.dtype)
+    # The gradient is defined as 0 where the value is.
+    safe = torch.where(values > 0, values, 1.0) * n
+    of_pairs = torch.where(values > 0, grad / (2 * n * safe**3), 0 * values).to(g.dtype)
+    for batch in batches(n, len(g.wanted)):
+        own = g.wanted[batch]
+        half = kept.new_zeros((len(own), n, n), dtype=g.dtype)
+        for s, (of, _) in enumerate(sides):
+            if of in own:
+                half[own.index(of)] += of_sides[s] * kept[s]
+        Kc = None
+        for y, rows in _labels_of(g, own):
+            Kc = center_stack(g.stack[batch], g.dtype) if Kc is None else Kc
+            scale = g.parameters[y]
+            M = times_labels(g.variables[y], scale, _rows(Kc, rows))
+            product = times_labels(g.variables[y], scale, M)
+            for k, matrix in zip(rows, product, strict=True):
+                for p, pair in enumerate(g.pairs):
+                    if set(pair) == {own[k], y}:
+                        half[k] += of_pairs[p] * matrix
+        yield (half + half.mT) / 2
+
+
+def _gradients(Kc: Tensor, right: Tensor, g: CocoGroup) -> tuple[Tensor, Tensor]:
+    """Of sides, d value / d K up to its symmetric part and m, from Kc and Lc^2 or, not wide, Lc."""
+    product = Kc @ right
+    if g.wide:
+        flat = (Kc.flatten(1)[:, None] @ product.flatten(1)[..., None]).flatten()
+        m = flat.clamp_min(0).sqrt()
+        safe = torch.where(m > 0, m, 1.0)
+        scale = safe**-1.5
+    else:
+        m = _norms(product)
+        safe = torch.where(m > 0, m, 1.0)
+        # Scaled first: Kc Lc^2 of tiny matrices would underflow.
+        product = (product / safe.to(product.dtype)[:, None, None]) @ right
+        scale = safe**-0.5
+    scale = torch.where(m > 0, scale / (2 * g.n), 0 * m)  # NaN stays
+    return product * scale.to(product.dtype)[:, None, None], m
+
+
+def _norms(M: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float64)
+
+
+def _stacked(matrices: Sequence[Tensor]) -> Tensor:
+    return matrices[0][None] if len(matrices) == 1 else torch.stack(list(matrices))
+
+
+def _rows(stack: Tensor, rows: Sequence[int]) -> Tensor:
+    return stack if len(rows) == len(stack) else _stacked([stack[k] for k in rows])
+
+
+def _labels_of(g: CocoGroup, own: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """Every variable of labels that is paired with some of ``own``, and the places of those."""
+    for y in range(len(g.kinds)):
+        rows = [k for k, i in enumerate(own) if (i, y) in g.pairs or (y, i) in g.pairs]
+        if rows and g.kinds[y] == LABELS:
+            yield y, rows
+
+
+@functools.lru_cache(maxsize=64)
+def _incidence(pairs: tuple[Side, ...], sides: tuple[Side, ...], device: torch.device) -> Tensor:
+    """How often a pair is a side, (sides, pairs): one of a variable with itself twice. Kept on the device,
+    so that only the first step copies it there."""
+    counts = [[(pair == side) + (pair[::-1] == side) for pair in pairs] for side in sides]
+    shape = (len(sides), len(pairs))
+    return torch.tensor(counts, dtype=torch.float64).reshape(shape).to(device)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both norms of COCO are given: a group, its pairs, and the Gram matrices that the backward needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops.algebra import center_stack
+from bido_ext.ops.gram_stack import gram_stack_of
+from bido_ext.ops.kernels import same_class
+from bido_ext.reference.gram_stack import LABELS, group_dtype
+
+
+@dataclass(frozen=True)
+class CocoGroup:
+    """Arguments of ``bido_ext::coco`` with the Gram matrices of the wanted variables.
+
+    Attributes:
+        stack: Gram matrices up to centering, (wanted, n, n).
+        wide: Whether the n x n algebra runs in float64.
+    """
+
+    variables: Sequence[Tensor]
+    parameters: Tensor
+    kinds: Sequence[int]
+    first: Sequence[int]
+    second: Sequence[int]
+    wide: bool
+    wanted: Sequence[int]
+    stack: Tensor
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.variables[0].shape[0]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The two variables of each pair."""
+        return list(zip(self.first, self.second, strict=True))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the n x n algebra."""
+        return torch.float64 if self.wide else group_dtype(self.variables, self.kinds)
+
+    def centered(self, i: int) -> Tensor:
+        """H K H of variable i (n, n)."""
+        if i in self.wanted:
+            return center_stack(self.stack[list(self.wanted).index(i)], self.dtype)
+        if self.kinds[i] == LABELS:  # exact in any dtype
+            gram = same_class(self.variables[i], self.dtype) * self.parameters[i].to(self.dtype)
+        else:
+            gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
+        return center_stack(gram, self.dtype)
