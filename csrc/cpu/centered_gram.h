@@ -24,24 +24,24 @@ class CenteredGram {
   CenteredGram(const T* gram, bool given, int64_t n) : gram_(gram), given_(given), n_(n), means_(n) {
     torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
-        means_[i] = (given ? row_sum(symmetric_row(i, 0).data(), n) : row_sum(gram + i * n, n)) /
+        means_[i] = (given ? row_sum(symmetric_row(i, 0, n).data(), n) : row_sum(gram + i * n, n)) /
                     static_cast<double>(n);
     });
     for (double mean : means_) total_ += mean / static_cast<double>(n);
   }
 
-  // Entries j.. of row i to out[j..n).
-  void fill(int64_t i, int64_t j, double* out) const {
+  // `count` entries of row i from j on.
+  void fill(int64_t i, int64_t j, int64_t count, double* out) const {
     if (given_)
-      center_row(symmetric_row(i, j).data(), means_[i], means_.data() + j, total_, out + j, n_ - j);
+      center_row(symmetric_row(i, j, count).data(), means_[i], means_.data() + j, total_, out, count);
     else
-      center_row(gram_ + i * n_ + j, means_[i], means_.data() + j, total_, out + j, n_ - j);
+      center_row(gram_ + i * n_ + j, means_[i], means_.data() + j, total_, out, count);
   }
 
  private:
-  std::vector<double> symmetric_row(int64_t i, int64_t begin) const {
-    std::vector<double> row(n_ - begin);
-    for (int64_t j = begin; j < n_; ++j)
+  std::vector<double> symmetric_row(int64_t i, int64_t begin, int64_t count) const {
+    std::vector<double> row(count);
+    for (int64_t j = begin; j < begin + count; ++j)
       row[j - begin] = (static_cast<double>(gram_[i * n_ + j]) + static_cast<double>(gram_[j * n_ + i])) / 2;
     return row;
   }

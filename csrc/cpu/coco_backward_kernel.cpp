@@ -11,7 +11,7 @@
 #include "../common/sides.h"
 #include "centered_gram.h"
 #include "group_grams.h"
-#include "label_classes.h"
+#include "label_product.h"
 #include "mirror.h"
 #include "pair_arguments.h"
 #include "row_products.h"
@@ -22,7 +22,7 @@ namespace {
 
 struct LabelTerm {
   LabelProduct product;
-  double coefficient;  // of Kc Lc^2
+  double coefficient;  // of Lc^2 Kc
 };
 
 // G of one wanted variable, a sum of kept matrices and of terms of labels.
@@ -35,25 +35,33 @@ struct GradientOfGram {
 
   void fill(T* out, int64_t n) const {
     const CenteredGram<T> Kc(gram, given, n);
-    RowBuffer<double> sum(given ? n : 0, n);  // symmetric_part needs all rows at once
-    torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-      std::vector<double> row(n), centered(n), M(n), product(n);
-      for (int64_t i = first; i < last; ++i) {
-        double* G = given ? sum.row(i) : row.data();
-        std::fill(G, G + n, 0.0);
-        for (const auto& [matrix, coefficient] : kept) add_scaled(coefficient, matrix + i * n, G, n);
-        if (!labels.empty()) Kc.fill(i, 0, centered.data());
-        for (const LabelTerm& term : labels) {
-          term.product.multiply(centered.data(), M.data());
-          term.product.multiply_again(M.data(), product.data());
-          for (int64_t j = 0; j < n; ++j)
-            G[j] += term.coefficient * product[term.product.classes().class_of(j)];
+    RowBuffer<double> whole(given ? n : 0, n);  // the symmetric part needs all entries at once
+    const int64_t blocks = (n + kLabelColumns - 1) / kLabelColumns;
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+      std::vector<std::vector<double>> products(labels.size(), std::vector<double>(n * kLabelColumns));
+      double row[kLabelColumns];
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t j = block * kLabelColumns, width = std::min(kLabelColumns, n - j);
+        for (size_t t = 0; t < labels.size(); ++t) {
+          const auto columns = [&](int64_t i, double* centered) { Kc.fill(i, j, width, centered); };
+          labels[t].product.multiply(columns, width, products[t].data());
+          labels[t].product.multiply_again(products[t].data(), width);
         }
-        if (!given)
-          for (int64_t j = 0; j < n; ++j) out[i * n + j] = static_cast<T>(G[j]);
+        for (int64_t i = 0; i < n; ++i) {
+          double* G = given ? whole.row(i) + j : row;
+          std::fill(G, G + width, 0.0);
+          for (const auto& [matrix, coefficient] : kept)
+            add_scaled(coefficient, matrix + i * n + j, G, width);
+          for (size_t t = 0; t < labels.size(); ++t) {
+            const int64_t c = labels[t].product.classes().class_of(i);
+            add_scaled(labels[t].coefficient, products[t].data() + c * width, G, width);
+          }
+          if (!given)
+            for (int64_t k = 0; k < width; ++k) out[i * n + j + k] = static_cast<T>(G[k]);
+        }
       }
     });
-    if (given) symmetric_part(sum.row(0), sum.stride(), out, n);
+    if (given) symmetric_part(whole.row(0), whole.stride(), out, n);
   }
 };
 

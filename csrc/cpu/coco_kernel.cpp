@@ -15,7 +15,7 @@
 #include "../common/sides.h"
 #include "centered_gram.h"
 #include "group_grams.h"
-#include "label_classes.h"
+#include "label_product.h"
 #include "mirror.h"
 #include "pair_arguments.h"
 #include "row_products.h"
@@ -24,31 +24,27 @@
 namespace bido {
 namespace {
 
-// Of one thread (few samples) or of all.
-struct Work {
-  explicit Work(int64_t n) : centered(n, n), product(n, n) {}
-  RowBuffer<double> centered, product;
-};
-
-// work(k, Work&) for k < count: few samples side by side, more one after the other with all threads.
+// work(k) for k < count: few samples side by side, more one after the other with all threads.
 template <typename F>
 void for_each(int64_t count, int64_t n, const F& work) {
-  if (count == 0) return;
-  if (n > kFewSamples) {
-    Work shared(n);
-    for (int64_t k = 0; k < count; ++k) work(k, shared);
-    return;
+  if (n <= kFewSamples) {
+    run_tasks(count, [&](Tasks& tasks) {
+      for (int64_t k = tasks.take(); k >= 0; k = tasks.take()) work(k);
+    });
+  } else {
+    for (int64_t k = 0; k < count; ++k) work(k);
   }
-  run_tasks(count, [&](Tasks& tasks) {
-    Work own(n);
-    for (int64_t k = tasks.take(); k >= 0; k = tasks.take()) work(k, own);
-  });
+}
+
+template <typename T>
+BIDO_VECTORIZE void scaled_row(double factor, const double* row, T* out, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) out[j] = static_cast<T>(factor * row[j]);
 }
 
 template <typename T>
 void fill_rows(const CenteredGram<T>& Kc, RowBuffer<double>& out) {
   torch::stable::parallel_for(0, out.rows(), 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) Kc.fill(i, 0, out.row(i));
+    for (int64_t i = first; i < last; ++i) Kc.fill(i, 0, out.rows(), out.row(i));
   });
 }
 
@@ -75,12 +71,12 @@ class Coco {
     make_squares();
     std::vector<double> of_sides(sides_.size());  // |Kc Lc|_F^2
     auto* out = static_cast<T*>(kept.mutable_data_ptr());
-    for_each(static_cast<int64_t>(sides_.size()), n_, [&](int64_t s, Work& work) {
-      of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_, work);
+    for_each(static_cast<int64_t>(sides_.size()), n_, [&](int64_t s) {
+      of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_);
     });
     auto* value = static_cast<double*>(values.mutable_data_ptr());
-    for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p, Work& work) {
-      const double squared = squared_norm_of_pair(p, of_sides, work);
+    for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p) {
+      const double squared = squared_norm_of_pair(p, of_sides);
       // Round-off may be negative; NaN stays.
       value[p] = squared < 0 ? 0.0 : std::sqrt(std::sqrt(squared)) / static_cast<double>(n_);
     });
@@ -111,9 +107,10 @@ class Coco {
       ask_for(b);
     }
     for (size_t k = 0; k < squared.size(); ++k) squares_.emplace_back(n_, n_);
-    for_each(static_cast<int64_t>(squared.size()), n_, [&](int64_t k, Work& work) {
-      fill_rows(centered(squared[k]), work.centered);
-      multiply_rows(work.centered, work.centered, squares_[k].row(0), squares_[k].stride(), true);
+    for_each(static_cast<int64_t>(squared.size()), n_, [&](int64_t k) {
+      RowBuffer<double> rows(n_, n_);
+      fill_rows(centered(squared[k]), rows);
+      multiply_rows(rows, rows, squares_[k].row(0), squares_[k].stride(), true);
       mirror_upper(squares_[k].row(0), n_, squares_[k].stride());
     });
   }
@@ -121,25 +118,24 @@ class Coco {
   // |Kc Lc|_F^2, and to `out` what the backward takes the symmetric part of:
   //   Kc Lc^2 |Kc Lc|_F^(-3/2) / (2 n), 0 where the norm is. Its dtype costs no digit, although the
   // antisymmetric part goes later: |Kc T + T Kc| >= |Kc T - T Kc| as both are positive semidefinite.
-  double product_of_side(const Side& side, T* out, Work& work) const {
-    fill_rows(centered(side.own), work.centered);
-    multiply_rows(work.centered, squares_[square_of_[side.partner]], work.product.row(0),
-                  work.product.stride(), false);  // both are symmetric: rows times rows
-    const double squared = inner_product(work.centered.row(0), work.centered.stride(), work.product.row(0),
-                                         work.product.stride(), n_);
+  double product_of_side(const Side& side, T* out) const {
+    RowBuffer<double> rows(n_, n_), product(n_, n_);
+    fill_rows(centered(side.own), rows);
+    // Both are symmetric: rows times rows.
+    multiply_rows(rows, squares_[square_of_[side.partner]], product.row(0), product.stride(), false);
+    const double squared = inner_product(rows.row(0), rows.stride(), product.row(0), product.stride(), n_);
     const double scale =
         squared > 0 ? std::pow(squared, -0.75) / (2 * static_cast<double>(n_)) : 0 * squared;
     torch::stable::parallel_for(0, n_, 32, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        for (int64_t j = 0; j < n_; ++j) out[i * n_ + j] = static_cast<T>(scale * work.product.row(i)[j]);
+      for (int64_t i = first; i < last; ++i) scaled_row(scale, product.row(i), out + i * n_, n_);
     });
     return squared;
   }
 
-  double squared_norm_of_pair(int64_t p, const std::vector<double>& of_sides, Work& work) const {
+  double squared_norm_of_pair(int64_t p, const std::vector<double>& of_sides) const {
     const int64_t a = first_[p], b = second_[p];
-    if (is_labels(kinds_, b)) return squared_norm_with_labels(a, b, work);
-    if (is_labels(kinds_, a)) return squared_norm_with_labels(b, a, work);
+    if (is_labels(kinds_, b)) return squared_norm_with_labels(a, b);
+    if (is_labels(kinds_, a)) return squared_norm_with_labels(b, a);
     for (size_t s = 0; s < sides_.size(); ++s)
       if ((sides_[s].own == a && sides_[s].partner == b) || (sides_[s].own == b && sides_[s].partner == a))
         return of_sides[s];
@@ -147,25 +143,27 @@ class Coco {
     return inner_product(A.row(0), A.stride(), B.row(0), B.stride(), n_);
   }
 
-  double squared_norm_with_labels(int64_t v, int64_t labels, Work& work) const {
+  double squared_norm_with_labels(int64_t v, int64_t labels) const {
     const LabelProduct Lc = label_product(labels);
-    if (is_labels(kinds_, v)) {
-      const LabelProduct own = label_product(v);
-      for (int64_t i = 0; i < n_; ++i) own.fill(i, work.centered.row(i));
-    } else {
-      fill_rows(centered(v), work.centered);
-    }
-    std::vector<double> rows(n_);
-    torch::stable::parallel_for(0, n_, 32, [&](int64_t first, int64_t last) {
-      std::vector<double> M(Lc.classes().count());
-      for (int64_t i = first; i < last; ++i) {
-        Lc.multiply(work.centered.row(i), M.data());
-        rows[i] = Lc.squared_norm(M.data());
+    if (!is_labels(kinds_, v)) return squared_norm(Lc, centered(v));
+    return squared_norm(Lc, label_product(v));
+  }
+
+  template <typename Centered>
+  double squared_norm(const LabelProduct& Lc, const Centered& Kc) const {
+    const int64_t blocks = (n_ + kLabelColumns - 1) / kLabelColumns;
+    std::vector<double> sums(blocks);
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+      std::vector<double> M(Lc.classes().count() * kLabelColumns);
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t j = block * kLabelColumns, width = std::min(kLabelColumns, n_ - j);
+        Lc.multiply([&](int64_t i, double* out) { Kc.fill(i, j, width, out); }, width, M.data());
+        sums[block] = Lc.squared_norm(M.data(), width);
       }
     });
-    double sum = 0;
-    for (double row : rows) sum += row;
-    return sum;
+    double total = 0;
+    for (double sum : sums) total += sum;
+    return total;
   }
 
   int64_t n_;

@@ -18,8 +18,8 @@ namespace bido {
 
 // Entries i.. of row i of Kc + c I to out[i..n).
 template <typename T>
-void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out) {
-  Kc.fill(i, i, out);
+void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out, int64_t n) {
+  Kc.fill(i, i, n - i, out + i);
   out[i] += c;
 }
 
@@ -28,7 +28,7 @@ template <typename T>
 void factor_of_few(const T* gram, bool given, double c, int64_t n, double* S, double* P) {
   const CenteredGram<T> Kc(gram, given, n);
   std::vector<double> column(n);
-  for (int64_t i = 0; i < n; ++i) fill_ridge(Kc, c, i, S + i * n);
+  for (int64_t i = 0; i < n; ++i) fill_ridge(Kc, c, i, S + i * n, n);
   if (!sweep(S, column.data(), n)) std::fill(S, S + n * n, std::numeric_limits<double>::quiet_NaN());
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = i; j < n; ++j) {
@@ -45,7 +45,7 @@ void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, d
                     RowBuffer<double>& work) {
   const CenteredGram<T> Kc(gram, given, n);
   torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) fill_ridge(Kc, c, i, work.row(i));
+    for (int64_t i = first; i < last; ++i) fill_ridge(Kc, c, i, work.row(i), n);
   });
   const bool positive = sweep_blocks(work.row(0), n, work.stride());
   mirror_upper(work.row(0), n, work.stride());
@@ -68,7 +68,7 @@ inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n
   std::vector<double> weight(n), offset(n);
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    weight[i] = 1 / (classes.size(classes.class_of(i)) + ridge);
+    weight[i] = 1 / (classes.size_of_class_of(i) + ridge);
     offset[i] = ridge * weight[i];  // g
     total += offset[i];
   }
