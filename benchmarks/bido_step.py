@@ -19,8 +19,8 @@ NUM_CLASSES = 1000
 ROWS = (64, 256, 1024)
 
 #: n x n x n products nobody avoids: of X, and of each layer with its backward. Cholesky and inverse
-#: are half a product each in nhsic, P T P two; in coco a square is half one, the backward one.
-CUBIC = {"nhsic": (0.5, 2.5), "coco": (0.5, 1.5), "hsic": (0.0, 0.0)}
+#: are half a product each in nhsic, P T P two; in coco the square of X is half one, Kc Lc^2 one.
+CUBIC = {"nhsic": (0.5, 2.5), "coco": (0.5, 1.0), "hsic": (0.0, 0.0)}
 
 
 def case(spec: CaseSpec, measure: str) -> OpCase:

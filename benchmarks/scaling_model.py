@@ -71,8 +71,8 @@ def cost_of_step(
         # Cholesky and inverse of X and of each layer; P T P in the backward.
         algebra = n**3 * (1.0 * (len(layers) + 1) + 4.0 * len(layers))
     elif measure == "coco":
-        # Frobenius: one square per variable and one product in the backward of a layer.
-        algebra = n**3 * (2.0 * (len(layers) + 2) + 2.0 * len(layers))
+        # Frobenius: the square of X and one product of each layer with it; labels take n^2.
+        algebra = n**3 * (2.0 + 2.0 * len(layers))
     return Cost(products, algebra, moved)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bido_ext.ops.algebra import batches, center_stack
 from bido_ext.ops.coco_group import CocoGroup
-from bido_ext.ops.kernels import same_class
 from bido_ext.reference.gram_stack import LABELS
 
 Side = tuple[int, int]
@@ -33,11 +32,23 @@ def sides_of(
 
 
 def times_labels(y: Tensor, scale: Tensor, A: Tensor) -> Tensor:
-    """Lc A of L = scale [y_i = y_j], for A (..., n, n) whose columns sum to zero: sums over classes."""
-    representative = same_class(y, torch.uint8).argmax(-1)  # the first sample of the class
-    sums = torch.zeros_like(A).index_add_(-2, representative, A).index_select(-2, representative)
-    sums = sums - sums[..., :1, :]  # so that a single class gives zeros and not round-off
-    return (sums - sums.mean(-2, keepdim=True)) * scale.to(A.dtype)
+    """Lc A of L = scale [y_i = y_j], for A (..., n, n) whose columns sum to zero.
+
+    Lc A = scale H Y (Y'A) with Y one-hot, so sums of rows over classes are enough. A bag sums its rows in
+    order, without atomics, and how many classes there are need not be read from the device.
+    """
+    n = y.shape[0]
+    ordered, order = torch.sort(y, stable=True)
+    class_of = torch.zeros_like(order)
+    class_of[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    begins = torch.searchsorted(class_of, torch.arange(n, device=y.device))  # empty bags last
+    rows = A.movedim(-2, 0)
+    bags = torch.nn.functional.embedding_bag(order, rows.reshape(n, -1), begins, mode="sum")
+    bags.sub_(bags[:1].clone())  # so that a single class gives zeros and not round-off
+    sums = bags.index_select(0, torch.empty_like(order).index_copy_(0, order, class_of))
+    del bags
+    sums.sub_(sums.mean(0)).mul_(scale.to(A.dtype))
+    return sums.view(rows.shape).movedim(0, -2)
 
 
 def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
@@ -95,9 +106,11 @@ def backward(g: CocoGroup, grad: Tensor, values: Tensor, kept: Tensor) -> Iterat
             M = times_labels(g.variables[y], scale, _rows(Kc, rows))
             product = times_labels(g.variables[y], scale, M)
             for k, matrix in zip(rows, product, strict=True):
-                for p, pair in enumerate(g.pairs):
-                    if set(pair) == {own[k], y}:
-                        half[k] += of_pairs[p] * matrix
+                weight = sum(
+                    w for w, pair in zip(of_pairs, g.pairs, strict=True) if set(pair) == {own[k], y}
+                )
+                half[k] += matrix.mul_(weight)
+        del Kc
         yield (half + half.mT) / 2
 
 
@@ -113,10 +126,10 @@ def _gradients(Kc: Tensor, right: Tensor, g: CocoGroup) -> tuple[Tensor, Tensor]
         m = _norms(product)
         safe = torch.where(m > 0, m, 1.0)
         # Scaled first: Kc Lc^2 of tiny matrices would underflow.
-        product = (product / safe.to(product.dtype)[:, None, None]) @ right
+        product = product.div_(safe.to(product.dtype)[:, None, None]) @ right
         scale = safe**-0.5
     scale = torch.where(m > 0, scale / (2 * g.n), 0 * m)  # NaN stays
-    return product * scale.to(product.dtype)[:, None, None], m
+    return product.mul_(scale.to(product.dtype)[:, None, None]), m
 
 
 def _norms(M: Tensor) -> Tensor:

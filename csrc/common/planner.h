@@ -138,12 +138,12 @@ inline GroupPlan plan_panels(int64_t n, const std::vector<int64_t>& dims, int64_
   return plan;
 }
 
-// nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable, for nhsic its inverse
-// as well, and factors or squares of two partners with four matrices of work, in the dtype of the algebra.
+// nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable, with its inverse (nhsic,
+// in the dtype of the algebra) or gradient (coco); and factors of two partners with four matrices of work.
 inline int64_t algebra_bytes(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t algebra,
                              bool inverses) {
   const Widths w(dims);
-  const int64_t kept = w.features * (element + (inverses ? algebra : 0));
+  const int64_t kept = w.features * (element + (inverses ? algebra : element));
   return n * n * (kept + 6 * algebra) + dense_bytes(n, Widths({w.widest}), element);
 }
 

@@ -179,7 +179,8 @@ def test_both_ways_agree_with_the_formula(n: int, served_by: str) -> None:
     coarse, fine = torch.arange(n) % 2, torch.arange(n) ** 2 % 7
     parameters = torch.tensor([1.0, 1 / (2 * 0.6**2 * 6), 0.3, 1.0, 1.0, 1.0], dtype=torch.float64)
     kinds = [LABELS, GAUSSIAN, LABELS, LINEAR, INVERSE_MULTIQUADRIC, GRAM]
-    first, second = [0, 0, 1, 3, 2, 1, 3, 5, 5], [1, 2, 1, 2, 2, 4, 1, 1, 2]
+    # A pair and its reverse, pairs of which no gradient is wanted.
+    first, second = [0, 0, 1, 3, 2, 1, 3, 5, 5, 1, 4, 4, 0], [1, 2, 1, 2, 2, 4, 1, 1, 2, 3, 4, 2, 4]
     weight = torch.linspace(-1, 2, len(first), dtype=torch.float64)
     values = torch.ops.bido_ext.coco(
         [coarse, x, fine, z, w, K], parameters, kinds, first, second, "fro", True, [1, 3, 5]

@@ -55,9 +55,9 @@ def test_planner_of_a_step() -> None:
     algebra = bx.plan(4096, step, measure="nhsic", workspace_bytes=2 << 30)
     assert algebra.regime == "dense"
     assert algebra.workspace_bytes > 9 * matrix  # K, its inverse, and work
-    assert bx.plan(4096, step, measure="coco", workspace_bytes=2 << 30).workspace_bytes < (
-        algebra.workspace_bytes
-    )
+    # coco keeps a gradient where nhsic keeps an inverse.
+    coco = bx.plan(4096, step, measure="coco", workspace_bytes=2 << 30)
+    assert coco.workspace_bytes == algebra.workspace_bytes
 
 
 @pytest.mark.parametrize(
