@@ -94,9 +94,8 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
       const int64_t other = first[p] == own ? second[p] : first[p];
       if ((first[p] != own && second[p] != own) || !is_labels(kinds, other)) continue;
       const double root = value[p] * static_cast<double>(n);  // |M|_F^(1/2); the gradient is 0 where it is
-      const double coefficient = value[p] > 0
-                                     ? of_pair[p] / (2 * static_cast<double>(n) * root * root * root)
-                                     : 0 * value[p];
+      const double coefficient =
+          value[p] > 0 ? of_pair[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * value[p];
       const auto* y = static_cast<const int64_t*>(group[other].data.const_data_ptr());
       G.labels.push_back({LabelProduct(y, parameter[other], n), coefficient});
     }
@@ -141,8 +140,8 @@ std::vector<Tensor> coco_backward_cpu(Tensor grad, Tensor values, std::vector<Te
                 pairs = static_cast<int64_t>(first.size());
   const auto sides = static_cast<int64_t>(sides_of(kinds, first, second, wanted).size());
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Double && values.scalar_type() == ScalarType::Double &&
-                      stack.scalar_type() == dtype && kept.scalar_type() == dtype &&
-                      grad.numel() == pairs && values.numel() == pairs &&
+                      stack.scalar_type() == dtype && kept.scalar_type() == dtype && grad.numel() == pairs &&
+                      values.numel() == pairs &&
                       stack.numel() == static_cast<int64_t>(wanted.size()) * size &&
                       kept.numel() == sides * size,
                   "coco_backward: what is given must be what the forward kept");

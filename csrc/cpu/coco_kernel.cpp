@@ -71,9 +71,8 @@ class Coco {
     make_squares();
     std::vector<double> of_sides(sides_.size());  // |Kc Lc|_F^2
     auto* out = static_cast<T*>(kept.mutable_data_ptr());
-    for_each(static_cast<int64_t>(sides_.size()), n_, [&](int64_t s) {
-      of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_);
-    });
+    for_each(static_cast<int64_t>(sides_.size()), n_,
+             [&](int64_t s) { of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_); });
     auto* value = static_cast<double*>(values.mutable_data_ptr());
     for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p) {
       const double squared = squared_norm_of_pair(p, of_sides);
@@ -124,8 +123,7 @@ class Coco {
     // Both are symmetric: rows times rows.
     multiply_rows(rows, squares_[square_of_[side.partner]], product.row(0), product.stride(), false);
     const double squared = inner_product(rows.row(0), rows.stride(), product.row(0), product.stride(), n_);
-    const double scale =
-        squared > 0 ? std::pow(squared, -0.75) / (2 * static_cast<double>(n_)) : 0 * squared;
+    const double scale = squared > 0 ? std::pow(squared, -0.75) / (2 * static_cast<double>(n_)) : 0 * squared;
     torch::stable::parallel_for(0, n_, 32, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) scaled_row(scale, product.row(i), out + i * n_, n_);
     });

@@ -75,11 +75,10 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
                                    : other_factors.get() + (place[v] - kept_factors) * size;
   };
   const auto make_factor = [&](int64_t v, RowBuffer<double>* work) {
-    factorise(FactorRequest<T>{group[v], parameter[v], grams.gram(v), grams.place_of_wanted(v), factor(v), work});
+    factorise(
+        FactorRequest<T>{group[v], parameter[v], grams.gram(v), grams.place_of_wanted(v), factor(v), work});
   };
-  const auto sum = [&](int64_t p) {
-    value[p] = inner_product(factor(first[p]), n, factor(second[p]), n, n);
-  };
+  const auto sum = [&](int64_t p) { value[p] = inner_product(factor(first[p]), n, factor(second[p]), n, n); };
   if (few) {
     torch::stable::parallel_for(0, m, 1, [&](int64_t from, int64_t to) {
       for (int64_t v = from; v < to; ++v) make_factor(v, nullptr);
