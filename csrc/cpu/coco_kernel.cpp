@@ -59,7 +59,6 @@ class Coco {
         kinds_(kinds),
         first_(first),
         second_(second),
-        wanted_(wanted),
         group_(make_group<T>("coco", variables, parameters, kinds)),
         grams_(variables, parameters, kinds, wanted),
         sides_(sides_of(kinds, first, second, wanted)),
@@ -166,7 +165,7 @@ class Coco {
 
   int64_t n_;
   const double* parameter_;
-  const std::vector<int64_t>&kinds_, &first_, &second_, &wanted_;
+  const std::vector<int64_t>&kinds_, &first_, &second_;  // of the caller, who outlives this
   std::vector<Variable<T>> group_;
   GroupGrams<T> grams_;
   std::vector<Side> sides_;

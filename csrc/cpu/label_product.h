@@ -29,7 +29,9 @@ inline BIDO_VECTORIZE void scale_row(double* row, const double* mean, double sca
 
 class LabelProduct {
  public:
-  LabelProduct(const int64_t* y, double scale, int64_t n) : classes_(y, n), scale_(scale) {}
+  LabelProduct(const int64_t* y, double scale, int64_t n) : classes_(y, n), scale_(scale) {
+    for (int64_t i = 0; i < n; ++i) mean_ += share(i) / static_cast<double>(n);
+  }
   const LabelClasses& classes() const { return classes_; }
 
   // M = Lc A, [classes, width], of `width` columns of A; fill(i, out) gives those of row i.
@@ -60,12 +62,10 @@ class LabelProduct {
   }
   // `width` entries of row i of Lc itself from j on.
   void fill(int64_t i, int64_t j, int64_t width, double* out) const {
-    const auto n = static_cast<double>(classes_.samples());
-    double squares = 0;
-    for (int64_t c = 0; c < classes_.count(); ++c) squares += classes_.size(c) * classes_.size(c) / (n * n);
-    for (int64_t k = 0; k < width; ++k)
-      out[k] = scale_ * ((classes_.class_of(i) == classes_.class_of(j + k) ? 1.0 : 0.0) -
-                         classes_.size_of_class_of(i) / n - (classes_.size_of_class_of(j + k) / n - squares));
+    for (int64_t k = 0; k < width; ++k) {
+      const double same = classes_.class_of(i) == classes_.class_of(j + k) ? 1 : 0;
+      out[k] = scale_ * (same - share(i) - (share(j + k) - mean_));
+    }
   }
 
  private:
@@ -79,8 +79,13 @@ class LabelProduct {
     for (int64_t c = 0; c < classes_.count(); ++c) scale_row(M + c * width, mean, scale_, width);
   }
 
+  // The mean of row i of [y_i = y_j].
+  double share(int64_t i) const {
+    return classes_.size_of_class_of(i) / static_cast<double>(classes_.samples());
+  }
+
   LabelClasses classes_;
-  double scale_;
+  double scale_, mean_ = 0;  // of all entries
 };
 
 }  // namespace bido
