@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bido_ext.ops.exchange import Exchange, exchange_of_ring, exchange_of_step
+from bido_ext.ops.plan import FLOAT64_UP_TO
 from bido_ext.ops.ring_memory import GIB, gathered_bytes, passing_bytes
 
 
@@ -71,8 +72,9 @@ def cost_of_step(
         # Cholesky and inverse of X and of each layer; P T P in the backward.
         algebra = n**3 * (1.0 * (len(layers) + 1) + 4.0 * len(layers))
     elif measure == "coco":
-        # Frobenius: the square of X and one product of each layer with it; labels take n^2.
-        algebra = n**3 * (2.0 + 2.0 * len(layers))
+        # Frobenius: the square of X and one product of each layer with it, float32 algebra two products of
+        # each layer; labels take n^2.
+        algebra = n**3 * (2.0 + 2.0 * len(layers) if n <= FLOAT64_UP_TO else 4.0 * len(layers))
     return Cost(products, algebra, moved)
 
 

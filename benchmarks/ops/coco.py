@@ -6,8 +6,8 @@ from __future__ import annotations
 from benchmarks.case import CaseSpec, OpCase
 from benchmarks.ops._pair import pair_case, pair_specs
 
-#: In n x n x n products: the squares of two symmetric matrices (half each) and one in the backward.
-CUBIC = 2.0
+#: In n x n x n products: the square of a symmetric matrix (half a product), and Kc Lc^2.
+CUBIC = 1.5
 
 
 def case(spec: CaseSpec) -> OpCase:

@@ -44,21 +44,25 @@ def partner_sum(
     partners: Sequence[int], kept: Tensor,
 ) -> Tensor:  # fmt: skip
     """For each wanted variable the sum of grad_p * kept_b over its pairs p with partner b; (w, n, n)."""
-    incidence = _incidence(tuple(first), tuple(second), tuple(wanted), tuple(partners), grad.device)
-    coefficients = (incidence @ grad.double()).to(kept.dtype)
-    return (coefficients @ kept.flatten(1)).view(len(wanted), *kept.shape[1:])
+    sides = [(own, partner) for own in wanted for partner in partners]
+    coefficients = gradients_of_sides(grad, first, second, sides).view(len(wanted), -1)
+    return (coefficients.to(kept.dtype) @ kept.flatten(1)).view(len(wanted), *kept.shape[1:])
+
+
+def gradients_of_sides(
+    grad: Tensor, first: Sequence[int], second: Sequence[int], sides: Sequence[tuple[int, int]]
+) -> Tensor:
+    """For each side (a variable, its partner) the sum of grad_p over the pairs p of the two; (sides,)."""
+    pairs = tuple(zip(first, second, strict=True))
+    return _incidence(pairs, tuple(sides), grad.device) @ grad.double()
 
 
 @functools.lru_cache(maxsize=64)
 def _incidence(
-    first: tuple[int, ...], second: tuple[int, ...], wanted: tuple[int, ...],
-    partners: tuple[int, ...], device: torch.device,
-) -> Tensor:  # fmt: skip
-    """How often pair p joins a wanted variable and a partner, (w, partners, p); kept on the device, so that
-    only the first step copies it there."""
-    counts = torch.zeros((len(wanted), len(partners), len(first)), dtype=torch.float64)
-    for p, (a, b) in enumerate(zip(first, second, strict=True)):
-        for own, other in ((a, b), (b, a)):
-            if own in wanted:
-                counts[wanted.index(own), partners.index(other), p] += 1
-    return counts.to(device)
+    pairs: tuple[tuple[int, int], ...], sides: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
+    """How often a pair is a side, (sides, pairs): one of a variable with itself twice. Kept on the device,
+    so that only the first step copies it there."""
+    counts = [[(pair == side) + (pair[::-1] == side) for pair in pairs] for side in sides]
+    shape = (len(sides), len(pairs))
+    return torch.tensor(counts, dtype=torch.float64).reshape(shape).to(device)

@@ -76,7 +76,8 @@ class CocoMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         algebra = linalg_dtype_for(group, self.linalg_dtype)
-        check_algebra_fits(group, self.name, algebra)
+        sides = coco_frobenius.sides_of(group.kinds, *pairs, group.wanted())
+        check_algebra_fits(group, self.name, algebra, len(sides) if self.norm == "fro" else 0)
         return torch.ops.bido_ext.coco(
             group.variables, group.parameters, group.kinds, *pairs, self.norm,
             algebra == torch.float64, group.wanted(),

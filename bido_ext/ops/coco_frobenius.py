@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bido_ext.ops.algebra import batches, center_stack
+from bido_ext.ops.algebra import batches, center_stack, gradients_of_sides
 from bido_ext.ops.coco_group import CocoGroup
 from bido_ext.reference.gram_stack import LABELS
 
@@ -53,26 +53,9 @@ def times_labels(y: Tensor, scale: Tensor, A: Tensor) -> Tensor:
 
 def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
     """values [pairs] and what the backward needs, [sides, n, n] in the dtype of the Gram matrices."""
-    n, sides = g.n, sides_of(g.kinds, g.first, g.second, g.wanted)
-    right = {}  # Lc^2, of which <Kc, Kc Lc^2> may cancel in float32; there Lc
-    for partner in dict.fromkeys(partner for _, partner in sides):
-        Lc = g.centered(partner)
-        right[partner] = Lc @ Lc if g.wide else Lc
-    kept = g.stack.new_empty((len(sides), n, n))
-    norms: dict[frozenset[int], Tensor] = {}
-    for batch in batches(n, len(g.wanted)):
-        own = g.wanted[batch]
-        Kc = center_stack(g.stack[batch], g.dtype)
-        here = [s for s, side in enumerate(sides) if side[0] in own]  # one after the other
-        if here:
-            left = _stacked([Kc[own.index(sides[s][0])] for s in here])
-            gradients, sizes = _gradients(left, _stacked([right[sides[s][1]] for s in here]), g)
-            kept[here[0] : here[-1] + 1] = gradients
-            norms.update(zip((frozenset(sides[s]) for s in here), sizes.unbind(), strict=True))
-        for y, rows in _labels_of(g, own):
-            M = times_labels(g.variables[y], g.parameters[y], _rows(Kc, rows))
-            pairs = (frozenset((own[k], y)) for k in rows)
-            norms.update(zip(pairs, _norms(M).unbind(), strict=True))
+    sides = sides_of(g.kinds, g.first, g.second, g.wanted)
+    kept = g.stack.new_empty((len(sides), g.n, g.n))
+    norms = _norms_of_wanted(g, sides, kept)
     centered = functools.cache(g.centered)
     for a, b in g.pairs:
         if frozenset((a, b)) not in norms:  # no gradient is wanted
@@ -81,37 +64,67 @@ def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
             Kc = centered(a)
             M = times_labels(g.variables[b], g.parameters[b], Kc) if labels else Kc @ centered(b)
             norms[frozenset((a, b))] = _norms(M)
-    values = [norms[frozenset(pair)].sqrt() / n for pair in g.pairs]
+    values = [norms[frozenset(pair)].sqrt() / g.n for pair in g.pairs]
     return torch.stack(values) if values else g.parameters.new_zeros((0,)), kept
+
+
+def _norms_of_wanted(g: CocoGroup, sides: list[Side], kept: Tensor) -> dict[frozenset[int], Tensor]:
+    """m of the pairs with a wanted variable; fills ``kept``."""
+    norms: dict[frozenset[int], Tensor] = {}
+    partners = list(dict.fromkeys(partner for _, partner in sides))
+    for chosen in batches(g.n, len(partners)):
+        right = {}  # Lc^2, of which <Kc, Kc Lc^2> may cancel in float32; there Lc
+        for partner in partners[chosen]:
+            Lc = g.centered(partner)
+            right[partner] = Lc @ Lc if g.wide else Lc
+        of_partners = [s for s, (_, partner) in enumerate(sides) if partner in right]
+        for some in batches(g.n, len(of_partners)):
+            here = of_partners[some]
+            own = [g.wanted.index(sides[s][0]) for s in here]
+            Kc = center_stack(_rows(g.stack, own), g.dtype)
+            gradients, sizes = _gradients(Kc, _stacked([right[sides[s][1]] for s in here]), g)
+            for s, gradient, size in zip(here, gradients, sizes.unbind(), strict=True):
+                kept[s] = gradient
+                norms[frozenset(sides[s])] = size
+            del Kc, gradients
+    for batch in batches(g.n, len(g.wanted)):
+        for y, rows, Kc in _paired_with_labels(g, batch):
+            sizes = _norms(times_labels(g.variables[y], g.parameters[y], Kc))
+            pairs = (frozenset((g.wanted[batch][k], y)) for k in rows)
+            norms.update(zip(pairs, sizes.unbind(), strict=True))
+    return norms
 
 
 def backward(g: CocoGroup, grad: Tensor, values: Tensor, kept: Tensor) -> Iterator[Tensor]:
     """The gradients of the Gram matrices, (batch, n, n) for each of :func:`batches`."""
-    n, sides = g.n, sides_of(g.kinds, g.first, g.second, g.wanted)
-    incidence = _incidence(tuple(g.pairs), tuple(sides), grad.device)
-    of_sides = (incidence @ grad.double()).to(g.dtype)
-    # The gradient is defined as 0 where the value is.
-    safe = torch.where(values > 0, values, 1.0) * n
-    of_pairs = torch.where(values > 0, grad / (2 * n * safe**3), 0 * values).to(g.dtype)
-    for batch in batches(n, len(g.wanted)):
+    sides = sides_of(g.kinds, g.first, g.second, g.wanted)
+    of_sides = gradients_of_sides(grad, g.first, g.second, sides).to(g.dtype)
+    for batch in batches(g.n, len(g.wanted)):
         own = g.wanted[batch]
-        half = kept.new_zeros((len(own), n, n), dtype=g.dtype)
+        half = kept.new_zeros((len(own), g.n, g.n), dtype=g.dtype)
         for s, (of, _) in enumerate(sides):
             if of in own:
-                half[own.index(of)] += of_sides[s] * kept[s]
-        Kc = None
-        for y, rows in _labels_of(g, own):
-            Kc = center_stack(g.stack[batch], g.dtype) if Kc is None else Kc
-            scale = g.parameters[y]
-            M = times_labels(g.variables[y], scale, _rows(Kc, rows))
-            product = times_labels(g.variables[y], scale, M)
-            for k, matrix in zip(rows, product, strict=True):
-                weight = sum(
-                    w for w, pair in zip(of_pairs, g.pairs, strict=True) if set(pair) == {own[k], y}
-                )
-                half[k] += matrix.mul_(weight)
-        del Kc
-        yield (half + half.mT) / 2
+                half[own.index(of)] += of_sides[s] * kept[s].to(g.dtype)
+        _add_labels(g, grad, values, batch, half)
+        G = (half + half.mT) / 2
+        del half
+        yield G
+
+
+def _add_labels(g: CocoGroup, grad: Tensor, values: Tensor, batch: slice, half: Tensor) -> None:
+    """Adds what pairs with labels contribute, grad_p Lc^2 Kc m^(-3/2) / (2 n)."""
+    own = g.wanted[batch]
+    # The gradient is defined as 0 where the value is.
+    root = torch.where(values > 0, values, 1.0) * g.n  # m^(1/2)
+    weight = torch.where(values > 0, grad / (2 * g.n * root), 0 * values).to(g.dtype)
+    for y, rows, Kc in _paired_with_labels(g, batch):
+        pairs = [[p for p, pair in enumerate(g.pairs) if set(pair) == {own[k], y}] for k in rows]
+        m = torch.stack([root[p[0]] for p in pairs]) ** 2
+        M = times_labels(g.variables[y], g.parameters[y], Kc)
+        M = M.div_(m.to(M.dtype)[:, None, None])  # first, or float32 might overflow
+        product = times_labels(g.variables[y], g.parameters[y], M)
+        for k, matrix, of in zip(rows, product, pairs, strict=True):
+            half[k] += matrix.mul_(torch.stack([weight[p] for p in of]).sum())
 
 
 def _gradients(Kc: Tensor, right: Tensor, g: CocoGroup) -> tuple[Tensor, Tensor]:
@@ -125,7 +138,7 @@ def _gradients(Kc: Tensor, right: Tensor, g: CocoGroup) -> tuple[Tensor, Tensor]
     else:
         m = _norms(product)
         safe = torch.where(m > 0, m, 1.0)
-        # Scaled first: Kc Lc^2 of tiny matrices would underflow.
+        # First, or Kc Lc^2 of tiny matrices would underflow.
         product = product.div_(safe.to(product.dtype)[:, None, None]) @ right
         scale = safe**-0.5
     scale = torch.where(m > 0, scale / (2 * g.n), 0 * m)  # NaN stays
@@ -141,21 +154,17 @@ def _stacked(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def _rows(stack: Tensor, rows: Sequence[int]) -> Tensor:
-    return stack if len(rows) == len(stack) else _stacked([stack[k] for k in rows])
+    every = list(rows) == list(range(len(stack)))
+    return stack if every else _stacked([stack[k] for k in rows])
 
 
-def _labels_of(g: CocoGroup, own: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Every variable of labels that is paired with some of ``own``, and the places of those."""
+def _paired_with_labels(g: CocoGroup, batch: slice) -> Iterator[tuple[int, list[int], Tensor]]:
+    """Every variable of labels with the places in a batch of the variables that are paired with it, and
+    their centered matrices."""
+    Kc: Tensor | None = None
     for y in range(len(g.kinds)):
-        rows = [k for k, i in enumerate(own) if (i, y) in g.pairs or (y, i) in g.pairs]
+        own = enumerate(g.wanted[batch])
+        rows = [k for k, i in own if (i, y) in g.pairs or (y, i) in g.pairs]
         if rows and g.kinds[y] == LABELS:
-            yield y, rows
-
-
-@functools.lru_cache(maxsize=64)
-def _incidence(pairs: tuple[Side, ...], sides: tuple[Side, ...], device: torch.device) -> Tensor:
-    """How often a pair is a side, (sides, pairs): one of a variable with itself twice. Kept on the device,
-    so that only the first step copies it there."""
-    counts = [[(pair == side) + (pair[::-1] == side) for pair in pairs] for side in sides]
-    shape = (len(sides), len(pairs))
-    return torch.tensor(counts, dtype=torch.float64).reshape(shape).to(device)
+            Kc = center_stack(g.stack[batch], g.dtype) if Kc is None else Kc
+            yield y, rows, _rows(Kc, rows)

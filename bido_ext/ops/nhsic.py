@@ -73,7 +73,7 @@ class NhsicMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         algebra = linalg_dtype_for(group, self.linalg_dtype)
-        check_algebra_fits(group, self.name, algebra)
+        check_algebra_fits(group, self.name, algebra, len(partners_of(*pairs, group.wanted())))
         return torch.ops.bido_ext.nhsic(
             group.variables, group.parameters, group.kinds, *pairs, self.eps,
             algebra == torch.float64, group.wanted(),

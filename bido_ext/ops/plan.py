@@ -260,14 +260,22 @@ def dense_tile(n: int, device: str) -> int:
     return DENSE_TILE if keeps_tiles(device) else n
 
 
-def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype) -> None:
-    """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit."""
+def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors: int) -> None:
+    """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit. ``factors``: matrices
+    that are kept beside Gram matrices and inverses."""
     if group.n <= WHOLE_UP_TO or torch.compiler.is_compiling():
         return
     device = str(group.variables[0].device)
     try:
         _plan_algebra(
-            group.n, group.dims, group.dtype.itemsize, algebra.itemsize, measure, None, device
+            group.n,
+            group.dims,
+            group.dtype.itemsize,
+            algebra.itemsize,
+            measure,
+            None,
+            device,
+            factors,
         )
     except RuntimeError:  # no planner was built: nothing can be foreseen
         return
@@ -275,9 +283,11 @@ def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype) -> None
 
 def _plan_algebra(
     n: int, dims: Sequence[int], element: int, algebra: int, measure: str,
-    workspace_bytes: int | None, device: str,
+    workspace_bytes: int | None, device: str, factors: int | None = None,
 ) -> Plan:  # fmt: skip
-    needed = _planner().algebra_bytes(n, list(dims), element, algebra, measure == "nhsic")
+    if factors is None:  # of BiDO: X and the labels are the partners, each layer has X
+        factors = 2 if measure == "nhsic" else len([d for d in dims if d])
+    needed = _planner().algebra_bytes(n, list(dims), element, algebra, measure == "nhsic", factors)
     free = free_memory(device) if workspace_bytes is None else workspace_bytes
     if needed > free:
         raise WorkspaceError(

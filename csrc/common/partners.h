@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which factors the gradients of nhsic and coco need.
+// Which factors the gradients of nhsic need.
 #pragma once
 
 #include <cstdint>

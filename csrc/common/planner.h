@@ -138,13 +138,15 @@ inline GroupPlan plan_panels(int64_t n, const std::vector<int64_t>& dims, int64_
   return plan;
 }
 
-// nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable, with its inverse (nhsic,
-// in the dtype of the algebra) or gradient (coco); and factors of two partners with four matrices of work.
+// nhsic and coco, which keep whole matrices: the Gram matrix of every feature variable; for nhsic its inverse
+// and `factors` of partners, with four matrices of work, in the dtype of the algebra; for coco `factors`
+// gradients in the dtype of the Gram matrices, with six of work.
 inline int64_t algebra_bytes(int64_t n, const std::vector<int64_t>& dims, int64_t element, int64_t algebra,
-                             bool inverses) {
+                             bool inverses, int64_t factors) {
   const Widths w(dims);
-  const int64_t kept = w.features * (element + (inverses ? algebra : element));
-  return n * n * (kept + 6 * algebra) + dense_bytes(n, Widths({w.widest}), element);
+  const int64_t kept = w.features * (element + (inverses ? algebra : 0)) +
+                       factors * (inverses ? algebra : element) + (inverses ? 4 : 6) * algebra;
+  return n * n * kept + dense_bytes(n, Widths({w.widest}), element);
 }
 
 }  // namespace bido

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The sides of pairs whose gradient coco keeps from its forward (ops/coco.py: sides_of).
+// The sides of pairs whose gradient coco keeps from its forward (ops/coco_frobenius.py: sides_of).
 #pragma once
 
 #include <algorithm>

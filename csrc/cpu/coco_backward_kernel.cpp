@@ -38,7 +38,9 @@ struct GradientOfGram {
     RowBuffer<double> whole(given ? n : 0, n);  // the symmetric part needs all entries at once
     const int64_t blocks = (n + kLabelColumns - 1) / kLabelColumns;
     torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-      std::vector<std::vector<double>> products(labels.size(), std::vector<double>(n * kLabelColumns));
+      std::vector<std::vector<double>> products;
+      for (const LabelTerm& term : labels)
+        products.emplace_back(term.product.classes().count() * kLabelColumns);
       double row[kLabelColumns];
       for (int64_t block = first; block < last; ++block) {
         const int64_t j = block * kLabelColumns, width = std::min(kLabelColumns, n - j);
@@ -90,14 +92,21 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
                              (second[p] == own && first[p] == sides[s].partner));
       G.kept.push_back({side_gradient + static_cast<int64_t>(s) * size, sum});
     }
+    std::vector<int64_t> labels;
     for (size_t p = 0; p < first.size(); ++p) {
       const int64_t other = first[p] == own ? second[p] : first[p];
       if ((first[p] != own && second[p] != own) || !is_labels(kinds, other)) continue;
       const double root = value[p] * static_cast<double>(n);  // |M|_F^(1/2); the gradient is 0 where it is
       const double coefficient =
           value[p] > 0 ? of_pair[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * value[p];
+      const size_t known = std::find(labels.begin(), labels.end(), other) - labels.begin();
+      if (known < labels.size()) {
+        G.labels[known].coefficient += coefficient;
+        continue;
+      }
       const auto* y = static_cast<const int64_t*>(group[other].data.const_data_ptr());
       G.labels.push_back({LabelProduct(y, parameter[other], n), coefficient});
+      labels.push_back(other);
     }
     return G;
   };

@@ -8,7 +8,9 @@
 //   neither wanted:          <Kc^2, Lc^2>, one square per variable
 // One half of a square is computed, and each once. The composition (ops/coco.py) serves the spectral norm,
 // which needs an eigenvector, and float32 algebra, in which <Kc, Kc Lc^2> may cancel.
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -62,19 +64,17 @@ class Coco {
         group_(make_group<T>("coco", variables, parameters, kinds)),
         grams_(variables, parameters, kinds, wanted),
         sides_(sides_of(kinds, first, second, wanted)),
+        of_sides_(sides_.size()),
         square_of_(kinds.size(), -1) {}
 
   std::tuple<Tensor, Tensor, Tensor> run(const Tensor& like) {
     Tensor kept = empty_large(like, {static_cast<int64_t>(sides_.size()), n_, n_}, scalar_type_of<T>());
     Tensor values = empty_like_with(like, {static_cast<int64_t>(first_.size())}, ScalarType::Double);
-    make_squares();
-    std::vector<double> of_sides(sides_.size());  // |Kc Lc|_F^2
-    auto* out = static_cast<T*>(kept.mutable_data_ptr());
-    for_each(static_cast<int64_t>(sides_.size()), n_,
-             [&](int64_t s) { of_sides[s] = product_of_side(sides_[s], out + s * n_ * n_); });
+    make_sides(static_cast<T*>(kept.mutable_data_ptr()));
+    make_squares(variables_without_gradient());
     auto* value = static_cast<double*>(values.mutable_data_ptr());
     for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p) {
-      const double squared = squared_norm_of_pair(p, of_sides);
+      const double squared = squared_norm_of_pair(p);
       // Round-off may be negative; NaN stays.
       value[p] = squared < 0 ? 0.0 : std::sqrt(std::sqrt(squared)) / static_cast<double>(n_);
     });
@@ -90,27 +90,50 @@ class Coco {
   }
   bool is_wanted(int64_t v) const { return grams_.place_of_wanted(v) >= 0; }
 
-  void make_squares() {
-    std::vector<int64_t> squared;
-    const auto ask_for = [&](int64_t v) {
-      if (square_of_[v] >= 0) return;
-      square_of_[v] = static_cast<int64_t>(squared.size());
-      squared.push_back(v);
-    };
-    for (const Side& side : sides_) ask_for(side.partner);
-    for (size_t p = 0; p < first_.size(); ++p) {
-      const int64_t a = first_[p], b = second_[p];
-      if (is_wanted(a) || is_wanted(b) || is_labels(kinds_, a) || is_labels(kinds_, b)) continue;
-      ask_for(a);
-      ask_for(b);
+  // Lc^2 of some variables, in place of those that were here.
+  void make_squares(const std::vector<int64_t>& variables) {
+    squares_.clear();
+    std::fill(square_of_.begin(), square_of_.end(), -1);
+    for (int64_t v : variables) {
+      square_of_[v] = static_cast<int64_t>(squares_.size());
+      squares_.emplace_back(n_, n_);
     }
-    for (size_t k = 0; k < squared.size(); ++k) squares_.emplace_back(n_, n_);
-    for_each(static_cast<int64_t>(squared.size()), n_, [&](int64_t k) {
+    for_each(static_cast<int64_t>(variables.size()), n_, [&](int64_t k) {
       RowBuffer<double> rows(n_, n_);
-      fill_rows(centered(squared[k]), rows);
+      fill_rows(centered(variables[k]), rows);
       multiply_rows(rows, rows, squares_[k].row(0), squares_[k].stride(), true);
       mirror_upper(squares_[k].row(0), n_, squares_[k].stride());
     });
+  }
+
+  // Few samples: all squares, then all sides. Many: those of one partner after the other.
+  void make_sides(T* out) {
+    std::vector<int64_t> partners;
+    for (const Side& side : sides_)
+      if (std::find(partners.begin(), partners.end(), side.partner) == partners.end())
+        partners.push_back(side.partner);
+    const size_t together = n_ <= kFewSamples ? partners.size() : 1;
+    for (size_t first = 0; first < partners.size(); first += together) {
+      make_squares({partners.begin() + first, partners.begin() + first + together});
+      std::vector<int64_t> chosen;
+      for (size_t s = 0; s < sides_.size(); ++s)
+        if (square_of_[sides_[s].partner] >= 0) chosen.push_back(static_cast<int64_t>(s));
+      for_each(static_cast<int64_t>(chosen.size()), n_, [&](int64_t k) {
+        const int64_t s = chosen[k];
+        of_sides_[s] = product_of_side(sides_[s], out + s * n_ * n_);
+      });
+    }
+  }
+
+  // Those of pairs in which neither is wanted nor labels.
+  std::vector<int64_t> variables_without_gradient() const {
+    std::set<int64_t> result;
+    for (size_t p = 0; p < first_.size(); ++p) {
+      const int64_t a = first_[p], b = second_[p];
+      if (!is_wanted(a) && !is_wanted(b) && !is_labels(kinds_, a) && !is_labels(kinds_, b))
+        result.insert({a, b});
+    }
+    return {result.begin(), result.end()};
   }
 
   // |Kc Lc|_F^2, and to `out` what the backward takes the symmetric part of:
@@ -129,13 +152,13 @@ class Coco {
     return squared;
   }
 
-  double squared_norm_of_pair(int64_t p, const std::vector<double>& of_sides) const {
+  double squared_norm_of_pair(int64_t p) const {
     const int64_t a = first_[p], b = second_[p];
     if (is_labels(kinds_, b)) return squared_norm_with_labels(a, b);
     if (is_labels(kinds_, a)) return squared_norm_with_labels(b, a);
     for (size_t s = 0; s < sides_.size(); ++s)
       if ((sides_[s].own == a && sides_[s].partner == b) || (sides_[s].own == b && sides_[s].partner == a))
-        return of_sides[s];
+        return of_sides_[s];
     const RowBuffer<double>&A = squares_[square_of_[a]], &B = squares_[square_of_[b]];
     return inner_product(A.row(0), A.stride(), B.row(0), B.stride(), n_);
   }
@@ -169,6 +192,7 @@ class Coco {
   std::vector<Variable<T>> group_;
   GroupGrams<T> grams_;
   std::vector<Side> sides_;
+  std::vector<double> of_sides_;    // |Kc Lc|_F^2
   std::vector<int64_t> square_of_;  // by variable: which of squares_, or -1
   std::vector<RowBuffer<double>> squares_;
 };

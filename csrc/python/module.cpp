@@ -51,5 +51,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_panels", &plan_panels, py::arg("n"), py::arg("dims"), py::arg("element"), py::arg("budget"),
         "The same on a GPU, where the tile is a panel of rows.");
   m.def("algebra_bytes", &bido::algebra_bytes, py::arg("n"), py::arg("dims"), py::arg("element"),
-        py::arg("algebra"), py::arg("inverses"), "Bytes of nhsic (with inverses) or coco of a group.");
+        py::arg("algebra"), py::arg("inverses"), py::arg("factors"),
+        "Bytes of nhsic (with inverses) or coco of a group.");
 }

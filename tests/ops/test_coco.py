@@ -146,6 +146,16 @@ def test_tiny_values_do_not_underflow_float32() -> None:
         assert relative_error(value, truth) < 1e-4
 
 
+def test_gradient_of_tiny_features_with_labels() -> None:
+    x, y = features(16, 5) * 1e-16, torch.arange(16) % 3
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        bx.coco(leaf, y, bx.Linear(), norm="fro", linalg_dtype=dtype).backward()
+        gradients.append(leaf.grad.double())
+    assert relative_error(gradients[1], gradients[0]) < 1e-5
+
+
 def test_compile() -> None:
     x, y = features(10, 4, torch.float32), torch.arange(10) % 3
     for norm in ("spectral", "fro"):
@@ -205,6 +215,22 @@ def test_both_ways_agree_with_the_formula(n: int, served_by: str) -> None:
     assert relative_error(values.detach(), truth.detach()) < 1e-9
     for value, want in zip(grads, expected, strict=True):
         assert relative_error(value, want) < 1e-8
+
+
+@each_norm
+def test_a_group_with_labels_alone_as_partners(norm: str) -> None:
+    x, z = (features(20, d).requires_grad_() for d in (5, 3))
+    y = torch.arange(20) % 3
+    group = make_group([x, z, y], [bx.Gaussian(0.5), bx.Gaussian(0.5), None])
+    values = CocoMeasure(norm).values(group, Pairs([0, 2], [2, 1]))
+    single = torch.stack([bx.coco(v, y, bx.Gaussian(0.5), norm=norm) for v in (x, z)])
+    assert relative_error(values.detach(), single.detach()) < 1e-10
+    for value, want in zip(
+        torch.autograd.grad(values.sum(), (x, z)),
+        torch.autograd.grad(single.sum(), (x, z)),
+        strict=True,
+    ):
+        assert relative_error(value, want) < 1e-10
 
 
 @EACH_WAY
