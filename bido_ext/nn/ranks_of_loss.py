@@ -30,9 +30,10 @@ class RanksOfLoss:
             raise TypeError(f"local must be True or False, got {type(local).__name__}.")
         if isinstance(process_group, str):
             check_choice(process_group, "process_group", ("world",))
-        handle = None if process_group in (None, "world") else GroupHandle(process_group)
+        later = process_group is None or isinstance(process_group, str)
+        handle = None if later else GroupHandle(process_group)
         self.handle = None if local else handle
-        self._of_world = process_group == "world" and not local
+        self._of_world = isinstance(process_group, str) and not local
         self._may_be_alone = process_group is None and not local
 
     @property

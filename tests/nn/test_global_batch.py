@@ -184,10 +184,11 @@ def test_one_rank_equals_no_group() -> None:
             assert relative_error(value.detach(), want.detach()) < 1e-9
             (grad,), (want_grad,) = (torch.autograd.grad(v, z) for v in (value, want))
             assert relative_error(grad, want_grad) < 1e-6
-        with pytest.raises(
-            TypeError, match="process_group must be a torch.distributed ProcessGroup"
-        ):
-            bx.BiDOLoss(process_group=3)  # type: ignore[arg-type]
+        for wrong in (3, x):  # a tensor does not say whether it equals "world"
+            with pytest.raises(
+                TypeError, match="process_group must be a torch.distributed ProcessGroup"
+            ):
+                bx.BiDOLoss(process_group=wrong)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="process_group must be .*world"):
             bx.BiDOLoss(process_group="all")
         with pytest.raises(TypeError, match="local must be True or False, got int"):
