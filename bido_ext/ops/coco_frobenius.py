@@ -25,7 +25,7 @@ Side = tuple[int, int]
 def sides_of(
     kinds: Sequence[int], first: Sequence[int], second: Sequence[int], wanted: Sequence[int]
 ) -> list[Side]:
-    """Every wanted variable with each of its partners that are not labels (csrc/common/sides.h)."""
+    """Every wanted variable with each of its partners that are not labels (csrc/cpu/sides.h)."""
     both = [side for a, b in zip(first, second, strict=True) for side in ((a, b), (b, a))]
     sides = [(own, b) for own in wanted for a, b in both if a == own and kinds[b] != LABELS]
     return list(dict.fromkeys(sides))

@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "../common/sides.h"
 #include "centered_gram.h"
 #include "group_grams.h"
 #include "label_product.h"
 #include "mirror.h"
 #include "pair_arguments.h"
 #include "row_products.h"
+#include "sides.h"
 #include "weights.h"
 
 namespace bido {
@@ -86,16 +86,13 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
     GradientOfGram<T> G{gram + w * size, group[own].is_gram(), {}, {}};
     for (size_t s = 0; s < sides.size(); ++s) {
       if (sides[s].own != own) continue;
-      double sum = 0;  // a pair of a variable with itself counts twice
-      for (size_t p = 0; p < first.size(); ++p)
-        sum += of_pair[p] * ((first[p] == own && second[p] == sides[s].partner) +
-                             (second[p] == own && first[p] == sides[s].partner));
-      G.kept.push_back({side_gradient + static_cast<int64_t>(s) * size, sum});
+      G.kept.push_back({side_gradient + static_cast<int64_t>(s) * size,
+                        gradient_of_side(sides[s], first, second, of_pair)});
     }
     std::vector<int64_t> labels;
     for (size_t p = 0; p < first.size(); ++p) {
       const int64_t other = first[p] == own ? second[p] : first[p];
-      if ((first[p] != own && second[p] != own) || !is_labels(kinds, other)) continue;
+      if ((first[p] != own && second[p] != own) || !group[other].is_labels()) continue;
       const double root = value[p] * static_cast<double>(n);  // |M|_F^(1/2); the gradient is 0 where it is
       const double coefficient =
           value[p] > 0 ? of_pair[p] / (2 * static_cast<double>(n) * root * root * root) : 0 * value[p];

@@ -14,13 +14,13 @@
 #include <string>
 #include <vector>
 
-#include "../common/sides.h"
 #include "centered_gram.h"
 #include "group_grams.h"
 #include "label_product.h"
 #include "mirror.h"
 #include "pair_arguments.h"
 #include "row_products.h"
+#include "sides.h"
 #include "variable.h"
 
 namespace bido {
@@ -58,7 +58,6 @@ class Coco {
        const std::vector<int64_t>& wanted)
       : n_(variables[0].size(0)),
         parameter_(static_cast<const double*>(parameters.const_data_ptr())),
-        kinds_(kinds),
         first_(first),
         second_(second),
         group_(make_group<T>("coco", variables, parameters, kinds)),
@@ -130,7 +129,7 @@ class Coco {
     std::set<int64_t> result;
     for (size_t p = 0; p < first_.size(); ++p) {
       const int64_t a = first_[p], b = second_[p];
-      if (!is_wanted(a) && !is_wanted(b) && !is_labels(kinds_, a) && !is_labels(kinds_, b))
+      if (!is_wanted(a) && !is_wanted(b) && !group_[a].is_labels() && !group_[b].is_labels())
         result.insert({a, b});
     }
     return {result.begin(), result.end()};
@@ -154,8 +153,8 @@ class Coco {
 
   double squared_norm_of_pair(int64_t p) const {
     const int64_t a = first_[p], b = second_[p];
-    if (is_labels(kinds_, b)) return squared_norm_with_labels(a, b);
-    if (is_labels(kinds_, a)) return squared_norm_with_labels(b, a);
+    if (group_[b].is_labels()) return squared_norm_with_labels(a, b);
+    if (group_[a].is_labels()) return squared_norm_with_labels(b, a);
     for (size_t s = 0; s < sides_.size(); ++s)
       if ((sides_[s].own == a && sides_[s].partner == b) || (sides_[s].own == b && sides_[s].partner == a))
         return of_sides_[s];
@@ -165,7 +164,7 @@ class Coco {
 
   double squared_norm_with_labels(int64_t v, int64_t labels) const {
     const LabelProduct Lc = label_product(labels);
-    if (!is_labels(kinds_, v)) return squared_norm(Lc, centered(v));
+    if (!group_[v].is_labels()) return squared_norm(Lc, centered(v));
     return squared_norm(Lc, label_product(v));
   }
 
@@ -188,7 +187,7 @@ class Coco {
 
   int64_t n_;
   const double* parameter_;
-  const std::vector<int64_t>&kinds_, &first_, &second_;  // of the caller, who outlives this
+  const std::vector<int64_t>&first_, &second_;  // of the caller, who outlives this
   std::vector<Variable<T>> group_;
   GroupGrams<T> grams_;
   std::vector<Side> sides_;

@@ -15,6 +15,7 @@
 #include "group_grams.h"
 #include "hsic_sums.h"
 #include "row_products.h"
+#include "sides.h"
 #include "variable.h"
 
 namespace bido {
@@ -103,12 +104,9 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
 inline std::vector<double> partner_coefficients(int64_t own, const std::vector<int64_t>& partners,
                                                 const std::vector<int64_t>& first,
                                                 const std::vector<int64_t>& second, const double* grads) {
-  std::vector<double> coefficients(partners.size(), 0.0);
-  for (size_t b = 0; b < partners.size(); ++b)
-    for (size_t p = 0; p < first.size(); ++p)  // a pair of a variable with itself counts twice
-      coefficients[b] +=
-          ((first[p] == own && second[p] == partners[b]) + (second[p] == own && first[p] == partners[b])) *
-          grads[p];
+  std::vector<double> coefficients;
+  for (int64_t partner : partners)
+    coefficients.push_back(gradient_of_side({own, partner}, first, second, grads));
   return coefficients;
 }
 
