@@ -5,33 +5,48 @@ import bido_ext as bx
 taps = bx.FeatureTaps(model, ["layer1", "layer2"])
 criterion = bx.BiDOLoss(measure="nhsic", lambda_x=0.05, lambda_y=0.5)
 loss = F.cross_entropy(model(x), y) + criterion(x, taps.features, y)
+
+Imported after PyTorch, the package is loaded at once. Imported before it, as the command ``bido`` does, it
+waits for the first use of a name, so that ``bido --help`` need not load PyTorch. The ops of
+``torch.ops.bido_ext`` exist from that moment.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-from bido_ext._library import BackendRow, backends, build_info, load_kernels
-from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
-from bido_ext.ops import (
-    Gaussian,
-    InverseMultiquadric,
-    Kernel,
-    Linear,
-    WorkspaceError,
-    cka,
-    coco,
-    double_center,
-    gaussian_gram,
-    hsic,
-    nhsic,
-    plan,
-)
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
-load_kernels()
+from bido_ext._version import __version__
 
-try:
-    __version__ = version("bido-ext")
-except PackageNotFoundError:  # imported from a source tree that was never installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from bido_ext._library import BackendRow, backends, build_info
+    from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
+    from bido_ext.ops._plan_arguments import WorkspaceError
+    from bido_ext.ops.cka import cka
+    from bido_ext.ops.coco import coco
+    from bido_ext.ops.double_center import double_center
+    from bido_ext.ops.gaussian_gram import gaussian_gram
+    from bido_ext.ops.hsic import hsic
+    from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+    from bido_ext.ops.nhsic import nhsic
+    from bido_ext.ops.plan import plan
+
+#: Public name -> the module that has it.
+_HOME = {
+    **dict.fromkeys(("BackendRow", "backends", "build_info"), "bido_ext._library"),
+    **dict.fromkeys(
+        ("BiDOLoss", "DependenceTerms", "FeatureTaps", "MicroBatchedBiDO", "StepLosses"),
+        "bido_ext.nn",
+    ),
+    **dict.fromkeys(
+        ("Gaussian", "InverseMultiquadric", "Kernel", "Linear", "WorkspaceError", "cka", "coco",
+         "double_center", "gaussian_gram", "hsic", "nhsic", "plan"),
+        "bido_ext.ops",
+    ),
+}  # fmt: skip
+_SUBPACKAGES = ("nn", "ops", "reference")
 
 __all__ = [
     "BackendRow",
@@ -45,6 +60,7 @@ __all__ = [
     "MicroBatchedBiDO",
     "StepLosses",
     "WorkspaceError",
+    "__version__",
     "backends",
     "build_info",
     "cka",
@@ -55,3 +71,27 @@ __all__ = [
     "nhsic",
     "plan",
 ]
+
+
+def _load() -> None:
+    importlib.import_module("bido_ext.ops")  # defines the ops and loads the kernels
+    for name, home in _HOME.items():
+        globals()[name] = getattr(importlib.import_module(home), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"bido_ext.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'bido_ext' has no attribute {name!r}")
+    _load()
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
+
+
+# A backend that is forced and cannot run has to raise here.
+if "torch" in sys.modules or os.environ.get("BIDO_EXT_BACKEND"):
+    _load()

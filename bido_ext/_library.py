@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,18 @@ def _load(name: str) -> str | None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        return f"{path.name} does not load: {str(error).splitlines()[0]}"
+        # PyTorch says which file; the loader's own words are in what it was raised from.
+        reason = f"{path.name} does not load: {str(error.__cause__ or error).splitlines()[0]}"
+        if name != "bido_cuda" or torch.version.cuda is not None:
+            # A PyTorch without CUDA has no use for bido_cuda; anything else is a broken installation.
+            warnings.warn(
+                f"bido_ext: {reason}. Its ops run as plain PyTorch, right but slower. Build it again for this "
+                "PyTorch and this Python: pip install --force-reinstall --no-deps bido-ext (in a checkout: "
+                "pip install -e . --no-build-isolation).",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return reason
     return None
 
 
@@ -88,7 +100,7 @@ _KEEP_ALIVE: list[torch.library.Library] = []
 
 
 def load_kernels() -> None:
-    """Loads what is chosen; called once, after the ops are defined."""
+    """Loads what is chosen; called once, by :mod:`bido_ext.ops` after the ops are defined."""
     global _cpu_problem, _cuda_problem
     if FORCED == "reference":
         return

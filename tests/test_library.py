@@ -108,6 +108,7 @@ def test_without_compiled_libraries_everything_runs_as_reference(
     result = run(code, path=copy_without_libraries)
     assert result.returncode == 0, result.stderr
     assert "bido_cpu.so was not built with this installation" in result.stdout
+    assert "RuntimeWarning" not in result.stderr  # nothing is broken, there is nothing
     assert result.stdout.strip().endswith("True")
     forced = run("import bido_ext", "native", copy_without_libraries)
     assert (
@@ -120,6 +121,11 @@ def test_broken_library_says_why(copy_without_libraries: Path) -> None:
     result = run(TABLE, path=copy_without_libraries)
     assert result.returncode == 0, result.stderr
     assert "bido_cpu.so does not load" in result.stdout
+    # Said once, with the loader's own reason and what to do.
+    assert result.stderr.count("RuntimeWarning") == 1
+    assert "bido_cpu.so does not load" in result.stderr
+    assert "file too short" in result.stderr or "invalid ELF header" in result.stderr
+    assert "pip install --force-reinstall --no-deps bido-ext" in result.stderr
 
 
 def test_import_needs_no_lab_package() -> None:

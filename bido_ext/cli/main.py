@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bido_ext.cli import MISSING_LAB
@@ -10,6 +11,7 @@ from bido_ext.cli import MISSING_LAB
 
 def main() -> None:
     """Run ``bido``; exit code 0: done, 1: failure, 2: bad input."""
+    rest_between_loops()
     try:
         from bido_ext.cli.app import app
     except ModuleNotFoundError as error:
@@ -18,6 +20,16 @@ def main() -> None:
         print(MISSING_LAB.format(name=error.name), file=sys.stderr)
         sys.exit(1)
     app()
+
+
+def rest_between_loops() -> None:
+    """Lets idle OpenMP threads sleep instead of spin; only before PyTorch is imported, and if nobody chose.
+
+    Beside another busy process, spinning threads keep the working ones off the cores: a training step took
+    367 ms instead of 66 ms. Alone it costs nothing that can be measured.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 if __name__ == "__main__":

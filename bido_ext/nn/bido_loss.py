@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.finite_guard import FiniteGuard
-from bido_ext.nn.global_terms import global_values_eagerly
 from bido_ext.nn.measure_by_name import measure_by_name
 from bido_ext.nn.ranks_of_loss import RanksOfLoss
-from bido_ext.nn.ring_terms import ring_terms_eagerly
-from bido_ext.nn.shards import Shards, agree
-from bido_ext.nn.step_arguments import check_step, check_weight, named_layers
+from bido_ext.nn.step_arguments import check_step, check_weight, named_layers, tensors_of
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
@@ -25,7 +21,7 @@ from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import check_kernel
-from bido_ext.ops.plan import MEASURES, allowed_for_gathering
+from bido_ext.ops.plan import MEASURES
 from bido_ext.ops.ring_memory import EXCHANGES
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
@@ -178,7 +174,7 @@ class BiDOLoss(nn.Module):
             RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
         self._ranks.find()
-        if transforms_active(x, y, *_tensors(features)):
+        if transforms_active(x, y, *tensors_of(features)):
             return self._transformed(x, named_layers(features), y)
         return self._step(x, features, y)
 
@@ -209,7 +205,9 @@ class BiDOLoss(nn.Module):
         if self._ranks.handle is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
         else:
-            layers, shards = self._agree(x, features, y)
+            from bido_ext.nn.global_step import agree_on_step
+
+            layers, shards = agree_on_step(self, x, features, y)
         count = len(layers)
         inputs = [x.flatten(1), *layers.values(), y]
         if not self.lambda_x and not self.lambda_y:
@@ -221,19 +219,14 @@ class BiDOLoss(nn.Module):
         if shards is None or self._ranks.handle is None:
             values = self._local(inputs, kernels, pairs)
             total = self._weigh(values)
-        elif choose_exchange(self.exchange, inputs, kernels, shards, self._ranks.handle) == "ring":
-            total, values, seen = ring_terms_eagerly(
-                self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
-                self._ranks.handle, self.workspace_bytes,
-            )  # fmt: skip
-            # No rank has all features; what it has seen of them serves the guard.
-            inputs = list(seen.unbind())
         else:
-            values, inputs = global_values_eagerly(
-                self._measure, inputs, kernels, self.num_classes, pairs, shards, self._ranks.handle,
-                self.workspace_bytes,
+            # Loaded where ranks exist: torch.distributed and torch.compiler.disable take a second to import.
+            from bido_ext.nn.global_step import global_step
+
+            total, values, inputs = global_step(
+                self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
+                self._ranks.handle, self.exchange, self.workspace_bytes,
             )  # fmt: skip
-            total = self._weigh(values)
         terms = values.detach().unbind()
         self.terms = {
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
@@ -260,40 +253,3 @@ class BiDOLoss(nn.Module):
     def _local(self, inputs: list[Tensor], kernels: list[Kernel], pairs: Pairs) -> Tensor:
         group = make_group(inputs, kernels, self.num_classes)
         return self._measure.values(group, pairs, self.workspace_bytes)
-
-    @torch.compiler.disable
-    def _agree(
-        self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
-    ) -> tuple[dict[str, Tensor], Shards]:
-        """The checked layers of this rank and everybody's rows; a refusal is raised on all ranks."""
-        assert self._ranks.handle is not None
-        layers: dict[str, Tensor] = {}
-        refusal: Exception | None = None
-        try:
-            layers = check_step(x, features, y, self.num_classes, minimum_rows=0)
-        except (TypeError, ValueError) as error:
-            refusal = error
-        own = [] if refusal else [x.flatten(1), *layers.values(), y]
-        weighted = torch.is_grad_enabled() and bool(self.lambda_x or self.lambda_y)
-        wanted = [weighted and t.requires_grad for t in own]
-        if self._allowed_bytes is None:
-            device = str(own[0].device if own else self._ranks.handle.device)
-            self._allowed_bytes = allowed_for_gathering(self.workspace_bytes, device)
-        settings = (
-            f"{self._settings()}, exchange={self.exchange}, workspace_bytes={self.workspace_bytes}, "
-            f"layers {list(layers)}"
-        )
-        given = [t for t in (x, y, *_tensors(features)) if isinstance(t, Tensor)]
-        shards = agree(
-            self._ranks.handle, own, settings, refusal, wanted, self._allowed_bytes,
-            given[0].device if given else None,
-        )  # fmt: skip
-        self.samples = shards.n
-        return layers, shards
-
-
-def _tensors(features: object) -> Iterable[Tensor]:
-    """What of the features can be looked at before they are checked."""
-    if isinstance(features, Mapping):
-        return features.values()
-    return features if isinstance(features, Sequence) else ()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bido_ext.nn.shards import GroupHandle, ranks_at_hand, world
 from bido_ext.ops._validate import check_choice
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+    from bido_ext.nn.shards import GroupHandle
 
 
 class RanksOfLoss:
@@ -31,7 +32,7 @@ class RanksOfLoss:
         if isinstance(process_group, str):
             check_choice(process_group, "process_group", ("world",))
         later = process_group is None or isinstance(process_group, str)
-        handle = None if later else GroupHandle(process_group)
+        handle = None if later else _handle_of(process_group)
         self.handle = None if local else handle
         self._of_world = isinstance(process_group, str) and not local
         self._may_be_alone = process_group is None and not local
@@ -45,7 +46,7 @@ class RanksOfLoss:
     def find(self) -> None:
         """Looks "world" up; tells a loss that nobody told of the other ranks, once."""
         if self._of_world and self.handle is None:
-            self.handle = world()
+            self.handle = _world()
         if self._may_be_alone and not torch.compiler.is_compiling():
             self._may_be_alone = False
             if ranks_at_hand() > 1:
@@ -54,3 +55,22 @@ class RanksOfLoss:
                     'give process_group="world" for the terms of all samples, or local=True if this is meant.',
                     stacklevel=5,  # the line that calls the loss
                 )
+
+
+def ranks_at_hand() -> int:
+    """How many ranks there are, whether or not somebody exchanges anything; 1 without any."""
+    dist = torch.distributed
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _handle_of(group: object) -> GroupHandle:
+    # Loaded where ranks exist: DeviceMesh takes a second to import.
+    from bido_ext.nn.shards import GroupHandle
+
+    return GroupHandle(group)
+
+
+def _world() -> GroupHandle:
+    from bido_ext.nn.shards import world
+
+    return world()

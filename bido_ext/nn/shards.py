@@ -167,11 +167,6 @@ def world() -> GroupHandle:
     return GroupHandle(dist.group.WORLD)
 
 
-def ranks_at_hand() -> int:
-    """How many ranks there are, whether or not somebody exchanges anything; 1 without any."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def agree(
     handle: GroupHandle,
     own: Sequence[Tensor],

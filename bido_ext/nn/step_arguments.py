@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -97,3 +97,10 @@ def named_layers(features: object) -> dict[str, Tensor]:
             "features is empty: run the model's forward pass before the loss, with FeatureTaps on it."
         )
     return named
+
+
+def tensors_of(features: object) -> Iterable[Tensor]:
+    """What of the features can be looked at before they are checked."""
+    if isinstance(features, Mapping):
+        return features.values()
+    return features if isinstance(features, Sequence) else ()

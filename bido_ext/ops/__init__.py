@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops: one file is one contract (public function, schema, fake kernel, derivative)."""
 
+from bido_ext._library import load_kernels
 from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops.cka import cka
 from bido_ext.ops.coco import coco
@@ -26,3 +27,5 @@ __all__ = [
     "nhsic",
     "plan",
 ]
+
+load_kernels()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bido_ext._library import can_stream, keeps_tiles
+from bido_ext.ops._graph_constant import graph_constant
 from bido_ext.ops._plan_arguments import (
     LARGEST_N,
     WorkspaceError,
@@ -201,7 +202,7 @@ def _plan_ring(
     )  # fmt: skip
 
 
-@torch.compiler.assume_constant_result
+@graph_constant
 def allowed_for_gathering(workspace_bytes: int | None, device: str) -> int:
     """Bytes that gathered features may take on this rank before "auto" takes the ring."""
     if workspace_bytes is not None:
@@ -308,7 +309,7 @@ def _planner() -> Any:
         ) from error
 
 
-@torch.compiler.assume_constant_result
+@graph_constant
 def free_memory(device: str) -> int:
     """Free bytes of a device, as the operating system or the driver reports them."""
     if device.startswith("cuda"):
