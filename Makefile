@@ -34,8 +34,9 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(VENV)/bin/bido demo --out $(DEMO_OUT)
 
+# One worker a core, one thread a worker: threads of several workers would wait for each other.
 test: $(VENV)/.installed
-	$(RUN) pytest -m "not gpu and not slow" --durations=10
+	OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu and not slow" -n auto --dist loadfile --durations=10
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,50 @@ def _reproducible() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before)
+
+
+ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
+_unexpected: list[str] = []
+
+
+def unexpected(reason: str) -> bool:
+    """Whether a skip is not on the list: a test that is skipped because something is missing tests nothing."""
+    lines = (line.partition("#")[0].strip() for line in ALLOWED_SKIPS.read_text().splitlines())
+    return not any(re.search(pattern, reason) for pattern in lines if pattern)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note_skip(report)
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if unexpected(reason):
+            _unexpected.append(f"{report.nodeid}: {reason}")
+
+
+def _strict(config: pytest.Config) -> bool:
+    """CI installs all that tests need, so there nothing may be missing; only the process that reports counts."""
+    return os.environ.get("BIDO_EXPECT_NO_SKIPS") == "1" and not hasattr(config, "workerinput")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unexpected and _strict(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if _unexpected and _strict(config):
+        terminalreporter.section("skips that are not in tests/allowed_skips.txt", red=True)
+        for line in sorted(set(_unexpected)):
+            terminalreporter.line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
