@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static proof on the compiled libraries: stable ABI, and no register spills in CUDA kernels."""
+"""Static proof on the compiled libraries: stable ABI, no register spills in CUDA kernels; and which architectures
+are built."""
 
 from __future__ import annotations
 
@@ -93,6 +94,9 @@ def test_cuda_products_run_on_the_matrix_units(architecture: str) -> None:
             assert "HGMMA" not in code, name
         elif architecture == "sm_90a":
             assert "HGMMA" in code, name
+            # What was written to shared memory is shown to the matrix unit, and the accumulators are its own.
+            assert "FENCE.VIEW.ASYNC" in code, name
+            assert "WARPGROUP.ARRIVE" in code, name
         else:
             assert "MMA" not in code, name
     assert all(seen.values()), seen
@@ -102,3 +106,77 @@ def test_cuda_products_run_on_the_matrix_units(architecture: str) -> None:
 def test_cuda_reductions_have_no_float_atomics(architecture: str) -> None:
     for name, code in sass(architecture).items():
         assert not re.search(r"\b(RED|ATOM|ATOMG|ATOMS)\b", code), name
+
+
+#: The least shared memory a block may have on an architecture served (sm_86, sm_89, sm_120), and on Hopper.
+SHARED_EVERYWHERE = 99 * 1024
+
+
+def test_static_shared_memory_leaves_room_for_the_tiles() -> None:
+    """product_tile.cuh counts a number per row beside its tiles; sm_90 and newer add 1 KB of the system's own."""
+    path = built("bido_cuda.so")
+    usage = subprocess.run(
+        [cuobjdump(), "-res-usage", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    kernels = re.findall(r"Function (\S*_kernel\S*):\s*\n\s*REG:\d+ .*?SHARED:(\d+)", usage)
+    assert kernels, usage[:500]
+    for name, shared in kernels:
+        few = any(product in name for product in PRODUCTS)
+        assert int(shared) <= (1024 + 128 * 4 if few else SHARED_EVERYWHERE), name
+
+
+NVCC_13 = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
+NVCC_12_0 = (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90)
+
+
+def architectures(folder: Path, release: str, known: tuple[int, ...], asked: str) -> str:
+    """What CMake says of a compiler that names itself so."""
+    nvcc = folder / "nvcc"
+    listed = "\n".join(f"compute_{k}" for k in known)
+    nvcc.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "Cuda compilation tools, release {release}, V{release}.1"\n'
+        f'[ "$1" = --list-gpu-arch ] && echo "{listed}"\nexit 0\n'
+    )
+    nvcc.chmod(0o755)
+    cmake = Path(sys.executable).parent / "cmake"
+    program = str(cmake) if cmake.exists() else shutil.which("cmake")
+    if program is None:
+        pytest.skip("no cmake to ask")
+    script = Path(__file__).resolve().parents[1] / "csrc/cuda/architectures.cmake"
+    done = subprocess.run(
+        [program, f"-DNVCC={nvcc}", f"-DBIDO_CUDA_ARCHS={asked}", "-P", str(script)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = " ".join((done.stdout + done.stderr).split())
+    assert (done.returncode != 0) == ("CMake Error" in said), said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("release", "known", "asked", "said"),
+    [
+        ("13.0", NVCC_13, "", "[80-real;90a-real;100]"),
+        ("12.0", NVCC_12_0, "", "[80;90a-real]"),  # PTX of 90a would serve no other GPU
+        ("12.0", NVCC_12_0, "", "does not know architecture 100: left out"),
+        ("11.8", NVCC_12_0, "", "nvcc 12.0 or newer: bido_cuda is not built"),
+        ("11.8", NVCC_12_0, "", "[]"),
+        ("11.8", NVCC_12_0, "80", 'CMake Error .*BIDO_CUDA_ARCHS="80": nvcc 11.8 .*Update CUDA'),
+        ("12.0", NVCC_12_0, "80;100", "CMake Error .*nvcc 12.0 does not know 100, only 50;"),
+        ("13.0", NVCC_13, "90a", "[90a-real]"),
+        ("13.0", NVCC_13, "90a", "gets no PTX: it runs on the GPUs of 90a alone"),
+        ("13.0", NVCC_13, "80;90a", "[80;90a-real]"),
+        ("13.0", NVCC_13, "120;80", "[120;80-real]"),
+        ("13.0", NVCC_13, "90", "[90]"),
+        ("13.0", NVCC_13, "90;90a", "CMake Error .*names both 90 and 90a: keep 90a"),
+        ("13.0", NVCC_13, "80 90a", 'CMake Error .*"80 90a" is no architecture'),
+        ("13.0", NVCC_13, "native", "[native]"),
+    ],
+)
+def test_architectures(
+    release: str, known: tuple[int, ...], asked: str, said: str, tmp_path: Path
+) -> None:
+    output = architectures(tmp_path, release, known, asked)
+    if said.startswith("["):
+        assert f"architectures: {said}" in output
+    else:
+        assert re.search(said, output), output
