@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The current CUDA stream and launch errors, for bido_cuda only (the shim lives in libtorch_cuda).
+// The current CUDA stream and errors of the runtime, for bido_cuda only (the shim lives in libtorch_cuda).
 // From a target of PyTorch 2.13 on, Stream::nativeHandle() replaces the shim.
 #pragma once
 
@@ -19,10 +19,12 @@ inline cudaStream_t current_cuda_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-inline void check_launch(const char* op) {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "bido_ext::", op,
-                  ": CUDA launch failed: ", cudaGetErrorString(error));
+// Of a call for the op `op`; `what` says which.
+template <typename... Details>
+void check_cuda(cudaError_t error, const char* op, const char* what, const Details&... details) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // reported here, and not once more by what comes next
+  STD_TORCH_CHECK(false, "bido_ext::", op, ": ", what, " failed: ", cudaGetErrorString(error), details...);
 }
 
 }  // namespace bido

@@ -109,12 +109,24 @@ constexpr int64_t kLargestPanel = 4096;  // rows; beyond, longer panels save not
 constexpr int64_t kSmallestPanel = 64;
 constexpr int64_t kRowsPerPartial = 8;  // rows of one partial product sum
 
-// On a GPU: whole Gram matrices and a panel of weights, or panels of all features and of weights. Two pairs
-// per feature, as in BiDO.
+// Products of a launch whose columns are shared among blocks live beside the Gram matrices
+// (csrc/cuda/gram_products.cu); how many matrices of them there are at most, on a GPU of up to
+// kMostMultiprocessors. Each variable has one share, and those beyond give every multiprocessor two blocks.
+constexpr int64_t kMostMultiprocessors = 192, kVariablesPerLaunch = 8, kColumnsOfAShare = 256;
+inline int64_t partial_products(int64_t n, const Widths& w) {
+  const int64_t tiles = (n + 63) / 64, pairs = tiles * (tiles + 1) / 2, blocks = 2 * kMostMultiprocessors;
+  if (pairs >= blocks) return 0;
+  return std::min(std::min(w.features, kVariablesPerLaunch) + blocks / pairs,
+                  w.features + w.total / kColumnsOfAShare);
+}
+
+// On a GPU: whole Gram matrices and beside them a panel of weights or products that make them, or panels of
+// all features and of weights. Two pairs per feature, as in BiDO.
 inline int64_t panel_bytes(int64_t n, const Widths& w, int64_t element, int64_t rows, bool dense) {
   const int64_t kept = w.features * (dense ? n : rows), weights = std::min(n, dense ? kWeightRows : rows);
-  const int64_t weighted = dense && n <= 1024 ? w.features : 1;
-  return element * (n * (kept + weighted * weights + w.features) + w.total) +
+  const int64_t weighted = (dense && n <= 1024 ? w.features : 1) * weights;
+  const int64_t beside = dense ? std::max(weighted, partial_products(n, w) * n) : weighted;
+  return element * (n * (kept + beside + w.features) + w.total) +
          8 * (n * w.variables + 2 * w.features * (n / kRowsPerPartial + rows));
 }
 

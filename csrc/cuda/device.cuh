@@ -18,6 +18,9 @@ namespace bido {
 
 constexpr int kWarp = 32;
 constexpr int kBlock = 256;  // threads of every block
+// Shared memory that a block may have: on every architecture served (sm_86, sm_89 and sm_120 have the least),
+// and where the kernels with wgmma run.
+constexpr int kSharedEverywhere = 99 * 1024, kSharedOnHopper = 227 * 1024;
 
 #ifdef BIDO_EMULATED
 // Blocks, one after the other, in the emulator; the stream means nothing there.
@@ -36,19 +39,24 @@ struct OnDevice {
 template <typename... Parameters, typename... Arguments>
 void launch(const char* op, const Tensor& like, void (*kernel)(Parameters...), dim3 grid, int shared_bytes,
             const Arguments&... arguments) {
+  const auto check = [&](cudaError_t error, const char* what) {
+    check_cuda(error, op, what, " (", shared_bytes, " bytes of dynamic shared memory, ", grid.x, " x ",
+               grid.y, " x ", grid.z, " blocks)");
+  };
   if (shared_bytes > 48 * 1024)
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+          "asking for shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(kBlock);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = current_cuda_stream(like.get_device_index());
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-  check_launch(op);
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), "CUDA launch");
 }
 inline int device_attribute(const Tensor& like, cudaDeviceAttr attribute) {
   int value = 0;
-  cudaDeviceGetAttribute(&value, attribute, like.get_device_index());
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, like.get_device_index()), "device_attribute",
+             "asking for a property of the device");
   return value;
 }
 inline int major_capability(const Tensor& like) {
@@ -95,6 +103,14 @@ __device__ inline T block_sum(T value, T* scratch) {
   T sum = 0;
   for (int w = 0; w < kBlock / kWarp; ++w) sum += scratch[w];
   return sum;
+}
+
+// All that a kernel reads through a pointer lies on one device: the dispatcher comes here as soon as one of
+// the arguments does.
+inline void check_same_device(const char* op, const Tensor& like, const std::vector<Tensor>& others) {
+  for (const Tensor& other : others)
+    STD_TORCH_CHECK(other.get_device_index() == like.get_device_index(), op,
+                    ": all tensors must be on one device");
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

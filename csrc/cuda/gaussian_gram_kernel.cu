@@ -35,6 +35,10 @@ Tensor gaussian_gram_backward_cuda(Tensor grad, Tensor gram, Tensor x, Tensor ga
   const char* const op = "gaussian_gram_backward";
   const FeatureList list = only_variable(op, x, gamma, tf32);
   const int64_t n = list.n;
+  check_same_device(op, x, {grad, gram});
+  for (const Tensor& matrix : {grad, gram})
+    STD_TORCH_CHECK(matrix.dim() == 2 && matrix.size(0) == n && matrix.size(1) == n, op,
+                    ": the gradient and the Gram matrix must be (n, n)");
   const Tensor weights = gram_weights(op, torch::stable::view(torch::stable::contiguous(grad), {1, n, n}),
                                       torch::stable::view(torch::stable::contiguous(gram), {1, n, n}), gamma,
                                       {kGaussian}, !minus_one);

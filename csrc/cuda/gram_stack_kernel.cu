@@ -51,10 +51,12 @@ __global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_const
 
 Tensor gram_weights(const char* op, const Tensor& grad, const Tensor& stack, const Tensor& parameters,
                     const std::vector<int64_t>& kinds, bool is_k) {
+  STD_TORCH_CHECK(stack.dim() == 3, op, ": Gram matrices must be float32 (m, n, n)");
   const int64_t count = stack.size(0), n = stack.size(1);
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Float && stack.scalar_type() == ScalarType::Float &&
                       grad.is_contiguous() && stack.is_contiguous() && grad.numel() == stack.numel() &&
-                      stack.size(2) == n && parameters.numel() == count,
+                      stack.size(2) == n && parameters.numel() == count &&
+                      static_cast<int64_t>(kinds.size()) == count,
                   op, ": gradients and Gram matrices must be float32 (m, n, n)");
   const Tensor weights = empty_like_with(stack, {count, n, n}, ScalarType::Float);
   for (int64_t begin = 0; begin < count; begin += kMostPerLaunch) {
@@ -110,6 +112,11 @@ std::vector<Tensor> gram_stack_backward_cuda(Tensor grad, Tensor stack, std::vec
   const OnDevice guard(parameters);
   const FeatureList list = features_of(op, variables, parameters, kinds, tf32);
   STD_TORCH_CHECK(list.count() == static_cast<int64_t>(kinds.size()), op, ": only features have a gradient");
+  check_same_device(op, parameters, {grad, stack});
+  for (const Tensor& given : {grad, stack})
+    STD_TORCH_CHECK(given.dim() == 3 && given.size(0) == list.count() && given.size(1) == list.n &&
+                        given.size(2) == list.n,
+                    op, ": gradients and Gram matrices must be (m, n, n)");
   const Tensor weights = gram_weights(op, torch::stable::contiguous(grad), torch::stable::contiguous(stack),
                                       parameters, kinds, false);
   std::vector<Tensor> outs;

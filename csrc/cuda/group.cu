@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kMeansColumns = 32, kMeansLanes = kBlock / kMeansColumns;
 constexpr int64_t kRowsPerSegment = 1024;
+constexpr int64_t kMostRowsOfFeatures = 65535 * kRowsPerSegment;  // a grid has at most 65,535 segments
 
 struct MeansGroup {
   FeatureGroup group;
@@ -134,7 +135,8 @@ FeatureList features_of(const char* op, const std::vector<Tensor>& variables, co
                   ": parameters must be contiguous float64");
   FeatureList list;
   list.n = variables[0].size(0);
-  STD_TORCH_CHECK(list.n >= 1 && list.n <= (int64_t{1} << 26), op, ": the rows must be 1 to 2^26");
+  STD_TORCH_CHECK(list.n >= 1 && list.n <= kMostRowsOfFeatures, op, ": the rows must be 1 to ",
+                  kMostRowsOfFeatures, ", got ", list.n);
   for (size_t v = 0; v < variables.size(); ++v) {
     const bool labels = kinds[v] == static_cast<int64_t>(KernelKind::labels);
     STD_TORCH_CHECK(kinds[v] >= 0 && kinds[v] <= static_cast<int64_t>(KernelKind::gram) &&

@@ -80,7 +80,8 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
                                        int64_t tile, std::vector<int64_t> wanted, bool tf32) {
   const char* const op = "hsic_backward";
   const OnDevice guard(parameters);
-  const bool dense = tile >= variables.at(0).size(0);
+  STD_TORCH_CHECK(!variables.empty(), op, ": needs variables");
+  const bool dense = tile >= variables[0].size(0);
   // Where the Gram matrices are kept, only the gradients' own products read features.
   const HsicGroup g =
       hsic_group(op, variables, parameters, kinds, first, second, wanted, tf32, dense ? &wanted : nullptr);
@@ -89,8 +90,9 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
       grad.scalar_type() == ScalarType::Double && grad.numel() == static_cast<int64_t>(first.size()) &&
           sums.scalar_type() == ScalarType::Double && sums.numel() == g.variables() * n && tile >= 1,
       op, ": the gradients and the row sums must be those of the forward");
-  STD_TORCH_CHECK(!dense || tiles.numel() == features * n * n, op,
-                  ": the kept matrices must be those of the forward");
+  check_same_device(op, parameters, {grad, sums, tiles});
+  STD_TORCH_CHECK(!dense || (tiles.scalar_type() == ScalarType::Float && tiles.numel() == features * n * n),
+                  op, ": the kept matrices must be those of the forward");
   STD_TORCH_CHECK(dense || g.features_only(), op, ": Gram matrices and second labels have no streaming form");
   grad = torch::stable::contiguous(grad);
   sums = torch::stable::contiguous(sums);

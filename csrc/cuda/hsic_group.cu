@@ -14,6 +14,10 @@ HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const
   for (size_t p = 0; p < first.size(); ++p)
     STD_TORCH_CHECK(first[p] >= 0 && first[p] < count && second[p] >= 0 && second[p] < count, op,
                     ": a pair names a variable that is not there");
+  for (size_t k = 0; k < wanted.size(); ++k)  // hence at most kMostVariables
+    STD_TORCH_CHECK(wanted[k] >= 0 && wanted[k] < count &&
+                        std::find(wanted.begin(), wanted.begin() + k, wanted[k]) == wanted.begin() + k,
+                    op, ": a gradient is wanted twice, or of a variable that is not there");
   HsicGroup g{
       features_of(op, variables, parameters, kinds, tf32, means_of), {}, {}, parameters, parameters, -1};
   int next = static_cast<int>(g.list.count());

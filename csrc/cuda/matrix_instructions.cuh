@@ -98,13 +98,13 @@ __device__ inline void now_readable(float (&c)[64]) {
       "+f"(c[i + 6]), "+f"(c[i + 7])
 #define BIDO_WGMMA_64(shape, types, transposes)                                                \
   asm volatile(                                                                                \
-      "{ .reg .pred add; setp.ne.b32 add, %66, 0; "                                            \
+      "{ .reg .pred accumulate; setp.ne.b32 accumulate, %66, 0; "                              \
       "wgmma.mma_async.sync.aligned." shape "." types                                          \
       " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "               \
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "       \
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "       \
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "      \
-      "%64, %65, add, 1, 1" transposes "; }"                                                   \
+      "%64, %65, accumulate, 1, 1" transposes "; }"                                            \
       : BIDO_FLOATS_8(c, 0), BIDO_FLOATS_8(c, 8), BIDO_FLOATS_8(c, 16), BIDO_FLOATS_8(c, 24),  \
         BIDO_FLOATS_8(c, 32), BIDO_FLOATS_8(c, 40), BIDO_FLOATS_8(c, 48), BIDO_FLOATS_8(c, 56) \
       : "l"(a), "l"(b), "r"(static_cast<int>(add)))

@@ -267,6 +267,7 @@ std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variabl
                       grad.numel() == static_cast<int64_t>(first.size()) &&
                       factors.numel() == static_cast<int64_t>(partners.size()) * n * n,
                   op, ": what is given must be what the forward kept");
+  check_same_device(op, parameters, {grad, stack, inverses, factors});
   grad = torch::stable::contiguous(grad);
   stack = torch::stable::contiguous(stack);
   inverses = torch::stable::contiguous(inverses);

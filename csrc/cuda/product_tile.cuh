@@ -61,6 +61,8 @@ struct WarpTile {
   static constexpr int kStepsPerSum = 1;
   using StageOf = Stage<Product, kRowsA, kRowsB>;
   static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
+  // With a number per row, as weighted_product.cu has beside the tile.
+  static_assert(kSharedBytes + kRowsA * static_cast<int>(sizeof(float)) <= kSharedEverywhere);
 
   int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
 
@@ -128,6 +130,7 @@ struct WarpgroupTile {
   static constexpr int kStepsPerSum = Product::kPlanes == 2 ? 1 : 8;  // each sum ends with a wait
   using StageOf = Stage<Product, kRowsA, kRowsB>;
   static constexpr int kSharedBytes = kStages * StageOf::kBytes + kSharedAlignment;
+  static_assert(kSharedBytes + kRowsA * static_cast<int>(sizeof(float)) <= kSharedOnHopper);
 
   int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
 

@@ -115,6 +115,8 @@ void weighted_products(const char* op, const Tensor& weights, const FeatureList&
                        const std::vector<Tensor>& outs, int64_t row_begin) {
   STD_TORCH_CHECK(weights.size(0) == list.count() && outs.size() == list.features.size(), op,
                   ": one matrix of weights per variable is needed");
+  STD_TORCH_CHECK(weights.size(2) == list.n && row_begin + weights.size(1) <= list.n, op,
+                  ": the weights must be of the rows of the features");
   WeightedArguments w{};
   w.weights = static_cast<const float*>(weights.const_data_ptr());
   w.rows = weights.size(1);

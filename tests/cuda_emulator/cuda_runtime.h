@@ -4,9 +4,10 @@
 // a block is a fiber, blocks run one after the other. Correctness only; what it cannot show is speed, memory
 // ordering between barriers, and whether the instructions mean on hardware what the manual says.
 //
-// It is unkind on purpose: shared memory starts as NaN, the order of the threads between barriers can be
-// turned around or shuffled (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads
-// reach is an error.
+// It is unkind on purpose: shared memory, static and dynamic, starts each block as NaN, no block gets more of
+// it than every GPU has (BIDO_EMULATOR_CAPABILITY=9: than Hopper), grids keep to the limits of the hardware,
+// the order of the threads between barriers can be turned around or shuffled
+// (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach is an error.
 #pragma once
 
 #include <cmath>
@@ -20,7 +21,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
+#define __shared__ static thread_local  // a section of its own, which the emulator can fill
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 

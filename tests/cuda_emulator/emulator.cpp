@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <link.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -108,6 +110,35 @@ std::string order_mode() {
   return mode ? mode : "forward";
 }
 
+// The static shared memory of all kernels: the zero-initialised thread-local variables of this library.
+struct StaticShared {
+  char* begin = nullptr;
+  size_t size = 0;
+};
+thread_local char in_this_library;
+
+StaticShared static_shared() {
+  in_this_library = 1;  // the first use makes the section of this thread
+  StaticShared found;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* result) {
+        auto* const start = static_cast<char*>(info->dlpi_tls_data);
+        for (int k = 0; start && k < info->dlpi_phnum; ++k) {
+          const auto& header = info->dlpi_phdr[k];
+          if (header.p_type != PT_TLS || &in_this_library < start ||
+              &in_this_library >= start + header.p_memsz)
+            continue;
+          *static_cast<StaticShared*>(result) = {start + header.p_filesz, header.p_memsz - header.p_filesz};
+        }
+        return 0;
+      },
+      &found);
+  if (!found.begin) throw std::runtime_error("CUDA emulator: static shared memory is not where it should be");
+  return found;
+}
+
+constexpr char kNan = static_cast<char>(0xFF);
+
 int number(const char* name, int otherwise) {
   const char* value = std::getenv(name);
   return value ? std::atoi(value) : otherwise;
@@ -124,7 +155,7 @@ void run_block(dim3 block_index, dim3 grid, dim3 block, int shared_bytes) {
   m.warps.assign((threads + kLanes - 1) / kLanes, {});
   m.alive = threads;
   m.arrived = 0;
-  m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, static_cast<char>(0xFF));  // NaN
+  m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, kNan);
   m.shared_start =
       reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(m.shared.data()) + 1023) & ~uintptr_t{1023});
   m.shared_size = shared_bytes;
@@ -163,12 +194,27 @@ const Place& place() { return machine.running->place; }
 
 void run_grid(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& kernel) {
   ++machine.launches;
-  if (shared_bytes > 227 * 1024)
-    throw std::runtime_error("CUDA emulator: more shared memory than any device has");
+  constexpr unsigned kMostBlocks = 0x7FFFFFFF, kMostOfOthers = 65535;
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > kMostBlocks || grid.y > kMostOfOthers ||
+      grid.z > kMostOfOthers)
+    throw std::runtime_error("CUDA emulator: a grid that no device takes");
+  const StaticShared fixed = static_shared();
+  const int64_t limit = (major_capability() == 9 ? 227 : 99) * 1024;
+  const auto check = [&](int64_t bytes) {
+    if (bytes > limit) throw std::runtime_error("CUDA emulator: more shared memory than a block may have");
+  };
+  check(shared_bytes);
+  bool first = true;
   machine.kernel = &kernel;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) run_block(dim3(x, y, z), grid, block, shared_bytes);
+      for (unsigned x = 0; x < grid.x; ++x) {
+        std::fill_n(fixed.begin, fixed.size, kNan);
+        run_block(dim3(x, y, z), grid, block, shared_bytes);
+        // Nobody tells how much a kernel has; what its first block has written is nearly all of it.
+        if (first) check(shared_bytes + fixed.size - std::count(fixed.begin, fixed.begin + fixed.size, kNan));
+        first = false;
+      }
 }
 
 void block_barrier() {

@@ -29,6 +29,25 @@ __global__ void different_barriers_kernel(float* out) {
   }
 }
 
+// Only the first block writes what every block reads.
+__global__ void left_over_kernel(float* out) {
+  __shared__ float kept[kBlock];
+  if (blockIdx.x == 0) kept[threadIdx.x] = 1;
+  out[blockIdx.x * kBlock + threadIdx.x] = kept[threadIdx.x];
+}
+
+Tensor left_over(Tensor x) {
+  Tensor out = empty_like_with(x, {2, kBlock}, ScalarType::Float);
+  launch("left_over", x, left_over_kernel, dim3(2), 0, static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+Tensor too_large(Tensor x, int64_t y, int64_t z, int64_t shared_bytes) {
+  launch("too_large", x, left_over_kernel, dim3(1, static_cast<unsigned>(y), static_cast<unsigned>(z)),
+         static_cast<int>(shared_bytes), static_cast<float*>(x.mutable_data_ptr()));
+  return x;
+}
+
 Tensor pass_on(Tensor x, bool barrier) {
   Tensor out = empty_like_with(x, {kBlock}, ScalarType::Float);
   const auto* const in = static_cast<const float*>(x.const_data_ptr());
@@ -49,6 +68,8 @@ Tensor stuck(Tensor x, bool left) {
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cuda_emulated, m) {
   m.def("pass_on(Tensor x, bool barrier) -> Tensor");
   m.def("launches() -> int");
+  m.def("left_over(Tensor x) -> Tensor");
+  m.def("too_large(Tensor(a!) x, int y, int z, int shared_bytes) -> Tensor(a!)");
   m.def("stuck(Tensor(a!) x, bool left) -> Tensor(a!)");
 }
 
@@ -57,6 +78,8 @@ STABLE_TORCH_LIBRARY_IMPL(bido_cuda_emulated, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bido_cuda_emulated, CPU, m) {
+  m.impl("left_over", TORCH_BOX(&bido::left_over));
+  m.impl("too_large", TORCH_BOX(&bido::too_large));
   m.impl("pass_on", TORCH_BOX(&bido::pass_on));
   m.impl("stuck", TORCH_BOX(&bido::stuck));
 }

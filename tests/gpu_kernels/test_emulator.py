@@ -33,6 +33,35 @@ def test_a_barrier_that_not_all_threads_reach_is_an_error(left: bool, message: s
     assert torch.equal(build.load().pass_on(torch.ones(BLOCK), True), torch.ones(BLOCK))
 
 
+def test_what_another_block_left_in_static_shared_memory_shows() -> None:
+    for _ in range(2):
+        first, second = build.load().left_over(torch.zeros(1))
+        assert torch.equal(first, torch.ones(BLOCK))
+        assert second.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("capability", "y", "z", "shared", "message"),
+    [
+        ("8", 65536, 1, 0, "grid"),
+        ("8", 1, 65536, 0, "grid"),
+        ("8", 1, 0, 0, "grid"),
+        ("8", 1, 1, 100 * 1024, "shared memory"),
+        ("8", 1, 1, 99 * 1024, "shared memory"),  # with the 1 KB that the kernel itself has
+        ("9", 1, 1, 228 * 1024, "shared memory"),
+    ],
+)
+def test_what_no_device_runs_is_an_error(
+    capability: str, y: int, z: int, shared: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", capability)
+    with pytest.raises(RuntimeError, match=f"CUDA emulator: .*{message}"):
+        build.load().too_large(torch.zeros(BLOCK), y, z, shared)
+    # On Hopper blocks may have more.
+    monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9")
+    build.load().too_large(torch.zeros(BLOCK), 1, 1, 99 * 1024)
+
+
 def vgg16_step(n: int = 64) -> tuple[list[torch.Tensor], torch.Tensor, list[int]]:
     """Five layers after X and before the labels, as in BiDO; narrower, since only launches count."""
     widths = [96, 512, 256, 128, 64, 16]
