@@ -3,7 +3,8 @@
 
 The self-check has a few hundred rows and so never runs them. Here every function of the Triton and the CUDA C++
 implementation meets a float64 truth of plain PyTorch on the device. nhsic is missing: its kernel takes at most
-128 rows. The checker itself is proven on the CPU, with the reference as the implementation and with faults.
+128 rows. The checker itself is proven on the CPU, with the reference as the implementation and with faults; tests/gpu_kernels runs it on the emulated
+kernels.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class LargeCheck:
         self.symmetric = symmetric
         kind = "half" if dtype.itemsize == 2 else "tf32" if tf32 else "float32"
         self.values, self.grads = TOLERANCES[kind]
+        # The linear kernel centers half-precision features in float32, whose products may be TF32 then.
+        self.linear = TOLERANCES["tf32"][0] if tf32 else self.values
         self.generator = torch.Generator().manual_seed(n + d)
 
     def random(self, *shape: int) -> Tensor:
@@ -68,8 +71,8 @@ class LargeCheck:
         assert error <= allowed, f"{what} is off by {error:.1e}, allowed {allowed:.0e}"  # NaN fails
         assert worst <= ONE_ENTRY * allowed, f"an entry of {what} is off by {worst:.1e}"
 
-    def check_gram(self, what: str, got: Tensor, wanted: Tensor) -> None:
-        self.compare(what, got, wanted, self.values)
+    def check_gram(self, what: str, got: Tensor, wanted: Tensor, allowed: float) -> None:
+        self.compare(what, got, wanted, allowed)
         if self.symmetric:
             assert torch.equal(got, got.T), f"{what} is not symmetric"
 
@@ -83,7 +86,7 @@ class LargeCheck:
             wide = x.double().requires_grad_()
             wanted = reference.gaussian_gram(wide, gamma, minus_one)
             got = self.f["gaussian_gram"](x, gamma, minus_one)
-            self.check_gram("gaussian_gram", got, wanted)
+            self.check_gram("gaussian_gram", got, wanted, self.values)
             assert torch.equal(got.diagonal(), torch.full_like(got[0], 0.0 if minus_one else 1.0))
             g = self.noise(self.n, self.n)
             (wanted_grad,) = torch.autograd.grad(wanted, wide, g)
@@ -99,7 +102,8 @@ class LargeCheck:
         wanted = reference.gram_stack([*wide, labels], parameters, [*kinds, LABELS])
         stack = self.f["gram_stack"]([*group, labels], parameters, [*kinds, LABELS])
         for k in range(4):
-            self.check_gram(f"gram_stack, kernel {k}", stack[k], wanted[k])
+            allowed = self.linear if k == LINEAR else self.values
+            self.check_gram(f"gram_stack, kernel {k}", stack[k], wanted[k], allowed)
         g = self.noise(3, self.n, self.n)
         grads = torch.autograd.grad(wanted[:3], wide, list(g))
         back = self.f["gram_stack_backward"](g.float(), stack[:3], group, parameters[:3], kinds)
@@ -141,7 +145,7 @@ class LargeCheck:
                 self.compare("hsic", got, values, (10 if unbiased else 1) * self.values)
                 if self.symmetric and kept_tiles == -1:
                     for k, K in enumerate(kept.view(2, n, n)):
-                        self.check_gram(f"the matrix kept of variable {k}", K, stack[k])
+                        self.check_gram(f"the kept matrix {k}", K, stack[k], self.values)
                 back = self.f["hsic_backward"](g, group, parameters, sums, kept, *args, wanted)
                 for k in wanted:
                     assert back[k].dtype == self.dtype

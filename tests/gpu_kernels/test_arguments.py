@@ -132,12 +132,30 @@ def of_hsic() -> tuple[list[Tensor], Tensor]:
     return variables[:2], torch.ops.bido_ext.hsic(variables, parameters, *pairs, False, 5, 1)[0]
 
 
+def of_nhsic() -> tuple[list[Tensor], Tensor]:
+    variables, parameters = leaves()
+    pairs = (KINDS, FIRST, SECOND)
+    return variables[:2], torch.ops.bido_ext.nhsic(
+        variables, parameters, *pairs, 1e-3, True, WANTED
+    )[0]
+
+
+def of_coco() -> tuple[list[Tensor], Tensor]:
+    variables, parameters = leaves()
+    pairs = (KINDS, FIRST, SECOND)
+    return variables[:2], torch.ops.bido_ext.coco(
+        variables, parameters, *pairs, "fro", True, WANTED
+    )[0]
+
+
 def of_double_center() -> tuple[list[Tensor], Tensor]:
     K = torch.randn(N, N, requires_grad=True)
     return [K], torch.ops.bido_ext.double_center(K)
 
 
-@pytest.mark.parametrize("make", [of_gaussian_gram, of_gram_stack, of_hsic, of_double_center])
+@pytest.mark.parametrize(
+    "make", [of_gaussian_gram, of_gram_stack, of_hsic, of_nhsic, of_coco, of_double_center]
+)
 def test_gradients_that_are_views_on_the_cpu(
     make: Callable[[], tuple[list[Tensor], Tensor]],
 ) -> None:
