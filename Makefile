@@ -9,13 +9,14 @@ BUILD_TOOLS = setuptools wheel "cmake<5" ninja pybind11 numpy
 NATIVE = setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test lint format gpu-check clean
+.PHONY: help demo test lint format gpu-check gpu-bundle clean
 help:
 	@echo "make demo       install, fetch MNIST, train four defences, attack them, write the report"
 	@echo "make test       install, run every test that needs neither a GPU nor long runs"
 	@echo "make lint       ruff, mypy and clang-format, checking only"
 	@echo "make format     ruff and clang-format, rewriting"
-	@echo "make gpu-check  build for this machine's GPU; tests, sanitizer, benchmarks (no network)"
+	@echo "make gpu-check  all that needs a GPU, within 13 minutes: right or wrong, times, tests (no network)"
+	@echo "make gpu-bundle compile for a GPU machine (Python 3.12, PyTorch 2.11.0, sm_90a) without a GPU"
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit("bido_ext needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
@@ -49,10 +50,15 @@ format: $(VENV)/.dev
 	$(RUN) ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' 'tests/*.cu')
 
-# Uses the Python and PyTorch at hand, downloads nothing. GPU_CHECK_FLAGS="--quick" leaves the benchmarks out.
+# Uses the Python and PyTorch at hand, downloads nothing; compiles only where gpu-bundle/ is missing.
 gpu-check:
-	BIDO_CUDA_ARCHS=native $(PYTHON) setup.py build_ext --inplace
-	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK_FLAGS)
+	test -e gpu-bundle/bundle.json || BIDO_CUDA_ARCHS=native $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) -m benchmarks.gpu_check --budget 780 --out runs/gpu-check $(GPU_CHECK_FLAGS)
+
+BUNDLE_PYTHON ?= 3.12
+BUNDLE_TORCH ?= 2.11.0
+gpu-bundle:
+	$(PYTHON) -m benchmarks.gpu_bundle --python $(BUNDLE_PYTHON) --torch $(BUNDLE_TORCH) $(GPU_BUNDLE_FLAGS)
 
 clean:
 	rm -rf build bido_ext/*.so *.egg-info

@@ -15,6 +15,7 @@ In this order, per op, dtype and device:
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -22,13 +23,14 @@ import platform
 import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bido_ext import _disk_cache
+from bido_ext._precision import tf32_allowed
 from bido_ext._self_check import FAMILIES, self_check
 
 Function = Callable[..., Any]
@@ -54,6 +56,8 @@ OPTIONAL = ("nhsic", "nhsic_backward")
 GROUPED = {"hsic": (0, 3), "hsic_backward": (1, 6), "nhsic": (0, 3), "nhsic_backward": (1, 7)}
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
+#: What is stored of a kernel after whose check the device was lost.
+BROKE = "broke the device"
 _verdicts: dict[tuple[object, ...], str | None] = {}
 _defaults: dict[str, Function] = {}
 
@@ -89,7 +93,7 @@ def _cuda_function(name: str) -> Function:
         return kernel  # type: ignore[no-any-return]
 
     def function(*args: Any) -> Any:
-        return kernel(*args, torch.get_float32_matmul_precision() != "highest")
+        return kernel(*args, tf32_allowed())
 
     function.__name__ = function.__qualname__ = f"bido_cuda.{name}"
     return function
@@ -209,10 +213,12 @@ def passes(
     device: torch.device,
 ) -> bool:
     """Whether an implementation has passed its self-check here; runs it at first use."""
-    tf32 = torch.get_float32_matmul_precision() != "highest"
+    tf32 = tf32_allowed()
     key = (op, implementation, str(dtype), tf32, _device_name(device))
     if key not in _verdicts:
-        versions = (_own_version(), torch.__version__, torch.version.cuda, _triton_version())
+        versions = (
+            _kernels_digest(), torch.__version__, torch.version.cuda, torch.version.hip, _triton_version(),
+        )  # fmt: skip
         stored = "/".join(map(str, (*key, *versions)))
         known = _disk_cache.read("self_checks").get(stored)
         if known == "passed":
@@ -225,9 +231,9 @@ def passes(
             )
             return False
         else:
-            if _died(known):
+            if known == BROKE or _died(known):
                 _verdicts[key] = (
-                    "an earlier check of it did not live to its end (to try again, remove "
+                    "an earlier check of it broke the device or did not live to its end (to try again, remove "
                     f"{_disk_cache.directory() / 'self_checks.json'})"
                 )
             else:
@@ -238,6 +244,13 @@ def passes(
                     ended = "interrupted"
                     _verdicts[key] = _problem(op, functions, dtype, device, tf32)
                     ended = "passed" if _verdicts[key] is None else "failed"
+                    if ended == "failed" and not _lives(device):
+                        ended = BROKE
+                        raise RuntimeError(
+                            f"bido_ext::{op}: the {implementation} kernel ({dtype}) broke the device in its "
+                            f"self-check: {_verdicts[key]}. CUDA is lost for this process. Start again: "
+                            "the kernel is refused from now on."
+                        )
                 finally:
                     _disk_cache.update("self_checks", stored, ended)
             if _verdicts[key] is not None:
@@ -248,6 +261,14 @@ def passes(
                     stacklevel=2,
                 )
     return _verdicts[key] is None
+
+
+def _lives(device: torch.device) -> bool:
+    """Whether the device still computes: after an illegal access every further call in a process fails."""
+    try:
+        return bool((torch.ones(2, device=device) + 1).cpu().sum() == 4)
+    except Exception:
+        return False
 
 
 def _died(known: object) -> bool:
@@ -302,11 +323,13 @@ def _device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def _own_version() -> str:
-    try:
-        return version("bido-ext")
-    except PackageNotFoundError:
-        return "unknown"
+def _kernels_digest() -> str:
+    """Of the kernels themselves: an edited or rebuilt one inherits no verdict."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted([*package.glob("triton_kernels/*.py"), *package.glob("bido_cuda.so")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import torch
 #: Rows and columns are counted in 32 bits, bytes in 64.
 LARGEST_COUNT, LARGEST_WORKSPACE = 1 << 31, 1 << 62
 #: n x n matrices of a group are counted in bytes.
-LARGEST_N = 1 << 26
+LARGEST_N = 65535 * 1024
 
 
 class WorkspaceError(MemoryError, ValueError):

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bido_ext._precision import tf32_allowed
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
 from bido_ext.triton_kernels.entry import pick, pick_int
 from bido_ext.triton_kernels.launch import on_device
@@ -23,7 +24,7 @@ GROUPED_MEANS_UP_TO = 1024
 
 def input_precision() -> str:
     """Of float32 products: float32 accuracy by three TF32 products, or TF32 where the user allows it."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32" if tf32_allowed() else "tf32x3"
 
 
 @dataclass(frozen=True)

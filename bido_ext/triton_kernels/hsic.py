@@ -173,6 +173,8 @@ def hsic_backward(
     wanted: Sequence[int],
 ) -> list[Tensor]:  # fmt: skip
     """One gradient per wanted variable, in its dtype."""
+    # The kernels read both entry by entry, and autograd hands on views of any strides.
+    grad, sums = grad.contiguous(), sums.contiguous()
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
     by_index = {f.index: f for f in features}
@@ -250,7 +252,8 @@ def _write(
     """Rows row_begin.. of the gradients from their weights."""
     places = [k for k, i in enumerate(batch) if i in by_index]
     if places:
-        own = weights if len(places) == len(batch) else weights[places]
+        # Not weights[places]: a list of places is copied to the device, and the host waits for it.
+        own = weights if len(places) == len(batch) else torch.stack([weights[k] for k in places])
         chosen = [batch[k] for k in places]
         multiply_panel(own, [by_index[i] for i in chosen], [outs[i] for i in chosen], row_begin)
     for k, i in enumerate(batch):

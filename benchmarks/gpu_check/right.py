@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Right or wrong: one family of functions, each implementation, dtype and precision, against float64.
+
+Shapes are odd and aligned (a compiler makes other code where sizes are multiples of 16), and uninitialised
+memory is NaN, so that an entry that no kernel wrote shows up. One line of JSON a check, written at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bido_ext import _serve
+from bido_ext._self_check import FAMILIES, SHAPES, SMALL_SHAPES, self_check
+
+ALIGNED = ((64, 512), (128, 512), (96, 4096))
+SMALL = ((67, 130), (64, 128))
+#: The largest batch of nhsic's kernel on a GPU.
+MOST = {"nhsic": _serve.SMALL_NHSIC}
+
+
+def shapes_of(op: str, small: bool) -> tuple[tuple[int, int], ...]:
+    """Shapes of a family; small ones for the sanitizers."""
+    if small:
+        return SMALL
+    usual = SMALL_SHAPES if op == "nhsic" else SHAPES
+    return tuple(s for s in (*usual, *ALIGNED) if s[0] <= MOST.get(op, s[0]))
+
+
+def verdict(
+    op: str,
+    implementation: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    precision: str,
+    small: bool,
+) -> tuple[str, str]:
+    """("right" | "wrong" | "none", what was said)."""
+    functions = _serve.functions_of(op, implementation)
+    if not functions or not _serve.serves(FAMILIES[op][0], implementation, {dtype}):
+        return "none", "no such kernel"
+    torch.set_float32_matmul_precision(precision)
+    try:
+        self_check(
+            op, functions, dtype, device, tf32=precision != "highest", shapes=shapes_of(op, small)
+        )
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except Exception as error:  # a kernel may fail in any way; what it says is the result
+        return (
+            "wrong",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        )
+    return "right", ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", choices=tuple(FAMILIES))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true", help="two small shapes, for sanitizers")
+    options = parser.parse_args()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    device = torch.device(options.device)
+    # On a CPU the reference stands in: that the check itself works is what the rehearsal shows.
+    implementations = ("reference",) if device.type == "cpu" else ("triton", "cuda", "reference")
+    wrong = 0
+    for implementation in implementations:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for precision in ("highest", "high"):
+                start = time.monotonic()
+                result, said = verdict(
+                    options.family, implementation, dtype, device, precision, options.small
+                )
+                if result == "none":
+                    continue
+                wrong += result == "wrong"
+                row = {
+                    "op": options.family, "implementation": implementation,
+                    "dtype": str(dtype).removeprefix("torch."), "precision": precision,
+                    "verdict": result, "said": said, "seconds": round(time.monotonic() - start, 2),
+                }  # fmt: skip
+                with options.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(*row.values(), flush=True)
+                if said.startswith("AcceleratorError") or "CUDA error" in said:
+                    print("the device is lost for this process; the rest of the family was not run")
+                    return 1
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

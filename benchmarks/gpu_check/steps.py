@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of gpu_check in order of worth, and the commands each consists of.
+
+A step gets its share of the time that is left; what it does not use goes to the steps after it. Results are
+written by the commands themselves, as soon as they have them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+FAMILIES = ("hsic", "nhsic", "gram_stack", "gaussian_gram", "double_center")
+RIVALS = ("published", "shared_eager", "compiled", "hand_backward")
+Commands = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A name, the seconds it should get of 480, its commands for (device, out), and what it brings.
+
+    Attributes:
+        evenly: Whether its commands share its time evenly, so that one that hangs leaves time to the others.
+    """
+
+    name: str
+    seconds: float
+    commands: Callable[[str, Path], Commands]
+    brings: str
+    evenly: bool = False
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """A module of this package's repository, run by this Python."""
+    return [sys.executable, "-m", name, *arguments]
+
+
+def facts(device: str, out: Path) -> Commands:
+    """The card's own rates."""
+    return [
+        module("benchmarks.gpu_check.facts", "--device", device, "--out", f"{out / 'facts.json'}")
+    ]
+
+
+def right(device: str, out: Path) -> Commands:
+    """Each family in a process of its own: a fault in one leaves the others."""
+    where = ("--device", device, "--out", f"{out / 'right.jsonl'}")
+    # On a CPU two families show that the step works; the others are tested there anyway.
+    families = FAMILIES[:2] if device == "cpu" else FAMILIES
+    return [module("benchmarks.gpu_check.right", family, *where) for family in families]
+
+
+def headline(device: str, out: Path) -> Commands:
+    """Pairs beside the rivals, then every family and implementation."""
+    pairs = module(
+        "benchmarks.run", "--op", "hsic", "--device", device, "--json", f"{out / 'pairs.json'}"
+    )
+    each = module(
+        "benchmarks.implementations", "--device", device, "--json", f"{out / 'headline.json'}"
+    )
+    if device == "cpu":
+        return [[*pairs, "--smoke", "--no-memory", "--rivals", "hand_backward"], [*each, "--smoke"]]
+    rivals = ["--rivals", *RIVALS, "--no-memory"]
+    return [
+        [*pairs, "--n", "4096", "1024", "--d", "2048", *rivals],
+        [*each, "--dtypes", "float32", "--precision", "highest"],
+        [*each, "--dtypes", "float32", "--precision", "high"],
+        [*each, "--dtypes", "bfloat16"],
+    ]
+
+
+def step(device: str, out: Path) -> Commands:
+    """The BiDO step as graph and eagerly, then beside the rivals."""
+    launches = module(
+        "benchmarks.gpu_check.launches", "--device", device, "--out", f"{out / 'launches.json'}"
+    )
+    steps = module(
+        "benchmarks.run", "--device", device, "--json", f"{out / 'step.json'}", "--no-memory"
+    )
+    if device == "cpu":
+        return [launches, [*steps, "--step", "hsic", "--smoke", "--rivals", "published"]]
+    return [
+        launches,
+        *(
+            [*steps, "--step", m, "--n", "64", "256", "1024", "--rivals", *RIVALS]
+            for m in ("nhsic", "hsic", "coco")
+        ),
+    ]
+
+
+def training(device: str, out: Path) -> Commands:
+    """The number users feel."""
+    run = module("benchmarks.train_step", "--device", device, "--json", f"{out / 'training.json'}")
+    if device == "cpu":
+        return [[*run, "--measure", "hsic", "--n", "2", "--rivals"]]
+    return [
+        [*run, "--measure", "nhsic", "--n", "64", "512"],
+        [*run, "--measure", "hsic", "--n", "64", "512", "4096"],
+    ]
+
+
+def streaming(device: str, out: Path) -> Commands:
+    """The size no dense form reaches."""
+    n, d = ("1024", "64") if device == "cpu" else ("65536", "2048")
+    where = ("--device", device, "--json", f"{out / 'pairs.json'}", "--modes", "streaming")
+    return [
+        module(
+            "benchmarks.run",
+            "--op",
+            "hsic",
+            "--n",
+            n,
+            "--d",
+            d,
+            "--rivals",
+            "--no-gate-above",
+            "16384",
+            *where,
+        )
+    ]
+
+
+def tests(device: str, out: Path) -> Commands:
+    """The suite; without a GPU it is collected, which shows that it would start."""
+    quick = ["--collect-only"] if device == "cpu" else ["--maxfail=20"]
+    return [
+        module(
+            "pytest",
+            "-q",
+            "-m",
+            "gpu and not slow",
+            *quick,
+            "tests/test_gpu.py",
+            "tests/test_gpu_large_n.py",
+        )
+    ]
+
+
+def sanitizer(device: str, out: Path) -> Commands:
+    """One small shape a family under memcheck, then under racecheck."""
+    if device == "cpu":
+        return []
+    one = ("--device", device, "--small", "--out", "/dev/null")
+    return [
+        ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3",
+         *module("benchmarks.gpu_check.right", family, *one)]
+        for tool in ("memcheck", "racecheck")
+        for family in FAMILIES
+    ]  # fmt: skip
+
+
+STEPS = (
+    Step("facts", 15, facts, "the card's copy and product rates: the floors"),
+    Step("right", 60, right, "every kernel, dtype and precision against float64", evenly=True),
+    Step("headline", 120, headline, "each op by every implementation, beside the rivals"),
+    Step("step", 45, step, "the BiDO step, eager and as a graph, its launches"),
+    Step("training", 60, training, "a VGG16 training step with and without BiDO"),
+    Step("streaming", 30, streaming, "n = 65,536"),
+    Step("tests", 60, tests, "pytest -m gpu"),
+    Step("sanitizer", 90, sanitizer, "memcheck and racecheck", evenly=True),
+)
