@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"gpu_check: {note}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("BIDO_EXT_CACHE_DIR", str((options.out / ".cache").resolve()))
+    # Verdicts of earlier runs must not count here, nor add to the files of DIR.
+    cache = tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True)
+    os.environ.setdefault("BIDO_EXT_CACHE_DIR", cache.name)
     deadline = START + options.budget - RESERVE
     steps = [step for step in STEPS if step.name in options.steps]
     summary: dict[str, Any] = {
