@@ -70,7 +70,9 @@ def main() -> int:
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     device = torch.device(options.device)
     # On a CPU the reference stands in: that the check itself works is what the rehearsal shows.
-    implementations = ("reference",) if device.type == "cpu" else ("triton", "cuda", "reference")
+    implementations: tuple[str, ...] = (
+        ("reference",) if device.type == "cpu" else ("triton", "cuda", "reference")
+    )
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     precisions: tuple[str, ...] = ("highest", "high")
     if options.small:  # a sanitizer slows all down many times: our compiled kernels first
