@@ -5,7 +5,7 @@ VENV ?= .venv
 # The pair the project is developed with; any PyTorch from 2.10 on works. Empty keeps what is installed.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO_OUT ?= runs/demo
-BUILD_TOOLS = setuptools wheel "cmake<5" ninja pybind11 numpy
+BUILD_TOOLS = "setuptools>=77" wheel "cmake<5" ninja pybind11 numpy
 NATIVE = setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 RUN = $(VENV)/bin/python -m
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds bido_cpu, bido_cuda (when nvcc is found) and bido_ext._C with CMake and Ninja.
 
-Environment: BIDO_CUDA_ARCHS narrows the CUDA architectures (for example "90a"), BIDO_WITH_CUDA=0
-leaves bido_cuda out, MAX_JOBS limits parallel compilation.
+Environment: BIDO_CUDA_ARCHS names the CUDA architectures (default: what nvcc knows of 80, 90a and 100;
+"90a" builds for Hopper alone, without PTX; "native" needs CMake 3.24 and a GPU). bido_cuda needs nvcc 12.0
+or newer. BIDO_WITH_CUDA=0 leaves it out, MAX_JOBS limits parallel compilation.
 """
 
 from __future__ import annotations

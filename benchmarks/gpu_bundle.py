@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "gpu-bundle"
 PACKAGE = ROOT / "bido_ext"
 MOST_BYTES = 40 << 20
-TOOLS = ("setuptools", "wheel", "cmake<5", "ninja", "pybind11", "numpy")
+TOOLS = ("setuptools>=77", "wheel", "cmake<5", "ninja", "pybind11", "numpy")
 
 
 class BundleError(RuntimeError):

@@ -154,8 +154,10 @@ def sanitizer(device: str, out: Path) -> Commands:
 STEPS = (
     Step("facts", 15, facts, "the card's copy and product rates: the floors"),
     Step("right", 60, right, "every kernel, dtype and precision against float64", evenly=True),
-    Step("headline", 120, headline, "each op by every implementation, beside the rivals"),
-    Step("step", 45, step, "the BiDO step, eager and as a graph, its launches"),
+    Step(
+        "headline", 120, headline, "each op by every implementation, beside the rivals", evenly=True
+    ),
+    Step("step", 45, step, "the BiDO step, eager and as a graph, its launches", evenly=True),
     Step("training", 60, training, "a VGG16 training step with and without BiDO"),
     Step("streaming", 30, streaming, "n = 65,536"),
     Step("tests", 60, tests, "pytest -m gpu"),

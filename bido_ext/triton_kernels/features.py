@@ -89,7 +89,9 @@ def column_means_kernel(
     for begin in range(0, n, BLOCK_M):
         rows = begin + tl.arange(0, BLOCK_M)
         mask = (rows < n)[:, None] & (columns < d)[None, :]
-        sums += tl.load(x + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+        # Some hundred rows of a wide layer are more than 2^31 entries.
+        start = x + rows.to(tl.int64)[:, None] * stride
+        sums += tl.load(start + columns[None, :], mask=mask, other=0.0)
     tl.store(pick(means, v, COUNT) + columns, tl.sum(sums, 0) / n, mask=columns < d)
 
 

@@ -173,8 +173,8 @@ def hsic_backward(
     wanted: Sequence[int],
 ) -> list[Tensor]:  # fmt: skip
     """One gradient per wanted variable, in its dtype."""
-    # The kernels read both entry by entry, and autograd hands on views of any strides.
-    grad, sums = grad.contiguous(), sums.contiguous()
+    # The kernels read them entry by entry, and autograd hands on views of any strides.
+    grad, sums, tiles = grad.contiguous(), sums.contiguous(), tiles.contiguous()
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
     by_index = {f.index: f for f in features}

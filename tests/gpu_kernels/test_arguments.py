@@ -75,19 +75,19 @@ def test_gram_stack_backward_of_views(kernels: Any) -> None:
 
 
 @pytest.mark.parametrize(("tile", "kept_tiles"), [(N, -1), (5, 0)])
-def test_hsic_backward_of_views(cuda_kernels: Any, tile: int, kept_tiles: int) -> None:
+def test_hsic_backward_of_views(kernels: Any, tile: int, kept_tiles: int) -> None:
     variables, parameters = group()
     args = (KINDS, FIRST, SECOND, False, tile)
-    _, sums, kept = cuda_kernels.hsic(variables, parameters, *args, kept_tiles)
+    _, sums, kept = kernels.hsic(variables, parameters, *args, kept_tiles)
     for grad in views_of((3,), torch.float64):
-        wanted = cuda_kernels.hsic_backward(
+        wanted = kernels.hsic_backward(
             plain(grad), variables, parameters, sums, kept, *args, WANTED
         )
         assert_same(
-            cuda_kernels.hsic_backward(grad, variables, parameters, sums, kept, *args, WANTED),
+            kernels.hsic_backward(grad, variables, parameters, sums, kept, *args, WANTED),
             wanted,
         )
-        again = cuda_kernels.hsic_backward(
+        again = kernels.hsic_backward(
             grad, variables, parameters, scattered(sums), scattered(kept), *args, WANTED
         )
         assert_same(again, wanted)

@@ -56,7 +56,9 @@ def check(facts: list[dict[str, object]], capability: int) -> None:
             assert int(str(fact[INSTRUCTION[capability]])) > 0, fact
 
 
-@pytest.mark.parametrize("capability", INSTRUCTION)
+@pytest.mark.parametrize(
+    "capability", [90, *(pytest.param(c, marks=pytest.mark.slow) for c in INSTRUCTION if c != 90)]
+)
 def test_first_configurations(capability: int) -> None:
     check(compiled(capability, 1), capability)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bido_ext import _disk_cache, _serve
-from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
+from bido_ext._self_check import FAMILIES, SHAPES, SelfCheckError, self_check
 
 CPU = torch.device("cpu")
 
@@ -101,7 +101,7 @@ def test_a_pass_is_remembered_on_disk_a_failure_is_not(monkeypatch: pytest.Monke
     for _ in range(2):
         choose_among({"triton": {"double_center": counted}}, monkeypatch)
         _serve._verdicts.clear()
-    assert len(calls) == 3  # one check of three shapes
+    assert len(calls) == len(SHAPES)  # one check
     assert list(_disk_cache.read("self_checks").values()) == ["passed"]
     (key,) = _disk_cache.read("self_checks")
     assert key.startswith("double_center/triton/torch.float32")
