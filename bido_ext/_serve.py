@@ -234,7 +234,7 @@ def passes(
             if known == BROKE or _died(known):
                 _verdicts[key] = (
                     "an earlier check of it broke the device or did not live to its end (to try again, remove "
-                    f"{_disk_cache.directory() / 'self_checks.json'})"
+                    f"{_disk_cache.directory() / 'self_checks'})"
                 )
             else:
                 # A kernel that breaks the device ends the process: the next one has to know.

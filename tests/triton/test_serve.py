@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -108,6 +107,40 @@ def test_a_pass_is_remembered_on_disk_a_failure_is_not(monkeypatch: pytest.Monke
     assert torch.__version__ in key
 
 
+def test_a_kernel_that_breaks_the_device_is_refused_by_the_next_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After an illegal access nothing computes any more: no other implementation can be checked or serve."""
+    calls: list[int] = []
+
+    def faulty(K: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_serve, "_lives", lambda device: False)
+        with pytest.raises(
+            RuntimeError, match="broke the device in its self-check: RuntimeError: CUDA"
+        ):
+            choose_among({"triton": {"double_center": faulty}}, monkeypatch)
+    assert calls == [1]
+    assert list(_disk_cache.read("self_checks").values()) == [_serve.BROKE]
+    _serve._verdicts.clear()  # the next process
+    with pytest.warns(RuntimeWarning, match="broke the device"):
+        chosen = choose_among({"triton": {"double_center": faulty}}, monkeypatch)
+    assert chosen is _serve._defaults["double_center"]
+    assert calls == [1]
+
+
+def test_a_verdict_belongs_to_the_kernels_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"double_center": lambda K: defaults("double_center")["double_center"](K)}
+    choose_among({"triton": right}, monkeypatch)
+    monkeypatch.setattr(_serve, "_kernels_digest", lambda: "another build")
+    _serve._verdicts.clear()
+    choose_among({"triton": right}, monkeypatch)
+    assert len(_disk_cache.read("self_checks")) == 2
+
+
 def test_a_check_that_ended_the_process_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     right = {"double_center": lambda K: defaults("double_center")["double_center"](K)}
     choose_among({"triton": right}, monkeypatch)
@@ -195,12 +228,8 @@ def test_features_decide_the_dtype() -> None:
 
 
 def test_unreadable_cache_is_as_good_as_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "topic.json").write_text("{")
-    assert _disk_cache.read("topic") == {}
-    _disk_cache.update("topic", "a", 1)
-    assert json.loads((tmp_path / "topic.json").read_text()) == {"a": 1}
     monkeypatch.setenv("BIDO_EXT_CACHE_DIR", "/proc/no/such/place")
     _disk_cache.update("topic", "a", 1)
     assert _disk_cache.read("topic") == {}
