@@ -49,6 +49,8 @@ CPU_OPTIONAL_KERNELS = True
 #: Most variables and most pairs of a group in the CUDA C++ kernels of hsic and nhsic
 #: (csrc/cuda/hsic_entries.cuh).
 MOST_IN_GROUP = 64
+#: Entries from row to row from which on 128 rows, a block of the Triton kernels, are out of 32 bits.
+WIDEST_ROW = 1 << 24
 #: Compositions of other ops, for which a kernel is a special case: where none serves, a forced one too, the
 #: composition does.
 OPTIONAL = ("nhsic", "nhsic_backward")
@@ -107,6 +109,10 @@ def serves(
         return True
     if torch.float64 in dtypes and name != "double_center":
         return False
+    if implementation == "triton" and any(
+        t.dim() == 2 and max(t.stride(0), t.shape[1]) >= WIDEST_ROW for t in _tensors_of(args)
+    ):
+        return False
     if implementation == "cuda" and name in GROUPED and args:
         variables, first = args[GROUPED[name][0]], args[GROUPED[name][1]]
         if max(len(variables), len(first)) > MOST_IN_GROUP:
@@ -147,15 +153,20 @@ def call(name: str, forced: str | None, *args: Any) -> Any:
 
 def _features(args: Sequence[Any]) -> tuple[torch.device, set[torch.dtype]]:
     """The device of a call and the floating dtypes of its features (0-d tensors are parameters)."""
+    tensors = _tensors_of(args)
+    floating = {t.dtype for t in tensors if t.is_floating_point() and t.dim() > 0}
+    return tensors[0].device, floating or {torch.float32}
+
+
+def _tensors_of(args: Sequence[Any]) -> list[Tensor]:
+    """The variables of a group where there is one, else all tensors."""
     tensors: list[Tensor] = []
     for arg in args:
         if isinstance(arg, Tensor):
             tensors.append(arg)
         elif isinstance(arg, (list, tuple)) and any(isinstance(t, Tensor) for t in arg):
-            tensors = list(arg)  # the variables of a group: theirs alone count
-            break
-    floating = {t.dtype for t in tensors if t.is_floating_point() and t.dim() > 0}
-    return tensors[0].device, floating or {torch.float32}
+            return list(arg)  # theirs alone count
+    return tensors
 
 
 def choose(
@@ -199,8 +210,9 @@ def _forced(
         )
     if not able:
         raise NotImplementedError(
-            f"BIDO_EXT_BACKEND: the {implementation} kernels do not take float64 features (bido_ext::{name})."
-            " Unset it, or use float32."
+            f"BIDO_EXT_BACKEND: the {implementation} kernels do not take float64 features (bido_ext::{name})"
+            + (f" nor rows of {WIDEST_ROW} entries and more" if implementation == "triton" else "")
+            + ". Unset it, or use float32."
         )
     return functions[name]
 

@@ -8,13 +8,14 @@ outside of graphs (torch.compiler.disable), and importing that takes a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.global_terms import global_values_eagerly
+from bido_ext.nn.ranks_of_loss import RanksOfLoss
 from bido_ext.nn.ring_terms import ring_terms_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, tensors_of
@@ -23,8 +24,20 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
 from bido_ext.ops.plan import allowed_for_gathering
 
-if TYPE_CHECKING:
-    from bido_ext.nn.bido_loss import BiDOLoss
+
+class LossOverRanks(Protocol):
+    """What of a BiDOLoss the ranks have to agree on, and what they tell it."""
+
+    _ranks: RanksOfLoss
+    _allowed_bytes: int | None
+    num_classes: int | None
+    lambda_x: float
+    lambda_y: float
+    exchange: str
+    workspace_bytes: int | None
+    samples: int
+
+    def _settings(self) -> str: ...
 
 
 def global_step(
@@ -54,7 +67,7 @@ def global_step(
 
 @torch.compiler.disable
 def agree_on_step(
-    loss: BiDOLoss, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
+    loss: LossOverRanks, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
 ) -> tuple[dict[str, Tensor], Shards]:
     """The checked layers of this rank and everybody's rows; a refusal is raised on all ranks."""
     handle = loss._ranks.handle

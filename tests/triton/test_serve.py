@@ -132,6 +132,16 @@ def test_a_kernel_that_breaks_the_device_is_refused_by_the_next_process(
     assert calls == [1]
 
 
+def test_rows_too_wide_for_32_bits_are_left_to_others() -> None:
+    for width, taken in ((1 << 24, False), ((1 << 24) - 1, True)):
+        wide = [torch.empty(4, 3, device="meta"), torch.empty(4, width, device="meta")]
+        args = (wide, None, [0, 0], [0], [1], False, 4, -1)
+        assert _serve.serves("hsic", "triton", {torch.float32}, args) == taken
+        assert _serve.serves("hsic", "cuda", {torch.float32}, args)
+    strided = torch.empty(4, 1 << 25, device="meta")[:, :5]
+    assert not _serve.serves("gaussian_gram", "triton", {torch.float32}, (strided, None, True))
+
+
 def test_a_verdict_belongs_to_the_kernels_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     right = {"double_center": lambda K: defaults("double_center")["double_center"](K)}
     choose_among({"triton": right}, monkeypatch)
