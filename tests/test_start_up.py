@@ -60,6 +60,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list", "models"]])
 def test_command_line_loads_no_pytorch_to_tell_something(arguments: list[str]) -> None:
+    pytest.importorskip("typer")
     code = (
         "import sys; from bido_ext.cli.main import main; sys.argv = ['bido', *sys.argv[1:]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
