@@ -118,8 +118,11 @@ def _default(
         )
     sums = torch.stack([K.sum(1) - K.diagonal() if unbiased else K.sum(1) for K in grams])
     # Its backward starts from the features; what is kept is kept for the shape that _fake promises.
-    kept = sums.new_empty(
-        _shape_of_kept(variables, kinds, tile, kept_tiles), dtype=group_dtype(variables, kinds)
+    # NaN: a kernel's backward of this forward (precision changed in between) is seen, not silently wrong.
+    kept = sums.new_full(
+        _shape_of_kept(variables, kinds, tile, kept_tiles),
+        float("nan"),
+        dtype=group_dtype(variables, kinds),
     )
     return values, sums, kept
 
