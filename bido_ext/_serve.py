@@ -249,6 +249,12 @@ def passes(
                     f"{_disk_cache.directory() / 'self_checks'})"
                 )
             else:
+                if not _lives(device):
+                    # Lost before this check: nothing can be learnt here, and no kernel is to blame.
+                    raise RuntimeError(
+                        f"bido_ext::{op}: {device} computes nothing in this process any more (a CUDA error)."
+                        " Start the process again."
+                    )
                 # A kernel that breaks the device ends the process: the next one has to know.
                 ended = f"running in {os.getpid()} on {platform.node()}"
                 _disk_cache.update("self_checks", stored, ended)

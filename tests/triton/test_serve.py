@@ -118,11 +118,14 @@ def test_a_kernel_that_breaks_the_device_is_refused_by_the_next_process(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_serve, "_lives", lambda device: False)
+        patch.setattr(_serve, "_lives", lambda device: not calls)  # alive until the kernel runs
         with pytest.raises(
             RuntimeError, match="broke the device in its self-check: RuntimeError: CUDA"
         ):
             choose_among({"triton": {"double_center": faulty}}, monkeypatch)
+        # The same process goes on: the next implementation is not checked on a dead device, and not blamed.
+        with pytest.raises(RuntimeError, match="computes nothing in this process any more"):
+            choose_among({"cuda": {"double_center": faulty}}, monkeypatch)
     assert calls == [1]
     assert list(_disk_cache.read("self_checks").values()) == [_serve.BROKE]
     _serve._verdicts.clear()  # the next process
