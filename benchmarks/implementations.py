@@ -24,6 +24,7 @@ from benchmarks.machine import machine_line
 from benchmarks.measure import MIN_ROUNDS, interleaved
 from benchmarks.results import Record, default_path, save
 from bido_ext import _serve
+from bido_ext._precision import tf32_allowed
 from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
 
 IMPLEMENTATIONS = ("reference", "triton", "cuda")
@@ -128,7 +129,7 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     """Times what passes the self-check; the floor is the fastest."""
     calls: dict[str, Callable[[], object]] = {}
     rows: list[dict[str, Any]] = []
-    tf32 = torch.get_float32_matmul_precision() != "highest"
+    tf32 = tf32_allowed()
     for name in IMPLEMENTATIONS:
         functions = _serve.functions_of(op, name)
         if not functions or not _serve.serves(FAMILIES[op][0], name, {dtype}, sample_args(op, s)):

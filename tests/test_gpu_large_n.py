@@ -3,8 +3,8 @@
 
 The self-check has a few hundred rows and so never runs them. Here every function of the Triton and the CUDA C++
 implementation meets a float64 truth of plain PyTorch on the device. nhsic is missing: its kernel takes at most
-128 rows. The checker itself is proven on the CPU, with the reference as the implementation and with faults; tests/gpu_kernels runs it on the emulated
-kernels.
+128 rows. The checker itself is proven on the CPU, with the reference as the implementation and with faults;
+tests/gpu_kernels runs it on the emulated kernels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from oracle import readable
 from torch import Tensor
 
 from bido_ext import _serve, reference
+from bido_ext._self_check import TOLERANCES
 
 Functions = Mapping[str, Callable[..., Any]]
 GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS = range(4)
-#: Relative errors allowed, of values and gradients.
-TOLERANCES = {"float32": (1e-5, 1e-4), "tf32": (5e-3, 2e-2), "half": (1e-4, 1e-2)}
 #: A single entry may be this many times as wrong, beside the largest: one that nobody wrote is far more.
 ONE_ENTRY = 8.0
 

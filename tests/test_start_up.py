@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+import bido_ext
 from bido_ext.ops._graph_constant import graph_constant
 
 ADDED = """
@@ -51,6 +52,11 @@ def test_ops_exist_once_pytorch_is_there_or_a_name_was_used() -> None:
     )
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("False")
+
+
+def test_every_public_name_has_a_home() -> None:
+    assert {*bido_ext._HOME, "__version__"} == set(bido_ext.__all__)
+    assert all(hasattr(bido_ext, name) for name in bido_ext.__all__)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -13,7 +13,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -140,8 +139,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
     """Replaces the summary as a whole."""
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(summary, indent=1) + "\n")
-    with contextlib.suppress(OSError):
-        os.replace(partial, path)
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":

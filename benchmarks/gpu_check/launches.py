@@ -74,7 +74,7 @@ def main() -> int:
         try:
             rows.append(measured(measure, options.device))
         except Exception as error:  # the next measure may still tell something
-            said = str(error).splitlines()[0] if str(error) else ""
+            said = str(error).partition("\n")[0]
             rows.append({"measure": measure, "error": f"{type(error).__name__}: {said}"})
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
         print({k: v for k, v in rows[-1].items() if k != "kernels"}, flush=True)

@@ -104,38 +104,16 @@ def training(device: str, out: Path) -> Commands:
 def streaming(device: str, out: Path) -> Commands:
     """The size no dense form reaches."""
     n, d = ("1024", "64") if device == "cpu" else ("65536", "2048")
-    where = ("--device", device, "--json", f"{out / 'pairs.json'}", "--modes", "streaming")
-    return [
-        module(
-            "benchmarks.run",
-            "--op",
-            "hsic",
-            "--n",
-            n,
-            "--d",
-            d,
-            "--rivals",
-            "--no-gate-above",
-            "16384",
-            *where,
-        )
-    ]
+    size = ("--op", "hsic", "--n", n, "--d", d, "--modes", "streaming", "--no-gate-above", "16384")
+    where = ("--device", device, "--json", f"{out / 'pairs.json'}")
+    return [module("benchmarks.run", *size, "--rivals", *where)]
 
 
 def tests(device: str, out: Path) -> Commands:
     """The suite; without a GPU it is collected, which shows that it would start."""
-    quick = ["--collect-only"] if device == "cpu" else ["--maxfail=20"]
-    return [
-        module(
-            "pytest",
-            "-q",
-            "-m",
-            "gpu and not slow",
-            *quick,
-            "tests/test_gpu.py",
-            "tests/test_gpu_large_n.py",
-        )
-    ]
+    how = "--collect-only" if device == "cpu" else "--maxfail=20"
+    files = ("tests/test_gpu.py", "tests/test_gpu_large_n.py")
+    return [module("pytest", "-q", "-m", "gpu and not slow", how, *files)]
 
 
 def sanitizer(device: str, out: Path) -> Commands:

@@ -25,8 +25,7 @@ def main() -> None:
 def rest_between_loops() -> None:
     """Lets idle OpenMP threads sleep instead of spin; only before PyTorch is imported, and if nobody chose.
 
-    Beside another busy process, spinning threads keep the working ones off the cores: a training step took
-    367 ms instead of 66 ms. Alone it costs nothing that can be measured.
+    Beside another busy process, spinning threads keep the working ones off the cores.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
         os.environ["OMP_WAIT_POLICY"] = "passive"

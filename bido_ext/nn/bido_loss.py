@@ -205,7 +205,8 @@ class BiDOLoss(nn.Module):
         if self._ranks.handle is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
         else:
-            from bido_ext.nn.global_step import agree_on_step
+            # Loaded where ranks exist: torch.distributed and torch.compiler.disable take a second to import.
+            from bido_ext.nn.global_step import agree_on_step, global_step
 
             layers, shards = agree_on_step(self, x, features, y)
         count = len(layers)
@@ -220,9 +221,6 @@ class BiDOLoss(nn.Module):
             values = self._local(inputs, kernels, pairs)
             total = self._weigh(values)
         else:
-            # Loaded where ranks exist: torch.distributed and torch.compiler.disable take a second to import.
-            from bido_ext.nn.global_step import global_step
-
             total, values, inputs = global_step(
                 self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
                 self._ranks.handle, self.exchange, self.workspace_bytes,
