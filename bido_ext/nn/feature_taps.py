@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bido_ext.ops._graph_constant import graph_constant
+
 Selector = Iterable[str | nn.Module] | Callable[[str, nn.Module], bool]
 
 
@@ -158,7 +160,7 @@ class _Begin(_Hook):
     """Before the model's forward."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if not torch.compiler.is_exporting():
+        if not _exporting():
             self.taps._begin()
 
 
@@ -170,7 +172,7 @@ class _Keep(_Hook):
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not torch.compiler.is_exporting():  # an exported model is the classifier alone
+        if not _exporting():  # an exported model is the classifier alone
             self.taps._keep(self.name, output)
 
 
@@ -179,6 +181,16 @@ class _InertHook:
 
     def __call__(self, *args: Any) -> None:
         return None
+
+
+@graph_constant
+def _exporting() -> bool:
+    """Whether torch.export traces; asked outside of the graph.
+
+    Up to PyTorch 2.12, Dynamo takes is_exporting() for True under torch.compile as well: a compiled model
+    would keep no features.
+    """
+    return torch.compiler.is_exporting()
 
 
 def _in_backward() -> bool:
