@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -156,7 +157,9 @@ def choices(rank: int, counts: list[int]) -> dict[str, list[int]]:
     counted("workspace", workspace_bytes=BOUND)
     counted("roomy", workspace_bytes=1 << 20)
     # One rank has little memory left: all take the ring.
-    little = mock.patch("bido_ext.ops.plan.free_memory", return_value=100)
+    # By sys.modules: the name bido_ext.ops.plan is the function as well, which Python 3.10 would find.
+    plan = sys.modules["bido_ext.ops.plan"]
+    little = mock.patch.object(plan, "free_memory", return_value=100)
     with little if rank == len(counts) - 1 else nullcontext():
         counted("little memory")
     return received

@@ -27,8 +27,8 @@ def run(
     environment.pop("TRITON_INTERPRET", None)
     if backend is not None:
         environment["BIDO_EXT_BACKEND"] = backend
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
+    # The package at hand, also where it was built in place and never installed.
+    environment["PYTHONPATH"] = str(path or PACKAGE.parent)
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False,
         cwd=path or "/",

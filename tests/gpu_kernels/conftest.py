@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cuda_emulator import build
+from interpreter import skip_where_the_interpreter_is_broken
 
 from bido_ext import _serve
 from bido_ext._self_check import FAMILIES
@@ -42,7 +43,7 @@ def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     if torch.cuda.is_available():
         pytest.skip("on a GPU these kernels are tested there (-m gpu)")
     if name == "triton":
-        pytest.importorskip("triton")
+        skip_where_the_interpreter_is_broken()
         loaded = [_serve.functions_of(op, "triton") for op in FAMILIES]
         return Kernels(name, {k: f for family in loaded for k, f in family.items()}, monkeypatch)
     monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9" if name == "cuda-wgmma" else "8")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreter import skip_where_the_interpreter_is_broken
 
 from bido_ext import _disk_cache, _serve
 from bido_ext._self_check import FAMILIES, SHAPES, SelfCheckError, self_check
@@ -268,7 +269,7 @@ print(float(value), float(big.grad.norm()))
 
 def test_a_whole_step_through_the_kernels() -> None:
     """The package as a user calls it, served by the interpreted kernels, equals the CPU kernels."""
-    pytest.importorskip("triton")
+    skip_where_the_interpreter_is_broken()
     results = []
     forced = {"BIDO_EXT_BACKEND": "triton", "TRITON_INTERPRET": "1"}
     for extra in ({"STREAM": "1"}, {**forced, "STREAM": "1"}, {"BIDO_EXT_BACKEND": "reference"}):
