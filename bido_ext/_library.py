@@ -102,22 +102,23 @@ _KEEP_ALIVE: list[torch.library.Library] = []
 def load_kernels() -> None:
     """Loads what is chosen; called once, by :mod:`bido_ext.ops` after the ops are defined."""
     global _cpu_problem, _cuda_problem
-    if FORCED == "reference":
-        return
-    if FORCED != "triton":
+    if FORCED not in ("triton", "reference"):
         _cpu_problem = _load("bido_cpu")
         _cuda_problem = _load("bido_cuda")
     if FORCED == "native" and _cpu_problem:
         raise ImportError(f"BIDO_EXT_BACKEND=native cannot run on the CPU: {_cpu_problem}.")
     library = torch.library.Library("bido_ext", "IMPL")
-    for name in _serve.FAMILY_OF:
-        function = functools.partial(_serve.call, name, FORCED)
-        library.impl(name, function, "CUDA")
-        if FORCED == "triton":
-            library.impl(name, function if INTERPRETED else functools.partial(_no_cpu, name), "CPU")
-    if _cpu_problem is None:
-        for name in _serve.CPU_OPTIONAL:
-            library.impl(name, functools.partial(_serve.call_cpu, name), "CPU")
+    if FORCED != "reference":
+        for name in _serve.FAMILY_OF:
+            library.impl(name, functools.partial(_serve.call, name, FORCED), "CUDA")
+    for name in _serve.ON_CPU:
+        refused = FORCED == "triton" and not INTERPRETED and name in _serve.FAMILY_OF
+        serve = functools.partial(_serve.call_cpu, name, FORCED)
+        library.impl(name, functools.partial(_no_cpu, name) if refused else serve, "CPU")
+    if FORCED == "triton":
+        name = "double_center"
+        serve = functools.partial(_serve.call, name, FORCED)
+        library.impl(name, serve if INTERPRETED else functools.partial(_no_cpu, name), "CPU")
     _KEEP_ALIVE.append(library)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation serves an op on a GPU: recorded first, then checked, else the reference. On a CPU the
-kernels of ``bido_cpu`` serve; only nhsic and coco have a choice there (:func:`call_cpu`).
+kernels of ``bido_cpu`` serve, and nhsic and coco have a choice there (:func:`call_cpu`).
 
 In this order, per op, dtype and device:
 
@@ -30,8 +30,10 @@ import torch
 from torch import Tensor
 
 from bido_ext import _disk_cache
+from bido_ext._float64 import resolved
 from bido_ext._precision import tf32_allowed
 from bido_ext._self_check import FAMILIES, self_check
+from bido_ext.reference.gram_stack import LINEAR
 
 Function = Callable[..., Any]
 
@@ -42,6 +44,12 @@ RECORDED: dict[tuple[str, str], tuple[str, ...]] = {}
 UNRECORDED = ("triton", "cuda")
 #: The largest batch whose nhsic the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
 SMALL_NHSIC = 128
+#: What :func:`call_cpu` serves: all but what is right in every dtype as it is.
+ON_CPU = (
+    *(name for op, names in FAMILIES.items() if op != "double_center" for name in names),
+    "coco",
+    "coco_backward",
+)
 #: Compositions with a kernel on the CPU (:func:`cpu_kernel_takes`), and whether it may serve; tests of the
 #: compositions say no.
 CPU_OPTIONAL = ("nhsic", "nhsic_backward", "coco", "coco_backward")
@@ -132,17 +140,35 @@ def is_small(name: str, args: Sequence[Any]) -> bool:
 def cpu_kernel_takes(name: str, args: Sequence[Any]) -> bool:
     """Whether the kernels of nhsic and coco in csrc/cpu take the arguments: algebra in float64, and of coco
     the Frobenius norm."""
+    if name == "nhsic" and LINEAR in args[2] or name == "nhsic_backward" and LINEAR in args[6]:
+        return False  # its factor comes from the features
     if name.startswith("coco"):
         wide, norm = (args[6], args[5]) if name == "coco" else (args[10], args[9])
         return bool(wide and norm == "fro")
     return bool(args[6] if name == "nhsic" else args[4].dtype == torch.float64)
 
 
-def call_cpu(name: str, *args: Any) -> Any:
-    """nhsic or coco on the CPU: the C++ kernel if it takes the arguments, else the composition."""
-    if CPU_OPTIONAL_KERNELS and cpu_kernel_takes(name, args):
-        return getattr(torch.ops.bido_cpu, name)(*args)
-    return _defaults[name](*args)
+def call_cpu(name: str, forced: str | None, *args: Any) -> Any:
+    """The function that serves on the CPU; what float32 does not resolve, in float64."""
+    return resolved(name, functools.partial(_cpu_function, forced), args)
+
+
+def _cpu_function(forced: str | None, name: str, args: Sequence[Any], failed: bool) -> Function:
+    """The C++ kernel if there is one that takes the arguments, else the composition or the reference.
+
+    Args:
+        forced: BIDO_EXT_BACKEND.
+        failed: float32 has failed: these are float64 features, which no Triton kernel takes.
+    """
+    if forced == "triton" and name in FAMILY_OF and not failed:
+        return choose(name, _features(args)[1], torch.device("cpu"), forced, args)
+    if forced == "triton":
+        return _defaults[name]
+    if forced == "reference" or not hasattr(torch.ops.bido_cpu, name):
+        return _defaults[name]
+    if name in CPU_OPTIONAL and not (CPU_OPTIONAL_KERNELS and cpu_kernel_takes(name, args)):
+        return _defaults[name]
+    return getattr(torch.ops.bido_cpu, name)  # type: ignore[no-any-return]
 
 
 def call(name: str, forced: str | None, *args: Any) -> Any:

@@ -249,5 +249,6 @@ class BiDOLoss(nn.Module):
         return total
 
     def _local(self, inputs: list[Tensor], kernels: list[Kernel], pairs: Pairs) -> Tensor:
-        group = make_group(inputs, kernels, self.num_classes)
+        exact = self._measure.eps is not None
+        group = make_group(inputs, kernels, self.num_classes, exact)
         return self._measure.values(group, pairs, self.workspace_bytes)

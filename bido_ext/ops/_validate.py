@@ -122,20 +122,3 @@ def check_positive(value: object, name: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}.")
     return float(value)
-
-
-def check_finite_result(value: Tensor, **features: Tensor) -> None:
-    """Raises if a measure is not finite because of its features; names the culprits.
-
-    Looking at the one-number result is free; the features are searched only after it failed. On
-    other devices than the CPU, and under torch.compile, the check would stop the host: it is left out.
-    """
-    if value.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(value)):
-        return
-    bad = [name for name, x in features.items() if not bool(torch.isfinite(x).all())]
-    if bad:
-        raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined.")
-    raise ValueError(
-        f"The measure of {' and '.join(features)} is not finite although the features are: their "
-        "squared distances overflow float32. Scale the features down or pass float64."
-    )

@@ -26,6 +26,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
 from bido_ext.ops.plan import check_algebra_fits
 from bido_ext.reference.gram_stack import group_dtype
+from bido_ext.reference.resolution import nan_where_unresolved
 
 NORMS = ("spectral", "fro")
 
@@ -92,6 +93,9 @@ def _default(
         stack = gram_stack_of(variables, parameters, kinds, wanted)
         group = CocoGroup(variables, parameters, kinds, first, second, wide, wanted, stack)
         values, kept = (coco_frobenius if norm == "fro" else coco_spectral).forward(group)
+        nothing = torch.zeros((), dtype=torch.bool, device=values.device)
+        bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]
+        values = nan_where_unresolved(values, bad, first, second)
     return values, stack, kept
 
 

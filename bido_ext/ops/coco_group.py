@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from bido_ext.ops.algebra import center_stack
 from bido_ext.ops.gram_stack import gram_stack_of
 from bido_ext.ops.kernels import same_class
 from bido_ext.reference.gram_stack import LABELS, group_dtype
+from bido_ext.reference.resolution import unresolved
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class CocoGroup:
     Attributes:
         stack: Gram matrices up to centering, (wanted, n, n).
         wide: Whether the n x n algebra runs in float64.
+        unresolved: By variable, for the Gram matrices made so far: whether float32 does not hold it, 0-d.
     """
 
     variables: Sequence[Tensor]
@@ -32,6 +34,11 @@ class CocoGroup:
     wide: bool
     wanted: Sequence[int]
     stack: Tensor
+    unresolved: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for E, i in zip(self.stack, self.wanted, strict=True):
+            self.unresolved[i] = unresolved(E, self.kinds[i])
 
     @property
     def n(self) -> int:
@@ -56,4 +63,5 @@ class CocoGroup:
             gram = same_class(self.variables[i], self.dtype) * self.parameters[i].to(self.dtype)
         else:
             gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
+            self.unresolved[i] = unresolved(gram, self.kinds[i])
         return center_stack(gram, self.dtype)

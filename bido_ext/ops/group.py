@@ -83,11 +83,21 @@ class Group:
 
 
 def make_group(
-    variables: Sequence[Tensor], kernels: Sequence[Kernel | None], num_classes: int | None = None
+    variables: Sequence[Tensor],
+    kernels: Sequence[Kernel | None],
+    num_classes: int | None = None,
+    exact: bool = False,
 ) -> Group:
-    """The group of variables whose arguments were checked. Default kernels: Gaussian(), labels Linear()."""
+    """The group of variables whose arguments were checked. Default kernels: Gaussian(), labels Linear().
+
+    Args:
+        exact: A kernel of the user's own makes its Gram matrix in float64, and so all are.
+    """
     labels = [is_labels(v) for v in variables]
     wide = any(v.dtype == torch.float64 for v in variables)
+    if exact:
+        given = zip(kernels, labels, strict=True)
+        wide = wide or any(k is not None and type(k) not in KINDS and not l for k, l in given)
     tensors: list[Tensor] = []
     parameters: list[float | Tensor] = []
     kinds: list[int] = []

@@ -27,6 +27,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
+from bido_ext.reference.resolution import nan_where_unresolved, unresolved
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -108,7 +109,9 @@ def _default(
     second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The dense textbook: right on every device, but it does not save memory."""
-    grams = [K.double() for K in reference.gram_stack(variables, parameters, kinds)]
+    stack = reference.gram_stack(variables, parameters, kinds)
+    bad = [unresolved(K, kind) for K, kind in zip(stack, kinds, strict=True)]
+    grams = [K.double() for K in stack]
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(
             [
@@ -116,6 +119,7 @@ def _default(
                 for a, b in zip(first, second, strict=True)
             ]
         )
+    values = nan_where_unresolved(values, bad, first, second)
     sums = torch.stack([K.sum(1) - K.diagonal() if unbiased else K.sum(1) for K in grams])
     # Its backward starts from the features; what is kept is kept for the shape that _fake promises.
     # NaN: a kernel's backward of this forward (precision changed in between) is seen, not silently wrong.
@@ -124,6 +128,8 @@ def _default(
         float("nan"),
         dtype=group_dtype(variables, kinds),
     )
+    if kept.numel() > 0:  # its first entry alone says whether this dtype did
+        kept[0, 0, 0, 0] = torch.where(torch.stack(bad).any(), float("nan"), 0.0)
     return values, sums, kept
 
 

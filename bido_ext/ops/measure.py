@@ -12,7 +12,6 @@ from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import (
     FLOATS,
     check_features,
-    check_finite_result,
     check_labels,
     check_num_classes,
     check_same_samples,
@@ -30,11 +29,13 @@ class Measure:
         name: As the user writes it.
         streams: Whether it can run without n x n matrices.
         minimum_rows: Samples it needs.
+        eps: Its ridge, of a measure that has one: it needs Gram matrices to the last digit.
     """
 
     name = ""
     streams = False
     minimum_rows = 2
+    eps: float | None = None
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         """The measure of each pair, [pairs], differentiable once in the group's variables."""
@@ -100,10 +101,27 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
-    group = make_group([x, y], [kernel_x, kernel_y], num_classes)
+    group = make_group([x, y], [kernel_x, kernel_y], num_classes, measure.eps is not None)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
-    check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))
-    return value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
+    narrow = value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
+    # Looking at one number is free on the CPU; elsewhere, and under torch.compile, it would stop the host.
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_value(value, narrow, measure, group)
+    return narrow
+
+
+def check_value(value: Tensor, narrow: Tensor, measure: Measure, group: Group) -> None:
+    """Raises if the value of x and y is not finite, or not as it is returned, and says why."""
+    if bool(torch.isfinite(narrow)):
+        return
+    if bool(torch.isfinite(value)):
+        raise ValueError(
+            f"{measure.name} is {float(value):g}, which float32 does not hold: pass float64, or scale the "
+            "features down."
+        )
+    from bido_ext.ops._why import why_not_finite
+
+    raise ValueError(why_not_finite(group, ["x", "y"], measure.eps))
 
 
 def guarded_sqrt(value: Tensor) -> Tensor:

@@ -24,9 +24,15 @@ from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_s
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel, same_class
+from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
 from bido_ext.ops.plan import check_algebra_fits
-from bido_ext.reference.gram_stack import LABELS, group_dtype
+from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
+from bido_ext.reference.resolution import (
+    nan_where_unresolved,
+    too_coarse_for_ridge,
+    unresolved,
+)
 
 
 def nhsic(
@@ -130,24 +136,48 @@ def _default(
     partners = partners_of(first, second, wanted)
     with torch.autocast(variables[0].device.type, enabled=False):
         factors: dict[int, Tensor] = {}  # of labels, of variables without gradient, and of partners
+        linear: dict[int, Tensor] = {}  # inverses
+        bad = [torch.zeros((), dtype=torch.bool, device=parameters.device) for _ in kinds]
         for i, kind in enumerate(kinds):
             if kind == LABELS:
                 factors[i] = label_factor(variables[i], parameters[i], c, dtype)
+            elif kind == LINEAR:
+                made = linear_factor(variables[i], c)
+                factors[i], linear[i] = made.S.to(dtype), (made.cP / c).to(dtype)
+                bad[i] = made.unresolved
             elif i not in wanted:
                 E = gram_stack_of(variables, parameters, kinds, [i])
+                bad[i] = _unresolved(E[0], kind, eps, dtype)
                 factors[i] = factor(E, *factorise(E, c, dtype), c)[0]
         values = parameters.new_zeros((len(first),))
         pending = _fill_values(values, range(len(first)), first, second, factors)
         stack = gram_stack_of(variables, parameters, kinds, wanted)
         inverses = stack.new_empty(stack.shape, dtype=dtype)
-        for batch in batches(n, len(wanted)):
-            inverses[batch], cholesky = factorise(stack[batch], c, dtype)
-            S = factor(stack[batch], inverses[batch], cholesky, c)
-            here = dict(zip(wanted[batch], S.unbind(), strict=True))
+        for k, i in enumerate(wanted):
+            if i in linear:
+                inverses[k] = linear[i]
+            else:
+                bad[i] = _unresolved(stack[k], kinds[i], eps, dtype)
+        by_gram = [k for k, i in enumerate(wanted) if i not in linear]
+        for some in batches(n, len(by_gram)):
+            batch = by_gram[some]
+            whole = len(batch) == len(wanted)
+            E = stack if whole else stack[batch[0] : batch[0] + 1] if len(batch) == 1 else stack[batch]
+            P, cholesky = factorise(E, c, dtype)
+            S = factor(E, P, cholesky, c)
+            inverses[batch] = P
+            here = {wanted[k]: s for k, s in zip(batch, S.unbind(), strict=True)}
             factors |= {i: s for i, s in here.items() if i in partners}
             pending = _fill_values(values, pending, first, second, factors | here)
+        values = nan_where_unresolved(values, bad, first, second)
     kept = [factors[i] for i in partners]
     return values, stack, inverses, torch.stack(kept) if kept else inverses.new_empty((0, n, n))
+
+
+def _unresolved(E: Tensor, kind: int, eps: float, algebra: torch.dtype) -> Tensor:
+    """Whether the Gram matrix E, or the algebra, is too coarse for eps n; a 0-d bool tensor."""
+    coarse = E.dtype if E.dtype.itemsize < algebra.itemsize else algebra
+    return unresolved(E, kind) | too_coarse_for_ridge(E, eps, coarse)
 
 
 def _fill_values(
@@ -174,12 +204,32 @@ def _default_backward(
     with torch.autocast(parameters.device.type, enabled=False):
         for batch in batches(n, len(wanted)):
             T = partner_sum(grad, first, second, wanted[batch], partners, factors)
+            if any(kinds[i] == LINEAR for i in wanted[batch]):
+                for t, k in zip(T, range(batch.start, batch.stop), strict=True):
+                    grads.append(_gradient(t, k, variables, parameters, stack, inverses, kinds, eps, wanted))
+                continue
             P = inverses[batch]
             G = (P @ T @ P).mul_(eps * n)
             # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
             G = center_stack((G + G.mT) / 2, stack.dtype)
             grads += gradients_of(G, stack[batch], variables, parameters, kinds, wanted[batch])
     return grads
+
+
+def _gradient(
+    T: Tensor, k: int, variables: Sequence[Tensor], parameters: Tensor, stack: Tensor,
+    inverses: Tensor, kinds: Sequence[int], eps: float, wanted: Sequence[int],
+) -> Tensor:  # fmt: skip
+    """Of one variable, ``wanted[k]``, with T the sum of the factors of its partners."""
+    i = wanted[k]
+    c = eps * len(T)
+    if kinds[i] == LINEAR:
+        made = linear_factor(variables[i], c)
+        gradient = 2 * made.cP @ (T.double() @ made.PX)
+        return (gradient - gradient.mean(0, keepdim=True)).to(variables[i].dtype)
+    G = c * (inverses[k] @ T @ inverses[k])
+    G = center_stack((G + G.mT) / 2, stack.dtype)
+    return gradients_of(G[None], stack[k : k + 1], variables, parameters, kinds, [i])[0]
 
 
 def _fake(

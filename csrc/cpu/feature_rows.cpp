@@ -21,9 +21,16 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
+// sum += row - origin.
 template <typename In, typename T>
-BIDO_VECTORIZE void add_row(const In* row, T* sum, int64_t width) {
-  for (int64_t j = 0; j < width; ++j) sum[j] += static_cast<T>(row[j]);
+BIDO_VECTORIZE void add_difference(const In* row, const In* origin, T* sum, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) sum[j] += static_cast<T>(row[j]) - static_cast<T>(origin[j]);
+}
+
+// From the sum over `count` rows of what they have beyond the origin to their mean.
+template <typename In, typename T>
+BIDO_VECTORIZE void finish_mean(const In* origin, T count, T* sum, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) sum[j] = static_cast<T>(origin[j]) + sum[j] / count;
 }
 
 template <typename In, typename T>
@@ -36,11 +43,19 @@ BIDO_VECTORIZE void copy_row(const In* row, Out* out, int64_t width) {
   for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(row[j]);
 }
 
-// `count` stretches of `strip` values each, next to each other in `row`, `stride` apart in `out`.
 template <typename In, typename Out>
-BIDO_VECTORIZE void copy_strips(const In* row, Out* out, int64_t count, int64_t strip, int64_t stride) {
+BIDO_VECTORIZE void copy_difference(const In* row, const In* origin, Out* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<Out>(row[j]) - static_cast<Out>(origin[j]);
+}
+
+// `count` stretches of `strip` differences each, next to each other in `row`, `stride` apart in `out`.
+template <typename In, typename Out>
+BIDO_VECTORIZE void copy_strips(const In* row, const In* origin, Out* out, int64_t count, int64_t strip,
+                                int64_t stride) {
   for (int64_t s = 0; s < count; ++s)
-    for (int64_t j = 0; j < strip; ++j) out[s * stride + j] = static_cast<Out>(row[s * strip + j]);
+    for (int64_t j = 0; j < strip; ++j)
+      out[s * stride + j] =
+          static_cast<Out>(row[s * strip + j]) - static_cast<Out>(origin[s * strip + j]);
 }
 
 template <typename In, typename Out>
@@ -49,8 +64,9 @@ BIDO_VECTORIZE void add_to_row(const In* row, Out* out, int64_t width) {
 }
 
 template <typename In, typename T>
-BIDO_VECTORIZE void subtract_scaled_row(const In* row, T weight, T* out, int64_t width) {
-  for (int64_t j = 0; j < width; ++j) out[j] -= weight * static_cast<T>(row[j]);
+BIDO_VECTORIZE void subtract_scaled_row(const In* row, const In* origin, T weight, T* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j)
+    out[j] -= weight * (static_cast<T>(row[j]) - static_cast<T>(origin[j]));
 }
 
 template <typename In, typename T>
@@ -143,9 +159,9 @@ void center_columns(const Tensor& x, int64_t begin, int64_t end, T* out, int64_t
     const Rows<In> rows(x, begin);
     for (int64_t i = 0; i < n; ++i) {
       if (width <= kShortRow && i + kRowsBefore < n) fetch_row(rows[i + kRowsBefore], width);
-      add_row<In, T>(rows[i], mean.data(), width);
+      add_difference<In, T>(rows[i], rows[0], mean.data(), width);
     }
-    for (int64_t j = 0; j < width; ++j) mean[j] /= static_cast<T>(n);
+    finish_mean<In, T>(rows[0], static_cast<T>(n), mean.data(), width);
     for (int64_t i = 0; i < n; ++i) subtract_row<In, T>(rows[i], mean.data(), out + i * stride, width);
   });
   zero_padding(out, n, stride, width, padded);
@@ -175,8 +191,8 @@ void means_and_norms(const Tensor& x, T* means, T* norms) {
       const int64_t begin = first * kMeanColumns, end = std::min(d, last * kMeanColumns);
       std::fill(means + begin, means + end, T(0));
       const Rows<In> rows(x, begin);
-      for (int64_t i = 0; i < n; ++i) add_row<In, T>(rows[i], means + begin, end - begin);
-      for (int64_t j = begin; j < end; ++j) means[j] /= static_cast<T>(n);
+      for (int64_t i = 0; i < n; ++i) add_difference<In, T>(rows[i], rows[0], means + begin, end - begin);
+      finish_mean<In, T>(rows[0], static_cast<T>(n), means + begin, end - begin);
     });
     if (norms == nullptr) return;
     const Rows<In> rows(x, 0);
@@ -194,12 +210,13 @@ void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t be
   dispatch<T>(x.scalar_type(), [&](auto in) {
     using In = decltype(in);
     const Rows<In> source(x, begin);
+    const In* origin = source[0];
     for (int64_t i = 0; i < rows; ++i) {
       const In* row = source[row_begin + i];
-      copy_strips<In, T>(row, out + i * strip, whole, strip, rows * strip);
+      copy_strips<In, T>(row, origin, out + i * strip, whole, strip, rows * strip);
       if (rest == 0) continue;
       T* target = out + (whole * rows + i) * strip;
-      copy_row<In, T>(row + whole * strip, target, rest);
+      copy_difference<In, T>(row + whole * strip, origin + whole * strip, target, rest);
       std::fill(target + rest, target + strip, T(0));
     }
   });
@@ -261,7 +278,7 @@ void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weig
     const Rows<In> rows(x, 0);
     torch::stable::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
-        subtract_scaled_row<In, T>(rows[i], static_cast<T>(weights[i]), target + i * d, d);
+        subtract_scaled_row<In, T>(rows[i], rows[0], static_cast<T>(weights[i]), target + i * d, d);
     });
   });
 }

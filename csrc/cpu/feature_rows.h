@@ -4,7 +4,10 @@
 // and writing gradients back. The features cross memory once, and no copy of their size is made.
 //
 // Column means are subtracted on the way to inner products: distances do not change, but their digits do,
-// |x_i|^2 + |x_j|^2 - 2<x_i, x_j> cancels far less when the common offset is gone.
+// |x_i|^2 + |x_j|^2 - 2<x_i, x_j> cancels far less when the common offset is gone. Means are row 0 and the
+// mean of what the rows have beyond it: a sum of offsets would lose the digits again.
+// Products of weights whose rows sum to zero take the features less row 0: the sum is zero up to round-off
+// only, and a common offset would multiply that.
 #pragma once
 
 #include "../common/stable.h"
@@ -33,8 +36,8 @@ void subtract_means(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t
 template <typename T>
 void means_and_norms(const Tensor& x, T* means, T* norms);
 
-// Rows row_begin..row_end and columns begin..end of x, in strips of `strip` columns, [strips][rows][strip];
-// columns beyond `end` are zero.
+// Rows row_begin..row_end and columns begin..end of x less its row 0, in strips of `strip` columns,
+// [strips][rows][strip]; columns beyond `end` are zero.
 template <typename T>
 void pack_strips(const Tensor& x, int64_t row_begin, int64_t row_end, int64_t begin, int64_t end,
                  int64_t strip, T* out);
@@ -45,7 +48,7 @@ template <typename T>
 void store_rows(const T* source, int64_t stride, const Tensor& out, int64_t row_begin, int64_t count,
                 int64_t begin, int64_t end, bool accumulate);
 
-// out[i] -= weights[i] * x[i], rows of [n, d]; `out` in the accumulation dtype.
+// out[i] -= weights[i] * (x[i] - x[0]), rows of [n, d]; `out` in the accumulation dtype.
 template <typename T>
 void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weights);
 

@@ -4,10 +4,10 @@
 //
 // Forward: inner products of centered rows on or above the diagonal (inner_products.h), then entries in
 // place (gram.h). Backward: W = sym(grad) o K;  grad_x = -4 gamma (diag(W 1) - W) x, by row panels
-// (weights.h): no n x n matrix is allocated, and rows of the panel sum to zero, so the features need no
-// centering there.
+// (weights.h): no n x n matrix is allocated.
 #include "gram.h"
 #include "huge_pages.h"
+#include "resolution.h"
 #include "weights.h"
 
 namespace bido {
@@ -20,14 +20,16 @@ double read_number(const Tensor& t) {
 
 template <typename T>
 Variable<T> gaussian_variable(const Tensor& x, const Tensor& gamma) {
-  return {with_dense_columns(x), KernelKind::gaussian, static_cast<T>(read_number(gamma))};
+  const double number = read_number(gamma);
+  return {with_dense_columns(x), KernelKind::gaussian, static_cast<T>(number), number};
 }
 
 template <typename T>
 void gram_into(const Tensor& x, const Tensor& gamma, bool minus_one, const Tensor& out) {
   const int64_t n = x.size(0);
-  fill_stores<T>({gaussian_variable<T>(x, gamma)}, {{static_cast<T*>(out.mutable_data_ptr()), n, n}},
-                 minus_one);
+  const std::vector<Variable<T>> features{gaussian_variable<T>(x, gamma)};
+  const std::vector<TileStore<T>> stores{{static_cast<T*>(out.mutable_data_ptr()), n, n}};
+  mark_unresolved<T>(features, stores, fill_stores<T>(features, stores, minus_one), minus_one);
 }
 
 }  // namespace
@@ -65,7 +67,15 @@ Tensor gaussian_gram_backward_cpu(Tensor grad, Tensor gram, Tensor x, Tensor gam
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) {
+// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
+  m.def(
+      "gaussian_gram(Tensor x, Tensor gamma, bool minus_one) -> Tensor");
+  m.def(
+      "gaussian_gram_backward(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) {
   m.impl("gaussian_gram", TORCH_BOX(&bido::gaussian_gram_cpu));
   m.impl("gaussian_gram_backward", TORCH_BOX(&bido::gaussian_gram_backward_cpu));
 }

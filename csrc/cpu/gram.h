@@ -58,11 +58,13 @@ struct TileStore {
   Block rows(int64_t block) const { return {block * tile, std::min(n, (block + 1) * tile)}; }
 };
 
-// Fills the stores of all features of a group. One tile per variable is a whole Gram matrix.
+// Fills the stores of all features of a group. One tile per variable is a whole Gram matrix. Returns the
+// squared norms of the centered rows of each, [n].
 template <typename T>
-void fill_stores(const std::vector<Variable<T>>& features, const std::vector<TileStore<T>>& stores,
-                 bool minus_one) {
-  if (features.empty()) return;
+std::vector<Scratch<T>> fill_stores(const std::vector<Variable<T>>& features,
+                                    const std::vector<TileStore<T>>& stores, bool minus_one) {
+  std::vector<Scratch<T>> all_norms;
+  if (features.empty()) return all_norms;
   const int64_t n = stores[0].n, tile = stores[0].tile, blocks = stores[0].blocks();
   if (n <= kSmallRows && blocks == 1) {
     std::vector<Tensor> data;
@@ -85,7 +87,8 @@ void fill_stores(const std::vector<Variable<T>>& features, const std::vector<Til
   }
   for (size_t v = 0; v < features.size(); ++v) {
     const auto& store = stores[v];
-    const Scratch<T> norms = make_scratch<T>(n);
+    all_norms.push_back(make_scratch<T>(n));
+    const Scratch<T>& norms = all_norms.back();
     for (int64_t b = 0; b < blocks; ++b)  // squared norms are the diagonal: the same rounding
       for (int64_t i = store.rows(b).begin; i < store.rows(b).end; ++i)
         norms[i] = store.at(b, b)[(i - b * tile) * (tile + 1)];
@@ -110,6 +113,7 @@ void fill_stores(const std::vector<Variable<T>>& features, const std::vector<Til
       }
     });
   }
+  return all_norms;
 }
 
 }  // namespace bido

@@ -9,6 +9,7 @@
 #include "gram.h"
 #include "gram_stack.h"
 #include "huge_pages.h"
+#include "resolution.h"
 #include "weights.h"
 
 namespace bido {
@@ -45,7 +46,7 @@ Tensor forward(const std::vector<Tensor>& variables, const Tensor& parameters,
     }
     entries += n * n;
   }
-  fill_stores<T>(features, stores, true);
+  mark_unresolved<T>(features, stores, fill_stores<T>(features, stores, true));
   return stack;
 }
 
@@ -89,7 +90,16 @@ std::vector<Tensor> gram_stack_backward_cpu(Tensor grad, Tensor stack, std::vect
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) {
+// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
+  m.def(
+      "gram_stack(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor");
+  m.def(
+      "gram_stack_backward(Tensor grad, Tensor stack, Tensor[] variables, Tensor parameters, int[] kinds)"
+      " -> Tensor[]");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) {
   m.impl("gram_stack", TORCH_BOX(&bido::gram_stack_cpu));
   m.impl("gram_stack_backward", TORCH_BOX(&bido::gram_stack_backward_cpu));
 }

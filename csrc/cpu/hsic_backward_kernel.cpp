@@ -8,12 +8,14 @@
 //   grad_I += A_IJ x_J,   grad_J += A_IJ' x_I,
 // so that the products are those of one full n x n x d product, and diag(A 1) x comes off at the end.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "hsic_gradient.h"
 #include "huge_pages.h"
 #include "pair_arguments.h"
 #include "panel_product.h"
+#include "resolution.h"
 
 namespace bido {
 namespace {
@@ -231,6 +233,17 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
 }
 
 template <typename T>
+std::vector<Tensor> unresolved_gradients(const std::vector<HsicGradient<T>>& gradients) {
+  std::vector<Tensor> outs;
+  for (const auto& gradient : gradients) {
+    const Tensor& x = gradient.variable().data;
+    outs.push_back(torch::stable::fill_(empty_large(x, {x.size(0), x.size(1)}, x.scalar_type()),
+                                        std::numeric_limits<double>::quiet_NaN()));
+  }
+  return outs;
+}
+
+template <typename T>
 std::vector<Tensor> backward(const std::vector<Variable<T>>& group, const Pairs& pairs, const double* grads,
                              const double* sums, const Tensor& kept, bool unbiased, int64_t tile,
                              const std::vector<int64_t>& wanted) {
@@ -239,7 +252,12 @@ std::vector<Tensor> backward(const std::vector<Variable<T>>& group, const Pairs&
   std::vector<HsicGradient<T>> gradients;
   for (int64_t own : wanted) gradients.emplace_back(group, pairs, own, grads, sums, unbiased);
   // Without features there is nothing to make again.
-  if (!tiles.keeps_all() && kept.size(0) > 0) return streamed_gradients<T>(gradients, tiles, group.size());
+  if (!tiles.keeps_all() && kept.size(0) > 0) {
+    for (size_t v = 0; v < group.size(); ++v)
+      if (!resolves<T>(group[v], tiles.norms(v), sums + v * group[0].data.size(0), group[0].data.size(0)))
+        return unresolved_gradients<T>(gradients);
+    return streamed_gradients<T>(gradients, tiles, group.size());
+  }
   std::vector<Tensor> outs;
   for (const auto& gradient : gradients) outs.push_back(dense_gradient<T>(gradient, tiles));
   return outs;
@@ -282,4 +300,4 @@ std::vector<Tensor> hsic_backward_cpu(Tensor grad, std::vector<Tensor> variables
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) { m.impl("hsic_backward", TORCH_BOX(&bido::hsic_backward_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) { m.impl("hsic_backward", TORCH_BOX(&bido::hsic_backward_cpu)); }

@@ -4,6 +4,7 @@
 // them.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "gram.h"
@@ -76,8 +77,13 @@ class GramTiles {
       features.push_back(group_[v]);
       stores.push_back(stores_[v]);
     }
-    fill_stores<T>(features, stores, true);
+    auto norms = fill_stores<T>(features, stores, true);
+    for (size_t v = 0, next = 0; v < group_.size(); ++v)
+      if (group_[v].is_features()) norms_[v] = std::move(norms[next++]);
   }
+
+  // Squared norms of the centered rows, [n]: of features, once the tiles are made.
+  const T* norms(size_t v) const { return norms_[v].get(); }
 
   // Tile (row, column), row <= column, of variable v. A tile made again stays until the next one of that
   // variable. Tasks that run side by side pass a buffer of their own for labels, [tile, tile], and the rows

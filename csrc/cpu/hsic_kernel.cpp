@@ -7,6 +7,7 @@
 // workspace holds; the others are made, summed and dropped (streaming): no n x n matrix.
 // hsic_backward_kernel.cpp has the gradient.
 #include <algorithm>
+#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "hsic_sums.h"
 #include "huge_pages.h"
 #include "pair_arguments.h"
+#include "resolution.h"
 
 namespace bido {
 namespace {
@@ -100,6 +102,15 @@ class Accumulator {
   std::vector<double> products_;
 };
 
+// NaN for the pairs of a variable, and at the first entry kept, where the backward sees it.
+template <typename T>
+void unresolved(int64_t variable, const Pairs& pairs, double* values, const Tensor& kept) {
+  for (size_t p = 0; p < pairs.count(); ++p)
+    if (pairs.first[p] == variable || pairs.second[p] == variable)
+      values[p] = std::numeric_limits<double>::quiet_NaN();
+  if (kept.numel() > 0) *static_cast<T*>(kept.mutable_data_ptr()) = std::numeric_limits<T>::quiet_NaN();
+}
+
 template <typename T>
 void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unbiased, int64_t tile,
              const Tensor& kept, double* values, double* sums) {
@@ -147,6 +158,8 @@ void forward(const std::vector<Variable<T>>& group, const Pairs& pairs, bool unb
     }
   }
   total.finish(values);
+  for (int64_t v = 0; v < static_cast<int64_t>(group.size()); ++v)
+    if (!resolves<T>(group[v], tiles.norms(v), sums + v * n, n)) unresolved<T>(v, pairs, values, kept);
 }
 
 }  // namespace
@@ -182,4 +195,16 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tenso
 
 }  // namespace bido
 
-STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) { m.impl("hsic", TORCH_BOX(&bido::hsic_cpu)); }
+// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
+  m.def(
+      "hsic(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, bool unbiased,"
+      " int tile, int kept_tiles) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "hsic_backward(Tensor grad, Tensor[] variables, Tensor parameters, Tensor sums, Tensor tiles,"
+      " int[] kinds, int[] first, int[] second, bool unbiased, int tile, int[] wanted) -> Tensor[]");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) {
+  m.impl("hsic", TORCH_BOX(&bido::hsic_cpu));
+}

@@ -16,6 +16,18 @@
 
 namespace bido {
 
+// The spectral norm of the round-off of a Gram matrix, against c, that is allowed (reference/resolution.py).
+template <typename T>
+constexpr double kLargestRoundoff = sizeof(T) == 8 ? 1e-6 : 1e-4;
+
+template <typename T>
+bool resolves_ridge(const T* gram, double c, int64_t n) {
+  double squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += row_product(gram + i * n, gram + i * n, n);
+  const double u = static_cast<double>(std::numeric_limits<T>::epsilon());
+  return u * std::sqrt(squares / static_cast<double>(n)) <= kLargestRoundoff<T> * c;
+}
+
 // Entries i.. of row i of Kc + c I to out[i..n).
 template <typename T>
 void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out, int64_t n) {

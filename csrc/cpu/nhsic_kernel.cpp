@@ -7,6 +7,8 @@
 // the products. P and P T P are symmetric, so one half is computed. H K H + c I is positive definite; a pivot
 // that is not positive turns the result into NaN, as a failed Cholesky factorisation does in the composition
 // (ops/nhsic.py), which serves float32 algebra.
+#include <atomic>
+#include <limits>
 #include <vector>
 
 #include "nhsic_factors.h"
@@ -27,8 +29,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   const double c = eps * static_cast<double>(n);
   Tensor inverses = empty_large(parameters, {static_cast<int64_t>(wanted.size()), n, n}, ScalarType::Double);
   auto* P = static_cast<double*>(inverses.mutable_data_ptr());
+  std::vector<std::atomic<bool>> coarse(variables.size());  // against c
   const auto factorise = [&](const FactorRequest<T>& asked) {
     const Variable<T>& v = asked.variable;
+    coarse[asked.index] = !v.is_labels() && !resolves_ridge(asked.gram, c, n);
     double* inverse = asked.kept < 0 ? nullptr : P + asked.kept * n * n;
     if (v.is_labels())
       factor_of_labels(static_cast<const int64_t*>(v.data.const_data_ptr()), asked.parameter, c, n,
@@ -40,6 +44,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   };
   const auto [values, stack, factors] =
       factor_pairs<T>("nhsic", variables, parameters, kinds, first, second, wanted, factorise);
+  for (size_t p = 0; p < first.size(); ++p)
+    if (coarse[first[p]] || coarse[second[p]])
+      static_cast<double*>(values.mutable_data_ptr())[p] = std::numeric_limits<double>::quiet_NaN();
   return {values, stack, inverses, factors};
 }
 

@@ -28,6 +28,7 @@ struct PairFactors {
 // or -1. `work`: n rows of n entries, null where every thread has variables of its own.
 template <typename T>
 struct FactorRequest {
+  int64_t index;
   const Variable<T>& variable;
   double parameter;
   const T* gram;
@@ -77,7 +78,7 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
   };
   const auto make_factor = [&](int64_t v, RowBuffer<double>* work) {
     factorise(
-        FactorRequest<T>{group[v], parameter[v], grams.gram(v), grams.place_of_wanted(v), factor(v), work});
+        FactorRequest<T>{v, group[v], parameter[v], grams.gram(v), grams.place_of_wanted(v), factor(v), work});
   };
   const auto sum = [&](int64_t p) { value[p] = inner_product(factor(first[p]), n, factor(second[p]), n, n); };
   if (few) {

@@ -32,7 +32,7 @@ struct PanelPart {
   int64_t depth;
 };
 
-// Rows out_row.. of `out` (+)= panel [rows, depth] times rows x_begin.. of x. The panel is given in segments
+// Rows out_row.. of `out` (+)= panel [rows, depth] times rows x_begin.. of x less row 0. The panel is given in segments
 // of `segment` rows: part(row, k) is the stretch of the segment that begins at `row`, from depth k on. Its
 // buffers are readable up to whole steps of rows. `out` has contiguous rows in any floating dtype.
 template <typename T, typename Part>

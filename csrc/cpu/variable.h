@@ -21,6 +21,7 @@ struct Variable {
   Tensor data;
   KernelKind kind;
   T parameter;  // gamma, or the scale of the labels
+  double exact_parameter;
 
   bool is_labels() const { return kind == KernelKind::labels; }
   bool is_gram() const { return kind == KernelKind::gram; }
@@ -71,7 +72,7 @@ std::vector<Variable<T>> make_group(const char* op, const std::vector<Tensor>& v
                       ": a Gram matrix must be (n, n), float32 or float64");
     const Tensor dense =
         kind == KernelKind::labels ? torch::stable::contiguous(data) : with_dense_columns(data);
-    group.push_back({dense, kind, static_cast<T>(parameter[v])});
+    group.push_back({dense, kind, static_cast<T>(parameter[v]), parameter[v]});
   }
   return group;
 }

@@ -440,4 +440,4 @@ def test_what_the_reference_keeps_is_no_silent_input_of_a_kernel() -> None:
     gamma = torch.tensor([0.1, 0.1], dtype=torch.float64)
     _, _, kept = _default([x, z], gamma, [0, 0], [0], [1], False, 6, -1)
     assert kept.numel()
-    assert kept.isnan().all()
+    assert kept.isnan().sum() == kept.numel() - 1  # the first says whether float32 did

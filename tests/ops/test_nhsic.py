@@ -284,7 +284,8 @@ def test_the_kernel_refuses(case: str) -> None:
     n = 5
 
     def call(kinds: list[int], second: list[int], wide: bool, wanted: list[int]) -> Tensor:
-        variables = [torch.rand(n, 3), torch.arange(n) % 2], torch.ones(2, dtype=torch.float64)
+        x = torch.rand(n, 3, dtype=torch.float64)
+        variables = [x, torch.arange(n) % 2], torch.ones(2, dtype=torch.float64)
         return torch.ops.bido_cpu.nhsic(*variables, kinds, [0], second, 1e-5, wide, wanted)[0]
 
     with pytest.raises(RuntimeError, match=said):

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a measure has no value: the reason that an error gives, looked for only after it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops.group import Group
+from bido_ext.ops.linear_factor import linear_factor
+from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, gram_up_to_centering
+from bido_ext.reference.resolution import too_coarse_for_ridge
+
+#: Squares of larger features, summed up, are no float64 any more.
+LARGEST = 1e150
+
+
+def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None) -> str:
+    """The reason, in a sentence that names the variable and what to do.
+
+    Args:
+        group: Of the failed measure.
+        names: Of its variables.
+        eps: Of nhsic.
+    """
+    bad = [
+        name
+        for name, v in zip(names, group.variables, strict=True)
+        if v.is_floating_point() and not bool(torch.isfinite(v).all())
+    ]
+    if bad:
+        return f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined."
+    for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
+        if kind == LABELS:
+            continue
+        if float(v.abs().amax()) > LARGEST:
+            return f"The squares of {name} overflow float64: scale it down."
+        reason = _of_ridge(name, v, group.parameters[i], kind, eps) if eps is not None else ""
+        reason = reason or _of_distances(name, v, kind)
+        if reason:
+            return reason
+    return (
+        f"The measure of {' and '.join(names)} is not finite although the features are: products of their "
+        "Gram matrices overflow. Scale the features down or pass float64."
+    )
+
+
+def _of_ridge(name: str, v: Tensor, parameter: Tensor, kind: int, eps: float) -> str:
+    n = v.shape[0]
+    if kind == LINEAR:
+        if not bool(linear_factor(v, eps * n).unresolved):
+            return ""
+        return (
+            f"nhsic with Linear() on {name}: float64 does not tell its small singular values from the ridge "
+            f"sqrt(eps n), eps={eps:g}, beside the large ones. Scale {name} down, or raise eps."
+        )
+    dtype = v.dtype if kind == GRAM else torch.float64
+    E = gram_up_to_centering(v, parameter, kind, torch.float64)
+    if not bool(too_coarse_for_ridge(E, eps, dtype)):
+        return ""
+    what = "the Gram matrix given for" if kind == GRAM else "the Gram matrix of"
+    wider = " Make it in float64, or raise eps." if dtype == torch.float32 else " Raise eps."
+    return (
+        f"nhsic: {what} {name} is not resolved by {str(dtype).removeprefix('torch.')}: its round-off is not small "
+        f"against the ridge eps n, eps={eps:g}.{wider}"
+    )
+
+
+def _of_distances(name: str, v: Tensor, kind: int) -> str:
+    if kind in (GRAM, LINEAR):
+        return ""
+    x = v.double()
+    norms = (x - x.mean(0, keepdim=True)).square().sum(1)
+    if float(norms.amax()) <= 1e6 * max(float(norms.median()), 1e-300):
+        return ""
+    return (
+        f"{name} has rows so far from the others (up to {float(norms.amax().sqrt()):g} from the mean) that "
+        "float64 does not resolve the distances among the rest. Remove or clip these outliers, or raise sigma."
+    )

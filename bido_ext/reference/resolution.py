@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a dtype resolves a Gram matrix up to centering; what it does not resolve is answered with NaN.
+
+On the CPU an op then runs again in float64 (bido_ext/_float64.py), so the bounds are tight. Elsewhere NaN would
+stay, and only what float32 cannot hold at all is refused.
+
+With u the round-off, an entry of a Gaussian K - 1 is off by about u gamma (N_i + N_j) K, N_i the squared norm
+of the centered row: many units where rows are far from the mean, and yet have neighbours. csrc/cpu/resolution.h
+has the same bounds for the norms at hand there; here the entries have to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Kinds of csrc/common/kernel_tile.h.
+GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC = range(3)
+#: Of float32: the largest gamma D.
+FARTHEST = 16.0
+#: Of float32: K = 1 + e keeps its digits only where it is not small.
+SMALLEST_MEAN = 0.02
+#: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
+SMALLEST, LARGEST = 1e-30, 1e30
+#: Of nhsic: the round-off of K against eps n. Where float64 is no second try, float32 may be as coarse as that.
+NHSIC_FLOAT32, NHSIC_FLOAT64, NHSIC_COARSE = 1e-4, 1e-6, 3e-3
+
+
+def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
+    """Whether float32 does not hold E (n, n) of features; a 0-d bool tensor. float64 does."""
+    n = E.shape[-1]
+    nothing = torch.zeros((), dtype=torch.bool, device=E.device)
+    if E.dtype == torch.float64 or kind > INVERSE_MULTIQUADRIC or n < 2:
+        return nothing
+    size = E.abs().amax()
+    extreme = ~((size >= SMALLEST) & (size <= LARGEST))
+    if kind == LINEAR:
+        return extreme
+    if E.device.type != "cpu":
+        return size.isnan()
+    mean = 1 + E.sum(dtype=torch.float64) / (n * (n - 1))
+    if kind == GAUSSIAN:
+        far = size > -math.expm1(-FARTHEST)
+    else:  # K^-2 = 1 + D
+        far = mean.square() > FARTHEST * (1 - size).square()
+    return extreme | far | (mean < SMALLEST_MEAN)
+
+
+def too_coarse_for_ridge(E: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Whether the round-off of E (n, n) held in ``dtype`` is not small against eps n; a 0-d bool tensor.
+
+    Its spectral norm is about u |E|_F / sqrt(n).
+    """
+    n = E.shape[-1]
+    norm = torch.linalg.vector_norm(E, dtype=torch.float64)
+    allowed = NHSIC_FLOAT32 if E.device.type == "cpu" else NHSIC_COARSE
+    if dtype == torch.float64:
+        allowed = NHSIC_FLOAT64
+    return ~(torch.finfo(dtype).eps * norm <= allowed * eps * n**1.5)
+
+
+def nan_where_unresolved(
+    values: Tensor, bad: Sequence[Tensor], first: Sequence[int], second: Sequence[int]
+) -> Tensor:
+    """The values of pairs, NaN where one of the variables is not resolved.
+
+    Args:
+        bad: Per variable, a 0-d bool.
+    """
+    if not bad or not first:
+        return values
+    flags = torch.stack(list(bad))
+    of_pairs = torch.stack([flags[a] | flags[b] for a, b in zip(first, second, strict=True)])
+    return values.masked_fill(of_pairs, float("nan"))

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Whether a dtype resolves the Gram matrix of a variable. What a kernel finds unresolved it answers with NaN;
+// in float32 the caller then asks again in float64 (bido_ext/ops/_float64.py), and in float64 it refuses.
+//
+// With u the round-off, the error of an entry is about u s (N_i + N_j), N_i the squared norm of the centered
+// row and s = |de/dD|: gamma K (Gaussian), K^3 / 2 (inverse multiquadric). N_i is large against the distances
+// that matter where rows are far from the mean and have neighbours there: clusters, or the rest beside an
+// outlier, which moves the mean.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "../common/kernel_tile.h"
+#include "gram.h"
+#include "hsic_sums.h"
+#include "variable.h"
+
+namespace bido {
+
+// Of float32. Up to here the error of K is a few units of round-off, whatever the rows are.
+constexpr double kFarthest = 16;
+// Of float32: K = 1 + e keeps its digits only where it is not small.
+constexpr double kSmallestMean = 0.02;
+// Of float32: products of smaller norms lose digits to the smallest float.
+constexpr double kSmallestNorm = 1e-30, kLargestNorm = 1e30;
+// Of float64: 1e9 u is 1e-7.
+constexpr double kFarthestWithNeighbours = 1e9;
+
+// norms [n]: squared norms of the centered rows; sums [n]: of the rows of the Gram matrix up to centering,
+// the diagonal is 0. NaN is never resolved.
+template <typename T>
+bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t n) {
+  if (!v.is_features() || n < 2) return true;
+  double largest = 0, farthest = 0, total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto norm = static_cast<double>(norms[i]);
+    if (!std::isfinite(norm)) return false;
+    largest = std::max(largest, norm);
+    if (v.kind == KernelKind::linear) continue;
+    const double mean = n > 1 ? 1 + sums[i] / static_cast<double>(n - 1) : 1;  // of K beside the diagonal
+    const double slope = v.kind == KernelKind::gaussian ? v.exact_parameter * mean : mean * mean;
+    farthest = std::max(farthest, slope * norm);
+    total += mean;
+  }
+  if (v.kind == KernelKind::linear)
+    return std::is_same_v<T, double> || (largest >= kSmallestNorm && largest <= kLargestNorm);
+  if (std::is_same_v<T, double>) return farthest <= kFarthestWithNeighbours;
+  const double mean = total / static_cast<double>(n);
+  const double scale = v.kind == KernelKind::gaussian ? v.exact_parameter : std::max(mean, 0.0) * mean;
+  if (v.kind == KernelKind::gaussian && (scale < kSmallestNorm || scale > kLargestNorm)) return false;
+  return largest >= kSmallestNorm && largest <= kLargestNorm && scale * largest >= kSmallestNorm &&
+         scale * largest <= kFarthest && mean >= kSmallestMean;
+}
+
+// NaN for the first entry of what is not resolved, of whole Gram matrices.
+template <typename T>
+void mark_unresolved(const std::vector<Variable<T>>& features, const std::vector<TileStore<T>>& stores,
+                     const std::vector<Scratch<T>>& norms, bool minus_one = true) {
+  for (size_t v = 0; v < features.size(); ++v) {
+    const int64_t n = stores[v].n;
+    std::vector<double> sums(n);
+    torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        sums[i] = row_sum(stores[v].data + i * n, n) - static_cast<double>(minus_one ? 0 : n);
+    });
+    if (!resolves<T>(features[v], norms[v].get(), sums.data(), n))
+      stores[v].data[0] = std::numeric_limits<T>::quiet_NaN();
+  }
+}
+
+}  // namespace bido
