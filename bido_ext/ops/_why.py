@@ -35,10 +35,9 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
     for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
         if kind == LABELS:
             continue
-        if float(v.abs().amax()) > LARGEST:
+        if float(v.detach().abs().amax()) > LARGEST:
             return f"The squares of {name} overflow float64: scale it down."
         reason = _of_ridge(name, v, group.parameters[i], kind, eps) if eps is not None else ""
-        reason = reason or _of_distances(name, v, kind)
         if reason:
             return reason
     return (
@@ -65,17 +64,4 @@ def _of_ridge(name: str, v: Tensor, parameter: Tensor, kind: int, eps: float) ->
     return (
         f"nhsic: {what} {name} is not resolved by {str(dtype).removeprefix('torch.')}: its round-off is not small "
         f"against the ridge eps n, eps={eps:g}.{wider}"
-    )
-
-
-def _of_distances(name: str, v: Tensor, kind: int) -> str:
-    if kind in (GRAM, LINEAR):
-        return ""
-    x = v.double()
-    norms = (x - x.mean(0, keepdim=True)).square().sum(1)
-    if float(norms.amax()) <= 1e6 * max(float(norms.median()), 1e-300):
-        return ""
-    return (
-        f"{name} has rows so far from the others (up to {float(norms.amax().sqrt()):g} from the mean) that "
-        "float64 does not resolve the distances among the rest. Remove or clip these outliers, or raise sigma."
     )

@@ -30,6 +30,8 @@ from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unresolved
 
 ESTIMATORS = ("biased", "unbiased")
+#: Of float64 sums: what is smaller is nothing (csrc/cpu/hsic_sums.h has the same).
+ROUNDOFF = 1e-15
 
 
 def hsic(
@@ -115,7 +117,7 @@ def _default(
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(
             [
-                reference.hsic(grams[a], grams[b], unbiased)
+                _beyond_roundoff(reference.hsic(grams[a], grams[b], unbiased), grams[a], grams[b])
                 for a, b in zip(first, second, strict=True)
             ]
         )
@@ -131,6 +133,13 @@ def _default(
     if kept.numel() > 0:  # its first entry alone says whether this dtype did
         kept[0, 0, 0, 0] = torch.where(torch.stack(bad).any(), float("nan"), 0.0)
     return values, sums, kept
+
+
+def _beyond_roundoff(value: Tensor, K: Tensor, L: Tensor) -> Tensor:
+    """0 where a variable is constant, and the value is round-off of the entries."""
+    n = len(K)
+    size = K.norm() * L.norm() / (n - 1) ** 2
+    return torch.where(value.abs() <= ROUNDOFF * size, 0 * value, value)
 
 
 def _default_backward(

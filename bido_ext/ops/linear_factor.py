@@ -2,12 +2,12 @@
 """The factor of nhsic for the linear kernel, from the features and not from their Gram matrix.
 
 Kc = X X' with X the centered features. Its rank may be below n and its scale anything, so Kc + c I is singular
-for floats. With the QR factorisation, in float64,
+for floats. With the singular value decomposition X = U diag(s) V', in float64,
 
-    [X; sqrt(c) I] = [Q1; Q2] R  (d < n):     S = Q1 Q1',      c P = I - S,    P X = Q1 R^-T
-    [X'; sqrt(c) I] = [Q1; Q2] R (d >= n):    c P = Q2 Q2',    S = I - c P,    P X = R^-1 Q1'
+    S = U diag(s^2 / (s^2 + c)) U',   c P = I - S,   P X = U diag(s / (s^2 + c)) V'
 
-nothing is squared, and what the gradient needs, G X = c P T (P X), comes without cancellation. n d min(n, d) work.
+nothing is squared, and what the gradient needs, G X = c P T (P X), comes without cancellation. Singular values
+that are round-off of the largest are 0. n d min(n, d) work.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Error of S that is allowed.
-LARGEST_ERROR = 1e-6
+from bido_ext.ops.algebra import center_stack
+
+#: Errors that are allowed: of S, and of P X against its norm.
+LARGEST_ERROR, LARGEST_ERROR_OF_GRADIENT = 1e-6, 1e-5
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,21 @@ def linear_factor(x: Tensor, c: float) -> LinearFactor:
     """Of features x (n, d), c > 0."""
     n, d = x.shape
     X = x.double() - x[:1].double()  # first, so that a common offset costs no digits
-    X = X - X.mean(0, keepdim=True)
-    rows = X if d < n else X.mT
-    width = min(n, d)
-    eye = torch.eye(n, dtype=X.dtype, device=X.device)
-    ridge = c**0.5 * torch.eye(width, dtype=X.dtype, device=X.device)
-    Q, R = torch.linalg.qr(torch.cat([rows, ridge]))
-    Q1, Q2 = Q[: len(rows)], Q[len(rows) :]
-    if d < n:
-        S = Q1 @ Q1.mT
-        cP = eye - S
-        PX = torch.linalg.solve_triangular(R, Q1.mT, upper=True).mT  # of R (PX)' = Q1'
-    else:
-        cP = Q2 @ Q2.mT
-        S = eye - cP
-        PX = torch.linalg.solve_triangular(R, Q1.mT, upper=True)
-    return LinearFactor(S, cP, PX, _unresolved(R.diagonal(), c))
-
-
-def _unresolved(diagonal: Tensor, c: float) -> Tensor:
-    """Whether round-off of the largest singular value moves S: dS = 2 c s ds / (s^2 + c)^2."""
-    squares = diagonal.square()  # about s^2 + c
-    roundoff = torch.finfo(diagonal.dtype).eps * diagonal.abs().amax()
-    s = (squares - c).clamp_min(0).sqrt() + roundoff
-    error = (2 * c * s * roundoff / squares.square()).amax()
-    return ~(error <= LARGEST_ERROR)
+    for _ in range(2):  # what the first mean leaves would be a singular value of its own, beside sqrt(c)
+        X = X - X.mean(0, keepdim=True)
+    # Of the triangular factor, which is small.
+    Q, R = torch.linalg.qr(X if d < n else X.mT)
+    left, s, right = torch.linalg.svd(torch.where(torch.isfinite(R), R, 0.0))
+    U, Vh = (Q @ left, right) if d < n else (right.mT, (Q @ left).mT)
+    roundoff = 4 * max(n, d) ** 0.5 * torch.finfo(X.dtype).eps * s.amax()
+    s = torch.where(s > roundoff, s, 0.0)
+    ridged = s.square() + c
+    S = center_stack((U * (s.square() / ridged)) @ U.mT, X.dtype)
+    cP = torch.eye(n, dtype=X.dtype, device=X.device) - S
+    PX = (U * (s / ridged)) @ Vh
+    error = (2 * c * s * roundoff / ridged.square()).amax()
+    near = (s > 0) & (s.square() < 1e4 * c)
+    of_gradient = torch.where(near.any(), roundoff / c, 0.0)
+    resolved = (error <= LARGEST_ERROR) & torch.isfinite(R).all()
+    resolved = resolved & (of_gradient <= LARGEST_ERROR_OF_GRADIENT * torch.linalg.vector_norm(PX))
+    return LinearFactor(S, cP, PX, ~resolved)

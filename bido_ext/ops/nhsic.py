@@ -35,6 +35,10 @@ from bido_ext.reference.resolution import (
 )
 
 
+#: Against c (csrc/cpu/nhsic_factors.h has the same).
+SMALLEST_GRAM = 1e-8
+
+
 def nhsic(
     x: Tensor,
     y: Tensor,
@@ -121,7 +125,9 @@ def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
     if P.dtype == torch.float64:
         S = P * -c
         S.diagonal(dim1=-2, dim2=-1).add_(1)
-        return S
+        # Beside a K that is small against c, I - c P cancels; S is K / c there, to as many digits.
+        small = torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
+        return torch.where(small[:, None, None], center_stack(stack, P.dtype).div_(c), S)
     S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
     return (S + S.mT) / 2
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Of float64: nearer pairs, in units of their norms, lose digits in |x_i|^2 + |x_j|^2 - 2 <x_i, x_j>.
+NEAR = 1e-6
+
 
 def squared_distances(x: Tensor) -> Tensor:
     """D_ij = |x_i - x_j|^2 of the rows of x (n, d), with an exact zero diagonal."""
@@ -13,8 +16,25 @@ def squared_distances(x: Tensor) -> Tensor:
     inner = x @ x.T
     norms = inner.diagonal()
     D = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0)
+    if _may_look(x):
+        near = torch.triu(D < NEAR * (norms[:, None] + norms[None, :]), 1).nonzero()
+        for some in near.split(max(1, 2**22 // x.shape[1])):
+            i, j = some.unbind(1)
+            D[i, j] = D[j, i] = (x[i] - x[j]).square().sum(1)
     # Adding D_ii - D_ii keeps the NaN of bad features, which a plain fill would hide.
     return D - torch.diag(D.diagonal())
+
+
+def _may_look(x: Tensor) -> bool:
+    """float64 values at hand, without a graph: near distances are made again from differences."""
+    return (
+        x.dtype == torch.float64
+        and x.device.type == "cpu"
+        and not x.requires_grad
+        and not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
 
 
 def gaussian_gram(x: Tensor, gamma: Tensor | float, minus_one: bool = False) -> Tensor:

@@ -21,6 +21,8 @@ from torch import Tensor
 GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC = range(3)
 #: Of float32: the largest gamma D.
 FARTHEST = 16.0
+#: Of float32: the largest D of the inverse multiquadric kernel, whose near pairs weigh most.
+FARTHEST_MULTIQUADRIC = 128.0
 #: Of float32: K = 1 + e keeps its digits only where it is not small.
 SMALLEST_MEAN = 0.02
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
@@ -45,7 +47,7 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     if kind == GAUSSIAN:
         far = size > -math.expm1(-FARTHEST)
     else:  # K^-2 = 1 + D
-        far = mean.square() > FARTHEST * (1 - size).square()
+        far = (1 - size).square() * FARTHEST_MULTIQUADRIC < 1
     return extreme | far | (mean < SMALLEST_MEAN)
 
 

@@ -29,7 +29,8 @@ void gram_into(const Tensor& x, const Tensor& gamma, bool minus_one, const Tenso
   const int64_t n = x.size(0);
   const std::vector<Variable<T>> features{gaussian_variable<T>(x, gamma)};
   const std::vector<TileStore<T>> stores{{static_cast<T*>(out.mutable_data_ptr()), n, n}};
-  mark_unresolved<T>(features, stores, fill_stores<T>(features, stores, minus_one), minus_one);
+  const auto choose = [&](const Variable<T>&, const T*, int64_t) { return minus_one; };
+  mark_unresolved<T>(features, stores, fill_stores<T>(features, stores, choose), minus_one);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ struct RowTask {
   const double* column_shift;
   double row_shift;
   const T* own;  // null for a Gram matrix, whose gradient is G itself
-  T gamma;
+  T gamma, shift;
 };
 
 template <typename T, KernelKind kKind, int kPartners>
@@ -30,7 +30,7 @@ inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& ta
   const double* shift = task.column_shift;
   const double row_shift = task.row_shift;
   const T* own = task.own;
-  const T gamma = task.gamma;
+  const T gamma = task.gamma, shift_of_own = task.shift;
   const T* partners[kPartners];
   double coefficients[kPartners];
   for (int b = 0; b < kPartners; ++b) {
@@ -41,7 +41,7 @@ inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& ta
     double g = -shift[j] - row_shift;
     for (int b = 0; b < kPartners; ++b) g += coefficients[b] * static_cast<double>(partners[b][j]);
     return kKind == KernelKind::gram ? static_cast<T>(g)
-                                     : feature_weight(kKind, own[j], static_cast<T>(g), gamma);
+                                     : feature_weight(kKind, own[j], static_cast<T>(g), gamma, shift_of_own);
   };
   double lanes[kLanes] = {}, sum = 0;
   int64_t j = 0;
@@ -103,10 +103,11 @@ BIDO_VECTORIZE void combine_partners(const T* const* partners, const double* coe
 template <typename T>
 class HsicGradient {
  public:
-  // Of variable `own`; `grads` [pairs] is the gradient of the values, `sums` [m, n] the row sums.
+  // Of variable `own`; `grads` [pairs] is the gradient of the values, `sums` [m, n] the row sums; entries are
+  // K - `shift`.
   HsicGradient(const std::vector<Variable<T>>& group, const Pairs& pairs, size_t own, const double* grads,
-               const double* sums, bool unbiased)
-      : variable_(group[own]), own_(own), unbiased_(unbiased) {
+               const double* sums, bool unbiased, T shift)
+      : variable_(group[own]), own_(own), unbiased_(unbiased), own_shift_(shift) {
     const int64_t n = variable_.data.size(0), m = static_cast<int64_t>(group.size());
     const Estimator estimator(n, unbiased);
     std::vector<double> coefficients(m, 0.0);
@@ -164,25 +165,32 @@ class HsicGradient {
       coefficients[0] = 1;
       used = 1;
     }
-    const RowTask<T> task{entries,
-                          coefficients,
-                          used,
-                          shift_.data() + begin,
-                          shift_[i] - constant_,
-                          variable_.is_features() ? tiles[own_] : nullptr,
-                          variable_.parameter};
-    double sum = weights_row<T>(variable_.kind, task, out, count);
-    if (i >= begin && i < begin + count && (has_diagonal() || unbiased_)) {
-      sum -= static_cast<double>(out[i - begin]);
-      out[i - begin] = T(0);
-    }
-    return sum;
+    const auto stretch = [&](int64_t first, int64_t last) {
+      const T* partners[kMost] = {};
+      for (int64_t b = 0; b < used; ++b) partners[b] = entries[b] + first;
+      const RowTask<T> task{partners,
+                            coefficients,
+                            used,
+                            shift_.data() + begin + first,
+                            shift_[i] - constant_,
+                            variable_.is_features() ? tiles[own_] + first : nullptr,
+                            variable_.parameter,
+                            own_shift_};
+      return weights_row<T>(variable_.kind, task, out + first, last - first);
+    };
+    const int64_t diagonal = i - begin;
+    if (diagonal < 0 || diagonal >= count || !(has_diagonal() || unbiased_)) return stretch(0, count);
+    // Left out, and not subtracted: beside K_ii = 1 the others may be small.
+    const double before = stretch(0, diagonal);
+    out[diagonal] = T(0);
+    return before + stretch(diagonal + 1, count);
   }
 
  private:
   const Variable<T>& variable_;
   size_t own_;
   bool unbiased_;
+  T own_shift_;  // entries of the own Gram matrix are K less this
   std::vector<Partner> partners_;
   std::vector<double> shift_;
   double constant_ = 0;

@@ -4,12 +4,16 @@
 // them.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "gram.h"
 
 namespace bido {
+
+// From here on K is small for most pairs.
+constexpr double kFarGaussian = 4, kFarMultiquadric = 1000;
 
 template <typename T>
 struct Entries {
@@ -20,6 +24,17 @@ struct Entries {
 template <typename T>
 BIDO_VECTORIZE void same_class_row(const int64_t* labels, int64_t label, T scale, T* out, int64_t n) {
   for (int64_t j = 0; j < n; ++j) out[j] = labels[j] == label ? scale : T(0);
+}
+
+// Whether the entries of a variable are K - 1. In float64, which serves where K is small as well, they are K
+// there: the one-pass formulas would lose what is left beside 1.
+template <typename T>
+bool keeps_minus_one(const Variable<T>& v, const T* norms, int64_t n) {
+  if (std::is_same_v<T, float> || v.kind == KernelKind::linear) return true;
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(norms[i]);
+  const double distance = 2 * sum / static_cast<double>(n);  // on average
+  return (v.kind == KernelKind::gaussian ? v.exact_parameter : 1 / kFarMultiquadric) * distance < kFarGaussian;
 }
 
 template <typename T>
@@ -35,6 +50,7 @@ class GramTiles {
       means_.emplace_back();
       norms_.emplace_back();
       buffers_.emplace_back();
+      minus_one_.push_back(true);
       stores_.push_back({data, n_, tile_});
       if (!v.is_features()) {
         if (v.is_labels()) buffers_.back() = make_scratch<T>(tile_ * tile_);
@@ -45,6 +61,7 @@ class GramTiles {
       means_.back() = make_scratch<T>(v.data.size(1));
       norms_.back() = make_scratch<T>(n_);
       means_and_norms<T>(v.data, means_.back().get(), norms_.back().get());
+      minus_one_.back() = keeps_minus_one(v, norms_.back().get(), n_);
       buffers_.back() = make_scratch<T>(tile_ * tile_);
       widest = std::max(widest, chunk_entries<T>(v.data, tile_));
     }
@@ -56,8 +73,15 @@ class GramTiles {
 
   int64_t blocks() const { return (n_ + tile_ - 1) / tile_; }
   Block rows(int64_t block) const { return {block * tile_, std::min(n_, (block + 1) * tile_)}; }
-  // Says that the forward has made the kept tiles.
-  void reuse() { filled_ = true; }
+  // Says that the forward has made the kept tiles; the diagonal tells whether they are K or K - 1.
+  void reuse() {
+    filled_ = true;
+    for (size_t v = 0; v < group_.size() && keeps_all(); ++v)
+      minus_one_[v] = !group_[v].is_features() || group_[v].kind == KernelKind::linear ||
+                      stores_[v].data[0] != T(1);
+  }
+  // Whether entries are K - 1, and not K.
+  bool minus_one(size_t v) const { return minus_one_[v]; }
 
   int64_t tile() const { return tile_; }
   size_t variables() const { return group_.size(); }
@@ -77,7 +101,7 @@ class GramTiles {
       features.push_back(group_[v]);
       stores.push_back(stores_[v]);
     }
-    auto norms = fill_stores<T>(features, stores, true);
+    auto norms = fill_stores<T>(features, stores, keeps_minus_one<T>);
     for (size_t v = 0, next = 0; v < group_.size(); ++v)
       if (group_[v].is_features()) norms_[v] = std::move(norms[next++]);
   }
@@ -110,7 +134,7 @@ class GramTiles {
     T* out = kept ? stores_[v].at(row, column) : buffers_[v].get();
     inner_products_of_tile<T>(variable.data, means_[v].get(), I, J, left_.get(), right_.get(), out, tile_);
     torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
-      finish_tile<T>(variable.kind, variable.parameter, true, norms_[v].get(), I, J, first, last, out, tile_);
+      finish_tile<T>(variable, minus_one_[v], norms_[v].get(), I, J, first, last, out, tile_);
     });
     if (row == column) mirror_upper<T>(out, I.size(), tile_);
     return {out, tile_};
@@ -123,6 +147,7 @@ class GramTiles {
   bool filled_ = false;
   std::vector<TileStore<T>> stores_;
   std::vector<Scratch<T>> means_, norms_, buffers_;
+  std::vector<bool> minus_one_;
   Scratch<T> left_, right_;
 };
 

@@ -7,6 +7,7 @@
 // (docs/mathematics.md). Sums are in float64 and in a fixed order.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -72,6 +73,8 @@ BIDO_VECTORIZE double row_and_column_sums(const T* row, double* columns, int64_t
   return sum;
 }
 
+constexpr double kRoundoff = 1e-15;
+
 // Factors of the three terms of an estimator.
 struct Estimator {
   double pair, total, scale;  // (product - pair * cross + total * totals) * scale
@@ -90,7 +93,10 @@ struct Estimator {
       total_k += k[i];
       total_l += l[i];
     }
-    return (product - pair * cross + total * total_k * total_l) * scale;
+    // Of a constant variable nothing is left but round-off, which no ratio of values may take for a number.
+    const double sum = product - pair * cross + total * total_k * total_l;
+    const double size = std::abs(product) + pair * std::abs(cross) + total * std::abs(total_k * total_l);
+    return std::abs(sum) <= kRoundoff * size ? 0.0 : sum * scale;
   }
 };
 

@@ -20,10 +20,19 @@ namespace bido {
 template <typename T>
 constexpr double kLargestRoundoff = sizeof(T) == 8 ? 1e-6 : 1e-4;
 
+// Where K is smaller than this against c, I - c P cancels, and S is K / c to as many digits.
+constexpr double kSmallestGram = 1e-8;
+
 template <typename T>
-bool resolves_ridge(const T* gram, double c, int64_t n) {
+double squared_norm_of(const T* gram, int64_t n) {
   double squares = 0;
   for (int64_t i = 0; i < n; ++i) squares += row_product(gram + i * n, gram + i * n, n);
+  return squares;
+}
+
+template <typename T>
+bool resolves_ridge(const T* gram, double c, int64_t n) {
+  const double squares = squared_norm_of(gram, n);
   const double u = static_cast<double>(std::numeric_limits<T>::epsilon());
   return u * std::sqrt(squares / static_cast<double>(n)) <= kLargestRoundoff<T> * c;
 }
@@ -33,6 +42,17 @@ template <typename T>
 void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out, int64_t n) {
   Kc.fill(i, i, n - i, out + i);
   out[i] += c;
+}
+
+// S of a Gram matrix that is small against c.
+template <typename T>
+void factor_of_small(const CenteredGram<T>& Kc, double c, int64_t n, double* S) {
+  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      Kc.fill(i, 0, n, S + i * n);
+      for (int64_t j = 0; j < n; ++j) S[i * n + j] /= c;
+    }
+  });
 }
 
 // S and, unless null, P of few samples, on the calling thread.
@@ -49,6 +69,7 @@ void factor_of_few(const T* gram, bool given, double c, int64_t n, double* S, do
       S[i * n + j] = S[j * n + i] = (i == j ? 1.0 : 0.0) + c * swept;
     }
   }
+  if (std::sqrt(squared_norm_of(gram, n)) <= kSmallestGram * c) factor_of_small(Kc, c, n, S);
 }
 
 // The same of many samples, on all threads. `work` is a buffer of n rows of n entries.
@@ -71,6 +92,7 @@ void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, d
       for (int64_t j = 0; j < n; ++j) P[i * n + j] = -sign * swept[j];
     }
   });
+  if (std::sqrt(squared_norm_of(gram, n)) <= kSmallestGram * c) factor_of_small(Kc, c, n, S);
 }
 
 // S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.

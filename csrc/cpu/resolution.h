@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether a dtype resolves the Gram matrix of a variable. What a kernel finds unresolved it answers with NaN;
-// in float32 the caller then asks again in float64 (bido_ext/ops/_float64.py), and in float64 it refuses.
+// Whether a dtype resolves the Gram matrix of a variable. What float32 does not, a kernel answers with NaN; the
+// caller asks again in float64 (bido_ext/_float64.py), which makes near distances from differences (gram.h).
 //
 // With u the round-off, the error of an entry is about u s (N_i + N_j), N_i the squared norm of the centered
 // row and s = |de/dD|: gamma K (Gaussian), K^3 / 2 (inverse multiquadric). N_i is large against the distances
@@ -22,39 +22,34 @@
 
 namespace bido {
 
-// Of float32. Up to here the error of K is a few units of round-off, whatever the rows are.
-constexpr double kFarthest = 16;
+// Of float32, the largest gamma N (1 N for the inverse multiquadric, whose near pairs weigh most): up to here
+// the error of K is a few units of round-off, whatever the rows are.
+constexpr double kFarthest = 16, kFarthestMultiquadric = 64;
 // Of float32: K = 1 + e keeps its digits only where it is not small.
 constexpr double kSmallestMean = 0.02;
 // Of float32: products of smaller norms lose digits to the smallest float.
 constexpr double kSmallestNorm = 1e-30, kLargestNorm = 1e30;
-// Of float64: 1e9 u is 1e-7.
-constexpr double kFarthestWithNeighbours = 1e9;
 
 // norms [n]: squared norms of the centered rows; sums [n]: of the rows of the Gram matrix up to centering,
 // the diagonal is 0. NaN is never resolved.
 template <typename T>
 bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t n) {
   if (!v.is_features() || n < 2) return true;
-  double largest = 0, farthest = 0, total = 0;
+  double largest = 0, total = 0;
   for (int64_t i = 0; i < n; ++i) {
     const auto norm = static_cast<double>(norms[i]);
     if (!std::isfinite(norm)) return false;
     largest = std::max(largest, norm);
-    if (v.kind == KernelKind::linear) continue;
-    const double mean = n > 1 ? 1 + sums[i] / static_cast<double>(n - 1) : 1;  // of K beside the diagonal
-    const double slope = v.kind == KernelKind::gaussian ? v.exact_parameter * mean : mean * mean;
-    farthest = std::max(farthest, slope * norm);
-    total += mean;
+    total += sums[i];
   }
-  if (v.kind == KernelKind::linear)
-    return std::is_same_v<T, double> || (largest >= kSmallestNorm && largest <= kLargestNorm);
-  if (std::is_same_v<T, double>) return farthest <= kFarthestWithNeighbours;
-  const double mean = total / static_cast<double>(n);
-  const double scale = v.kind == KernelKind::gaussian ? v.exact_parameter : std::max(mean, 0.0) * mean;
-  if (v.kind == KernelKind::gaussian && (scale < kSmallestNorm || scale > kLargestNorm)) return false;
-  return largest >= kSmallestNorm && largest <= kLargestNorm && scale * largest >= kSmallestNorm &&
-         scale * largest <= kFarthest && mean >= kSmallestMean;
+  if (std::is_same_v<T, double>) return true;
+  if (!(largest >= kSmallestNorm && largest <= kLargestNorm)) return false;
+  if (v.kind == KernelKind::linear) return true;
+  const bool gaussian = v.kind == KernelKind::gaussian;
+  const double scale = gaussian ? v.exact_parameter : 1, count = static_cast<double>(n);
+  if (!(scale >= kSmallestNorm && scale <= kLargestNorm && scale * largest >= kSmallestNorm)) return false;
+  const double mean = 1 + total / (count * (count - 1));  // of K beside the diagonal
+  return scale * largest <= (gaussian ? kFarthest : kFarthestMultiquadric) && mean >= kSmallestMean;
 }
 
 // NaN for the first entry of what is not resolved, of whole Gram matrices.
