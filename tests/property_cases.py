@@ -292,7 +292,12 @@ def _nhsic_in_50_digits(
                     weight = _weights_mp(K_of, K, d)
                     parts = [weight(G[i, j], i, j) * (X[j, k] - X[i, k]) for j in range(n)]
                     rough = [weight(largest, i, j) * (X[j, k] - X[i, k]) for j in range(n)]
-                    terms[i, k] = float(sum(abs(p) for p in [*parts, *rough]))
+                    # As in _of_features: K beside 1.
+                    lost = [
+                        weight(G[i, j], i, j) * (X[j, k] - X[i, k]) * mpmath.mpf("1e-9") / K[i, j]
+                        for j in range(n)
+                    ]
+                    terms[i, k] = float(sum(abs(p) for p in [*parts, *rough, *lost]))
                 gradient[i, k] = float(sum(parts))
         # c P T P X: the terms of it cancel where the linear kernel has the rank; the package avoids them.
         size = float(terms.norm())
