@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import typer
@@ -26,7 +28,8 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
             return
         try:
-            command(*args, **kwargs)
+            with _notes():
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -46,8 +49,27 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings that are meant for users come as a sentence, without a line of code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def sentence(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if category.__module__.startswith("bido_ext."):
+                typer.echo(f"bido: note: {message}", err=True)
+            # Of images that large the error speaks.
+            elif category.__name__ != "DecompressionBombWarning":
+                show(message, category, *where)
+
+        warnings.showwarning = sentence
+        yield
+
+
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # Names on disk need not be UTF-8.
+    text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _stop(message: str, code: int) -> Any:
