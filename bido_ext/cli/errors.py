@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import typer
 
 from bido_ext.cli import MISSING_LAB
+from bido_ext.lab.atomic import NotWrittenError
 
 P = ParamSpec("P")
 
@@ -28,6 +30,7 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
             return
         try:
+            _check_numbers(kwargs)
             with _notes():
                 command(*args, **kwargs)
         except typer.Exit:
@@ -37,6 +40,8 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
             _stop(_sentence(error), BAD_INPUT)
+        except NotWrittenError as error:
+            _stop(_sentence(error), FAILURE)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
@@ -47,6 +52,13 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             )
 
     return wrapped
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be a finite number, got {value}")
 
 
 @contextmanager

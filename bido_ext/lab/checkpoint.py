@@ -20,8 +20,9 @@ VERSION = 1
 
 def save_atomic(obj: Any, path: Path | str) -> None:
     """``torch.save`` into a temporary file beside ``path``, then rename: all of it or nothing."""
-    with replacing(Path(path)) as partial:
-        torch.save(obj, partial)
+    # Into a file of Python's: PyTorch's own says nothing of the disk.
+    with replacing(Path(path)) as partial, partial.open("wb") as file:
+        torch.save(obj, file)
 
 
 def load_checkpoint(path: Path | str) -> Any:

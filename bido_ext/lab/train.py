@@ -27,7 +27,7 @@ from .data.image_set import ImageSet
 from .data.task import ImageTask
 from .data.training_augment import training_augmentation
 from .defences import Defence, Penalty
-from .models import build_model, load_pretrained
+from .models import build_model, find_model, load_pretrained
 from .models.pretrained import file_sha256
 from .optimizers import build_optimizer, build_scheduler
 from .train_config import EVALUATOR, TrainConfig
@@ -79,13 +79,14 @@ def train_classifier(
     Writes ``log.csv``, ``checkpoint.pt`` (each epoch) and ``model.pt`` into ``run_dir``.
 
     Args:
-        resume: continue a run of the same configuration found in ``run_dir``.
+        resume: continue a run of the same configuration found in ``run_dir``; unless the schedule
+            is "cosine", also one of fewer epochs.
 
     Raises:
         ValueError: the images do not fit the model, or ``run_dir`` holds another configuration.
         FloatingPointError: the loss is no longer finite.
     """
-    data = _Data(task.train, task.val, task.test, task.num_classes)
+    data = _splits(config, task, evaluator=False)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
 
 
@@ -102,11 +103,22 @@ def train_evaluator(
 
     It knows all ten digits or objects, and of faces the same people as the target.
     """
-    images = ImageSet.of(task.judge_train)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
-    data = _Data(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
+    data = _splits(config, task, evaluator=True)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
+
+
+def check_training(config: TrainConfig, task: Task, *, evaluator: bool) -> None:
+    """Refuse what ``train_classifier`` or ``train_evaluator`` would, without writing anything.
+
+    Raises:
+        ValueError: the images, the batches or the pretrained weights do not fit.
+    """
+    train = ImageSet.of((data := _splits(config, task, evaluator=evaluator)).train)
+    _check_images(config, train, find_model(config.arch).shape(config.arch_options))
+    EpochBatches(config, train.labels)
+    if config.pretrained:
+        model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
+        load_pretrained(model, config.pretrained, config.reinit)
 
 
 @torch.no_grad()
@@ -133,6 +145,15 @@ class _Data:
     num_classes: int
 
 
+def _splits(config: TrainConfig, task: Task, *, evaluator: bool) -> _Data:
+    if not evaluator:
+        return _Data(task.train, task.val, task.test, task.num_classes)
+    images = ImageSet.of(task.judge_train)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+    return _Data(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
+
+
 def _fit(
     config: TrainConfig,
     data: _Data,
@@ -148,7 +169,7 @@ def _fit(
     checkpoint = run_dir / "checkpoint.pt"
     torch.manual_seed(config.seed)
     model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
-    _check_images(config, train, model)
+    _check_images(config, train, model.input_shape)
     batches = EpochBatches(config, train.labels)
     if config.pretrained:
         load_pretrained(model, config.pretrained, config.reinit)
@@ -158,8 +179,15 @@ def _fit(
     scheduler = build_scheduler(config, optimizer, len(batches))
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
     state["seconds"] = 0.0
-    saved = resume_or_none(checkpoint, settings) if resume else None
+    free = {"epochs"} if config.can_go_on else set()
+    fixed = {key: value for key, value in settings.items() if key not in free}
+    saved = resume_or_none(checkpoint, fixed) if resume else None
     if saved is not None:
+        if saved["epoch"] > config.epochs:
+            raise ValueError(
+                f"run_dir: {checkpoint} is at epoch {saved['epoch']} already, now epochs="
+                f"{config.epochs}; give another folder, or resume=False to start over"
+            )
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
@@ -253,11 +281,9 @@ def _epoch(
     return row
 
 
-def _check_images(config: TrainConfig, train: ImageSet, model: nn.Module) -> None:
-    if train.shape != model.input_shape:
-        raise ValueError(
-            f"arch {config.arch!r} takes images of shape {model.input_shape}, got {train.shape}"
-        )
+def _check_images(config: TrainConfig, train: ImageSet, shape: tuple[int, int, int]) -> None:
+    if train.shape != shape:
+        raise ValueError(f"arch {config.arch!r} takes images of shape {shape}, got {train.shape}")
 
 
 def _taps_of(model: nn.Module) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import augmentation, random_affine
+from bido_ext.lab.finite import check_finite
 
 from .networks import LATENT_DIM, check_shape
 
@@ -55,6 +56,7 @@ class AdversarialConfig:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
+        check_finite(self)
         for name in ("steps", "critic_steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class DatasetSpec:
         published: numbers of images (and of classes) in the published splits.
         classes: private classes and those of the evaluation classifier, where every copy of the
             data set has the same; else 0.
+        channels: 3 for colour, 1 for grey.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DatasetSpec:
     own_public: bool = True
     published: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[int, int] = (0, 0)
+    channels: int = 3
 
 
 class DataNote(UserWarning):
@@ -68,12 +70,12 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "mnist",
             "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
-            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10),
+            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10), channels=1,
         ),
         DatasetSpec(
             "synthetic",
             "seven-segment digits drawn on the spot, for smoke runs",
-            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10),
+            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10), channels=1,
         ),
         DatasetSpec(
             "cifar10",
@@ -230,6 +232,25 @@ def class_counts(config: DataConfig) -> tuple[int, int]:
         raise ValueError(f"--data must name the folder of the data set {spec.name!r}")
     known = len(spec.listing(config.root, config.seed).class_names)
     return known, known
+
+
+def check_channels(config: DataConfig, shape: Sequence[int], who: object) -> None:
+    """Refuse images of another number of channels than ``who`` takes or holds, before loading them.
+
+    Args:
+        config: The data sets.
+        shape: (channels, height, width) of ``who``.
+        who: What to call it.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    channels = find_dataset(config.private).channels
+    if shape[0] != channels:
+        raise ValueError(
+            f"images of {config.private!r} have {channels} channels, {who} has {shape[0]}; another "
+            "data set is named by --dataset"
+        )
 
 
 def listings(config: DataConfig) -> tuple[Listing, Listing]:
