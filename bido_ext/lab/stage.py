@@ -171,8 +171,8 @@ class Stage:
         if not isinstance(saved, dict) or saved.get("format") != FORMAT:
             raise ValueError(damaged)
         if saved.get("version") != VERSION:
-            raise ValueError(f"{path} has version {saved.get('version')}, this is {VERSION}")
-        if not {"config", "outcome"} <= saved.keys():
+            raise ValueError(f"{path} has version {saved.get('version')!r}, this is {VERSION!r}")
+        if not {"config", "outcome"} <= saved.keys() or not isinstance(saved["config"], dict):
             raise ValueError(damaged)
         return saved
 

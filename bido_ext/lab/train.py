@@ -43,6 +43,9 @@ __all__ = [
 
 Task = DigitTask | ImageTask
 Images = TensorDataset | ImageSet
+# What a run continues from.
+_STATE = {"epoch": int, "seconds": float, "best": dict, "best_val": float, "history": list}
+_STATE |= dict.fromkeys(("model", "optimizer", "scheduler"), dict)
 _MOST_VALUES = 2**24  # of the images in one batch of a test: activations take many times that
 
 
@@ -181,7 +184,7 @@ def _fit(
     state["seconds"] = 0.0
     free = {"epochs"} if config.can_go_on else set()
     fixed = {key: value for key, value in settings.items() if key not in free}
-    saved = resume_or_none(checkpoint, fixed) if resume else None
+    saved = resume_or_none(checkpoint, fixed, _STATE) if resume else None
     if saved is not None:
         if saved["epoch"] > config.epochs:
             raise ValueError(

@@ -25,6 +25,9 @@ from bido_ext.lab.finite import check_finite
 from .networks import LATENT_DIM, check_shape
 
 FILE = "gan.pt"
+# What a training continues from.
+STATE = {"step": int, "seconds": float, "history": list, "optimizers": list}
+STATE |= dict.fromkeys(("generator", "critic"), dict)
 AUTO = "auto"
 Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
@@ -197,7 +200,7 @@ def train(
         "public_sha256": trainer.public.sha256(),
         **inputs,
     }
-    saved = resume_or_none(path, settings) if resume else None
+    saved = resume_or_none(path, settings, STATE) if resume else None
     if saved is not None:
         trainer.load(saved)
     bar = tqdm(None, "GAN steps", config.steps, initial=trainer.step, disable=not progress)
