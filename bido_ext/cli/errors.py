@@ -67,14 +67,16 @@ def _notes() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def sentence(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def sentence(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
             if category.__module__.startswith("bido_ext."):
                 typer.echo(f"bido: note: {message}", err=True)
             # Of images that large the error speaks.
             elif category.__name__ != "DecompressionBombWarning":
-                show(message, category, *where)
+                show(message, category, *where, **more)
 
-        warnings.showwarning = sentence
+        warnings.showwarning = sentence  # type: ignore[assignment]
         yield
 
 

@@ -20,14 +20,9 @@ from bido_ext.lab.checkpoint import load_model
 from bido_ext.lab.data import DataConfig, DigitTask, ImageTask, load_task
 from bido_ext.lab.lock import locked
 from bido_ext.lab.models.pretrained import file_sha256
+from bido_ext.lab.splits import check_training
 from bido_ext.lab.stage import RunOptions, Stage
-from bido_ext.lab.train import (
-    TrainConfig,
-    TrainResult,
-    check_training,
-    train_classifier,
-    train_evaluator,
-)
+from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Stage:
                 another kind of stage, a damaged ``stage.json``, or files that no stage of bido wrote.
         """
         saved = self._read()
-        if saved is not None and self._is_untouched(saved):
+        if saved is not None and saved["config"] != self.config and self._is_untouched(saved):
             saved = None
         self._check_kind(saved)
         remove_leftovers(self.directory)

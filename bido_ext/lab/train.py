@@ -16,20 +16,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from .atomic import replacing
 from .batches import EpochBatches
 from .checkpoint import resume_or_none, save_atomic, save_model
-from .data.digits import DigitTask
 from .data.image_set import ImageSet
-from .data.task import ImageTask
 from .data.training_augment import training_augmentation
 from .defences import Defence, Penalty
-from .models import build_model, find_model, load_pretrained
+from .models import build_model, load_pretrained
 from .models.pretrained import file_sha256
 from .optimizers import build_optimizer, build_scheduler
+from .splits import Images, Splits, Task, check_images, splits_of
 from .train_config import EVALUATOR, TrainConfig
 
 __all__ = [
@@ -41,8 +39,6 @@ __all__ = [
     "train_evaluator",
 ]
 
-Task = DigitTask | ImageTask
-Images = TensorDataset | ImageSet
 # What a run continues from.
 _STATE = {"epoch": int, "seconds": float, "best": dict, "best_val": float, "history": list}
 _STATE |= dict.fromkeys(("model", "optimizer", "scheduler"), dict)
@@ -89,7 +85,7 @@ def train_classifier(
         ValueError: the images do not fit the model, or ``run_dir`` holds another configuration.
         FloatingPointError: the loss is no longer finite.
     """
-    data = _splits(config, task, evaluator=False)
+    data = splits_of(config, task, evaluator=False)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
 
 
@@ -106,22 +102,8 @@ def train_evaluator(
 
     It knows all ten digits or objects, and of faces the same people as the target.
     """
-    data = _splits(config, task, evaluator=True)
+    data = splits_of(config, task, evaluator=True)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
-
-
-def check_training(config: TrainConfig, task: Task, *, evaluator: bool) -> None:
-    """Refuse what ``train_classifier`` or ``train_evaluator`` would, without writing anything.
-
-    Raises:
-        ValueError: the images, the batches or the pretrained weights do not fit.
-    """
-    train = ImageSet.of((data := _splits(config, task, evaluator=evaluator)).train)
-    _check_images(config, train, find_model(config.arch).shape(config.arch_options))
-    EpochBatches(config, train.labels)
-    if config.pretrained:
-        model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
-        load_pretrained(model, config.pretrained, config.reinit)
 
 
 @torch.no_grad()
@@ -138,28 +120,9 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     return right / len(images)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The splits of one run."""
-
-    train: Images
-    val: Images
-    test: Images
-    num_classes: int
-
-
-def _splits(config: TrainConfig, task: Task, *, evaluator: bool) -> _Data:
-    if not evaluator:
-        return _Data(task.train, task.val, task.test, task.num_classes)
-    images = ImageSet.of(task.judge_train)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
-    return _Data(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
-
-
 def _fit(
     config: TrainConfig,
-    data: _Data,
+    data: Splits,
     run_dir: Path,
     device: torch.device,
     resume: bool,
@@ -172,7 +135,7 @@ def _fit(
     checkpoint = run_dir / "checkpoint.pt"
     torch.manual_seed(config.seed)
     model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
-    _check_images(config, train, model.input_shape)
+    check_images(config, train)
     batches = EpochBatches(config, train.labels)
     if config.pretrained:
         load_pretrained(model, config.pretrained, config.reinit)
@@ -215,7 +178,7 @@ def _fit(
 
 
 def _finish(
-    config: TrainConfig, data: _Data, model: nn.Module, state: dict[str, Any], run_dir: Path
+    config: TrainConfig, data: Splits, model: nn.Module, state: dict[str, Any], run_dir: Path
 ) -> TrainResult:
     """Test the chosen epoch's weights and write the model file."""
     model.load_state_dict(state["best"])
@@ -282,11 +245,6 @@ def _epoch(
             f" defence's weights ({dict(config.weights)})"
         )
     return row
-
-
-def _check_images(config: TrainConfig, train: ImageSet, shape: tuple[int, int, int]) -> None:
-    if train.shape != shape:
-        raise ValueError(f"arch {config.arch!r} takes images of shape {shape}, got {train.shape}")
 
 
 def _taps_of(model: nn.Module) -> tuple[str, ...]:

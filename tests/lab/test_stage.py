@@ -186,7 +186,7 @@ def test_other_errors_of_a_writer_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize("name", ["mps", "toaster", "cuda:99", "meta", "xla", "hpu", "vulkan"])
 def test_devices_that_are_not_there(name):
     if name == "mps" and torch.backends.mps.is_available():
-        pytest.skip("this machine has it")
+        pytest.skip("MPS is here")
     with pytest.raises(ValueError, match=rf"device '{name}' cannot be used here") as error:
         pick_device(name)
     text = str(error.value)

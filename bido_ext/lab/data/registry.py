@@ -162,7 +162,7 @@ class DataConfig:
                 f"{shown(self.root)}; name its data set with --dataset"
             )
         for option, given in (("--public-data", self.public_root), ("--crop", self.crop)):
-            if spec.listing is None and given is not None:
+            if spec.listing is None and given:  # a crop of 0 is none
                 raise ValueError(
                     f"{option} is of no use to {self.private!r}, which is no folder of image "
                     f"files, got {given}"
