@@ -69,6 +69,8 @@ class PublicSet:
             ValueError: no such file, or another content.
         """
         try:
+            if not path.is_file():  # a pipe would wait for a writer
+                raise ValueError("no regular file")
             with np.load(path, allow_pickle=False) as arrays:
                 array = arrays["images"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -24,6 +24,11 @@ from bido_ext.lab.splits import check_training
 from bido_ext.lab.stage import RunOptions, Stage
 from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
 
+_COSINE = (
+    "a cosine schedule falls to 0 over its number of epochs (--schedule constant or multistep can go "
+    "on)"
+)
+
 
 @dataclass(frozen=True)
 class LabData:
@@ -96,7 +101,8 @@ def _train(
         out,
         stage_config(role, data=data.digest, training=training),
         "model.pt",
-        grows="training.epochs" if config.can_go_on else "",
+        grows="training.epochs",
+        stuck="" if config.can_go_on else _COSINE,
     )
     with locked(out):
         outcome = stage.outcome(options)
@@ -143,6 +149,8 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         # PyTorch goes on with the list of its backends, or of its device types.
         reason = re.split(r"\. This could be|\n|: got ", str(error))[0]
+        if found := re.match(r"Could not run .* from the '(\w+)' backend", reason):
+            reason = f"this PyTorch has no backend {found[1]}"
         raise ValueError(_unusable(name, f" ({reason})")) from None
     if device.type == "meta":  # tensors without numbers
         raise ValueError(_unusable(name, ""))

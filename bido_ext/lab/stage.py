@@ -61,15 +61,23 @@ class Stage:
         product: Name of the file that a finished stage has.
         grows: Setting, as "training.epochs", of which a higher value continues what was made with a
             lower one; empty: there is none.
+        stuck: Why it does not here; empty: it does.
 
     Raises:
         ValueError: A setting is not finite; it is named.
     """
 
     def __init__(
-        self, directory: Path, config: Mapping[str, Any], product: str, grows: str = ""
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        product: str,
+        *,
+        grows: str = "",
+        stuck: str = "",
     ) -> None:
-        self.directory, self.product, self.grows = directory, directory / product, grows
+        self.directory, self.product = directory, directory / product
+        self.grows, self.stuck = grows, stuck
         # Through JSON, so that tuples and lists compare as what is read back.
         try:
             self.config: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
@@ -95,14 +103,16 @@ class Stage:
             self._start_over()
             return None
         if changed := _differences(saved["config"], self.config):
-            if self._is_more(changed):
+            more = self._is_more(changed)
+            if more and not self.stuck:
                 self._write(None)
                 self.note = f"continues ({_told(changed[0])})"
                 return None
             if options.on_change == "error":
+                reason = f", and {self.stuck}" if more else ""
                 raise ValueError(
-                    f"{self.directory} was made with another configuration ({_told(changed[0])}); "
-                    "choose another folder, or start over with --fresh"
+                    f"{self.directory} was made with another configuration ({_told(changed[0])})"
+                    f"{reason}; choose another folder, or start over with --fresh"
                 )
             self._start_over()
             self.note = f"configuration changed ({_told(changed[0])}), so it is run again"

@@ -151,7 +151,7 @@ def test_attack_with_settings_of_a_file(digits, tmp_path):
         ("title = 'a'\n[attack]\n", "must hold the tables [attack] and [prior] alone, it holds 't"),
         ("attack = 3\n", "attack must be a table, got 3"),
         ("[attack\n", "is no valid TOML in UTF-8"),
-        (None, "cannot be read (No such file or directory)"),
+        (None, "--settings: there is no file"),
     ],
 )
 def test_bad_files_of_settings(digits, tmp_path, text, message):

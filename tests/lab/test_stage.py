@@ -120,6 +120,18 @@ def test_a_finished_run_goes_on_to_more_epochs(data, tmp_path):
             train_target(data, replace(CONFIG, **change), tmp_path / "grown", QUIET)
 
 
+def test_why_a_cosine_does_not_go_on_is_told(data, tmp_path):
+    cosine = replace(CONFIG, schedule="cosine")
+    train_target(data, cosine, tmp_path, QUIET)
+    message = (
+        r"epochs: 1 -> 2\), and a cosine schedule falls to 0 over .*constant.*; choose another"
+    )
+    with pytest.raises(ValueError, match=message):
+        train_target(data, replace(cosine, epochs=2), tmp_path, QUIET)
+    with pytest.raises(ValueError, match=r"lr: 0.001 -> 0.01\); choose another"):
+        train_target(data, replace(cosine, lr=1e-2), tmp_path, QUIET)
+
+
 def test_settings_must_be_finite(tmp_path):
     with pytest.raises(ValueError, match=r"training\.lr must be a finite number, got inf"):
         Stage(tmp_path, {"training": {"lr": float("inf")}}, "model.pt")

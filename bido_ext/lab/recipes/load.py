@@ -77,6 +77,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ValueError: No such file, or no TOML.
     """
+    if not path.is_file():  # a pipe would wait for a writer
+        raise ValueError(f"{what}: there is no file {path}")
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
