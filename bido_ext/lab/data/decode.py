@@ -117,8 +117,9 @@ def _seen(file: Image.Image) -> Decoded:
     file.load()
     image = _eight_bits(ImageOps.exif_transpose(file), str(file.format))
     if not (image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info):
-        # Grey stays grey; all else is colour.
-        return Decoded(image.convert("L" if image.mode in ("1", "L") else "RGB"), False, frames)
+        if image.mode not in ("L", "RGB"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        return Decoded(image, False, frames)
     image = image.convert("RGBA")
     behind = Image.new("RGBA", image.size, "white")
     transparent = bool((np.asarray(image.getchannel("A")) < 255).any())
