@@ -50,13 +50,34 @@ def test_sixteen_bit_grey_keeps_its_brightness(tmp_path, name):
     np.testing.assert_array_equal(_read(tmp_path / name, channels=1), expected[None])
 
 
-def test_big_endian_and_colour_of_sixteen_bits(tmp_path):
-    tags = {256: 32, 257: 32, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 32, 279: 2048}
-    entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
-    pixels = RAMP.astype(">u2").tobytes()
-    directory = struct.pack(">H", len(tags)) + entries + struct.pack(">I", 0)
-    (tmp_path / "a.tif").write_bytes(b"MM\0*" + struct.pack(">I", 8 + 2048) + pixels + directory)
-    np.testing.assert_array_equal(_read(tmp_path / "a.tif")[0], np.rint(RAMP / 257))
+def _tiff(path, pixels, bits, photometric, order="<"):
+    """A grey TIFF of 32 x 32 pixels, uncompressed."""
+    tags = {256: 32, 257: 32, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 32}
+    tags[279] = len(pixels)
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(pixels))
+    count, end = struct.pack(f"{order}H", len(tags)), struct.pack(f"{order}I", 0)
+    path.write_bytes(head + pixels + count + entries + end)
+
+
+def test_other_greys_of_tiff(tmp_path):
+    expected = np.rint(RAMP / 257)
+    _tiff(tmp_path / "big.tif", RAMP.astype(">u2").tobytes(), 16, 1, ">")
+    np.testing.assert_array_equal(_read(tmp_path / "big.tif")[0], expected)
+    _tiff(tmp_path / "inverse.tif", (65535 - RAMP).tobytes(), 16, 0)
+    np.testing.assert_array_equal(_read(tmp_path / "inverse.tif")[0], expected)
+    high, low = ((RAMP >> 4) >> 4).astype(np.uint8), ((RAMP >> 4) & 15).astype(np.uint8)
+    left, right = (slice(None), slice(0, None, 2)), (slice(None), slice(1, None, 2))
+    packed = np.stack(
+        [high[left], low[left] << 4 | high[right] >> 4, (high[right] & 15) << 4 | low[right]],
+        axis=2,
+    )
+    _tiff(tmp_path / "twelve.tif", packed.tobytes(), 12, 1)
+    difference = _read(tmp_path / "twelve.tif")[0].astype(int) - expected
+    assert abs(difference).max() <= 1
+
+
+def test_colour_of_sixteen_bits(tmp_path):
     colour = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
     _png(tmp_path / "c.png", 32, 32, 16, 2, [row.astype(">u2").tobytes() for row in colour])
     difference = _read(tmp_path / "c.png").transpose(1, 2, 0) - colour / 257

@@ -19,6 +19,7 @@ from .names import shown
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 _MANY_PIXELS = 16_000_000
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _one_large_image = threading.Lock()  # a dozen of them at once would take gigabytes
 
 
@@ -115,7 +116,7 @@ def _too_large(size: str) -> str:
 def _seen(file: Image.Image) -> Decoded:
     frames = int(getattr(file, "n_frames", 1))
     file.load()
-    image = _eight_bits(ImageOps.exif_transpose(file), str(file.format))
+    image = _eight_bits(ImageOps.exif_transpose(file), file)
     if not (image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info):
         if image.mode not in ("L", "RGB"):
             image = image.convert("L" if image.mode == "1" else "RGB")
@@ -126,27 +127,33 @@ def _seen(file: Image.Image) -> Decoded:
     return Decoded(Image.alpha_composite(behind, image).convert("RGB"), transparent, frames)
 
 
-def _eight_bits(image: Image.Image, kind: str) -> Image.Image:
+def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
     """``image`` with 8 bits a channel; Pillow's own conversion makes all but black white.
 
     Args:
         image: the pixels.
-        kind: format of the file they come from.
+        file: where they come from, with its format and tags.
 
     Raises:
         ValueError: Numbers whose black and white the file does not tell.
     """
-    if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
+    if image.mode == "F" or (image.mode == "I" and file.format not in ("PNG", "PPM")):
+        kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
         raise ValueError(
-            f"its {'floating-point' if image.mode == 'F' else '32-bit'} values have no known "
-            "white; save it with 8 or 16 bits a channel"
+            f"its {kind} values have no known white; save it with 8 or 16 bits a channel"
         )
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
     through = image.info.get("transparency")
-    if through is not None:
-        alpha = Image.fromarray(np.where(values == through, 0, 255).astype(np.uint8))
-        grey.putalpha(alpha)
+    alpha = None if through is None else np.where(values == through, 0, 255).astype(np.uint8)
+    white = 65535
+    if file.format == "TIFF":
+        tags = getattr(file, "tag_v2", {})
+        white = 2 ** int(tags.get(_BITS, (16,))[0]) - 1  # 12 bits are not stretched to 16
+        if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow regards in 8 bits alone
+            values = white - values.clip(0, white)
+    grey = Image.fromarray(((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8))
+    if alpha is not None:
+        grey.putalpha(Image.fromarray(alpha))
     return grey
