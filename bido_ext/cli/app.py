@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from bido_ext._version import __version__
 from bido_ext.cli.attack import attack
 from bido_ext.cli.bench import bench
 from bido_ext.cli.data import data
@@ -26,8 +29,19 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bido {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def bido() -> None:
+def bido(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop."),
+    ] = False,
+) -> None:
     """Train classifiers that resist model inversion, attack them, and judge the attack.
 
     \b

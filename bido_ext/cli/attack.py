@@ -23,7 +23,7 @@ from bido_ext.cli.options import (
     overridden,
     print_json,
 )
-from bido_ext.cli.settings import parse_classes, with_settings
+from bido_ext.cli.settings import parse_classes, with_file, with_settings
 
 
 @plain_errors
@@ -50,6 +50,12 @@ def attack(
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     id_weight: Annotated[float | None, typer.Option(help="Weight of the identity loss.")] = None,
     prior_steps: Annotated[int | None, typer.Option(help="Generator steps of the prior.")] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .toml file with tables [attack] and [prior]: names as of --set, --prior-set."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the attack, as name=value; repeatable."),
@@ -85,7 +91,8 @@ def attack(
     The attacker has the model's weights and public images only. The generator of gmi, vmi and ppa
     does not depend on the model, so one --prior serves every model; that of ked belongs to one
     model, each needs a folder of its own. Judge the outcome with bido evaluate. A killed attack
-    continues when the same command is given again.
+    continues when the same command is given again. Settings are those of the preset, of --settings
+    above it, and of the options above both.
 
     \b
     Example:
@@ -115,6 +122,8 @@ def attack(
     if generator is not None and spec.needs != "generator":
         raise ValueError(f"--generator is for --attack vmi and ppa, got --attack {attack}")
     search, training = settings_for(base, attack)
+    if settings is not None:
+        search, training = with_file(search, training, settings)
     options_given = _known(search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
     search = with_settings(overridden(search, **options_given), set_ or [], "--set")
     training = with_settings(
@@ -188,18 +197,20 @@ def _public_set(
 ) -> Any:  # fmt: skip
     """The attacker's images: those of ``--public-images``, else of the data set."""
     from bido_ext.lab.attacking import PublicSet
+    from bido_ext.lab.data.registry import check_channels, class_counts
     from bido_ext.lab.pipeline import load_images
 
     if file is not None:
         images = PublicSet.read(file)
     else:
-        data = load_images(config, progress=progress)
-        if classes != data.task.num_classes:
+        known, _ = class_counts(config)  # before minutes are spent on images
+        if classes != known:
             raise ValueError(
-                f"model must have the {data.task.num_classes} private classes, {model} has "
-                f"{classes}; is it an evaluation classifier?"
+                f"model must have the {known} private classes of {config.private!r}, {model} has "
+                f"{classes}; is it an evaluation classifier? Another data set is named by --dataset"
             )
-        images = PublicSet.of(data)
+        check_channels(config, shape, model)
+        images = PublicSet.of(load_images(config, progress=progress))
     if images.images.shape != shape:
         raise ValueError(
             f"public images must have the shape {shape}, as {model} takes them, got "

@@ -37,7 +37,7 @@ def check(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check one data set: counts, labels, files, what private and public share.
+    """Check one data set: counts, labels, files, what is left out, what private and public share.
 
     Reads every image to its end unless --quick is given. Exit code 1 if there is a problem. Of a
     data set that is public only, as ffhq, the images alone are checked; give it as --public of a
@@ -78,6 +78,8 @@ def check(
             typer.echo(f"published split: {wanted} ({same})")
         for size, count in report.image_sizes.items():
             typer.echo(f"size    {size} pixels: {count} files")
+        for note in report.notes:
+            typer.echo(f"note    {note}")
         for problem in report.problems:
             typer.echo(f"problem {problem}")
         typer.echo("no problem found" if not report.problems else "")

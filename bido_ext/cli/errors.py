@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import typer
 
 from bido_ext.cli import MISSING_LAB
+from bido_ext.lab.atomic import NotWrittenError
 
 P = ParamSpec("P")
 
@@ -26,7 +30,9 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
             return
         try:
-            command(*args, **kwargs)
+            _check_numbers(kwargs)
+            with _notes():
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -34,6 +40,8 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
             _stop(_sentence(error), BAD_INPUT)
+        except NotWrittenError as error:
+            _stop(_sentence(error), FAILURE)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
@@ -46,8 +54,36 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be a finite number, got {value}")
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings that are meant for users come as a sentence, without a line of code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def sentence(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
+            if category.__module__.startswith("bido_ext."):
+                typer.echo(f"bido: note: {message}", err=True)
+            # Of images that large the error speaks.
+            elif category.__name__ != "DecompressionBombWarning":
+                show(message, category, *where, **more)
+
+        warnings.showwarning = sentence  # type: ignore[assignment]
+        yield
+
+
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # Names on disk need not be UTF-8.
+    text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _stop(message: str, code: int) -> Any:

@@ -108,17 +108,21 @@ def _loaded(source: Any, size: int) -> Any:
 
 def _accuracy(file: Path, source: Any, device: Any) -> tuple[dict[str, Any], str]:
     from bido_ext.lab.checkpoint import load_model
+    from bido_ext.lab.data.registry import check_channels, class_counts
     from bido_ext.lab.models import find_model
     from bido_ext.lab.train import accuracy
 
     model, facts = load_model(file)
-    task = _loaded(source, find_model(facts["arch"]).shape(facts["arch_options"])[-1])
-    counts = (task.num_classes, task.judge_classes)
+    counts = class_counts(source)  # before minutes are spent on images
     if facts["num_classes"] not in counts:
         raise ValueError(
             f"model must have the {counts[0]} private classes of {source.private!r} or the {counts[1]} "
-            f"of its evaluation classifier, {file} has {facts['num_classes']}"
+            f"of its evaluation classifier, {file} has {facts['num_classes']}; another data set is "
+            "named by --dataset"
         )
+    shape = find_model(facts["arch"]).shape(facts["arch_options"])
+    check_channels(source, shape, file)
+    task = _loaded(source, shape[-1])
     is_evaluator = facts["num_classes"] != task.num_classes
     test = task.judge_test if is_evaluator else task.test
     share = accuracy(model.to(device), test)
@@ -149,21 +153,30 @@ def _judge(
 
     from bido_ext.lab.checkpoint import load_model, weights_digest
     from bido_ext.lab.data import ImageSet
+    from bido_ext.lab.data.registry import check_channels, class_counts
     from bido_ext.lab.judge import PrivateReference, judge_attack, load_inception, save_comparison
     from bido_ext.lab.reconstructions import attacked_model, load_reconstructions
     from bido_ext.lab.report.judgement import judgement_text
     from bido_ext.lab.train import accuracy
 
     found = load_reconstructions(file)
-    network = None if inception is None else load_inception(inception).to(device)
-    # The evaluator resizes on entry if it looks at larger images than the attack makes.
-    task = _loaded(source, found.images.shape[-1])
-    evaluator, _ = load_model(evaluator_file, expect_num_classes=task.judge_classes)
+    # All that can be refused, before minutes are spent on images.
+    private_classes, judge_classes = class_counts(source)
+    evaluator, _ = load_model(evaluator_file, expect_num_classes=judge_classes)
+    if max(found.classes) >= private_classes:
+        raise ValueError(
+            f"{source.private!r} has {private_classes} private classes, {file} holds "
+            f"reconstructions of label {max(found.classes)}; another data set is named by --dataset"
+        )
+    check_channels(source, found.images.shape[-3:], file)
     if weights_digest(evaluator) == attacked_model(file):
         raise ValueError(
             f"--evaluator must be a classifier that the attacker never used, {evaluator_file} is the "
             "attacked model itself"
         )
+    network = None if inception is None else load_inception(inception).to(device)
+    # The evaluator resizes on entry if it looks at larger images than the attack makes.
+    task = _loaded(source, found.images.shape[-1])
     evaluator.to(device)
     own_accuracy = accuracy(evaluator, task.judge_test)
     private = ImageSet.of(task.train).only(found.classes)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +27,34 @@ def with_settings(config: T, texts: Sequence[str], option: str) -> T:
             )
         changes[name] = _converted(getattr(config, name), value, f"{option} {name}")
     return replace(config, **changes)  # type: ignore[type-var]
+
+
+def with_file(search: T, prior: T, path: Path) -> tuple[T, T]:
+    """The settings of an attack and of its prior with those of a TOML file in place of theirs.
+
+    Raises:
+        ValueError: No such file, no TOML, another table, an unknown name, or a value of another
+            type.
+    """
+    from bido_ext.lab.recipes.load import read_toml
+    from bido_ext.lab.recipes.schema import from_table
+
+    tables = read_toml(path, "--settings")
+    if strange := sorted(set(tables) - {"attack", "prior"}):
+        raise ValueError(
+            f"--settings {path} must hold the tables [attack] and [prior] alone, it holds "
+            f"{strange[0]!r}; a whole recipe is for bido run"
+        )
+    changed = []
+    for name, config in (("attack", search), ("prior", prior)):
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            raise ValueError(f"--settings {path}: {name} must be a table, got {table!r}")
+        if "seed" in table:  # else two seeds would be given
+            raise ValueError(f"--settings {path}: {name} has a seed; give it as --seed")
+        known = {field.name: getattr(config, field.name) for field in fields(config)}  # type: ignore[arg-type]
+        changed.append(from_table(type(config), {**known, **table}, f"--settings {path}: {name}"))
+    return changed[0], changed[1]
 
 
 def _converted(current: Any, text: str, what: str) -> Any:

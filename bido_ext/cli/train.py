@@ -53,7 +53,12 @@ def train(
         str | None,
         typer.Option(help="Modules that keep fresh weights beside --pretrained; default: head."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the training set; more of them continue a run, unless under cosine."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,

@@ -32,6 +32,7 @@ from bido_ext.lab.attack.adversarial import FILE as GAN_FILE
 from bido_ext.lab.attack.ked.gan import Start, check_owner
 from bido_ext.lab.checkpoint import weights_digest
 from bido_ext.lab.data import ImageSet
+from bido_ext.lab.lock import locked
 from bido_ext.lab.pipeline import LabData, stage_config
 from bido_ext.lab.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.stage import RunOptions, Stage
@@ -68,6 +69,8 @@ class PublicSet:
             ValueError: no such file, or another content.
         """
         try:
+            if not path.is_file():  # a pipe would wait for a writer
+                raise ValueError("no regular file")
             with np.load(path, allow_pickle=False) as arrays:
                 array = arrays["images"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -150,18 +153,19 @@ def train_prior(
         if start is not None:
             settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
     stage = Stage(out, stage_config("prior", **settings), GAN_FILE)
-    done = stage.outcome(options)
-    progress = options.progress and done is None
     gan: Gan | KedGan
-    if is_ked:
-        assert target is not None
-        gan = train_ked_gan(
-            config, target, public.images, out, start=start, progress=progress,
-            device=options.device,
-        )  # fmt: skip
-    else:
-        gan = train_gan(config, public.images, out, progress=progress, device=options.device)
-    stage.finish({"seconds": gan.seconds})
+    with locked(out):
+        done = stage.outcome(options)
+        progress = options.progress and done is None
+        if is_ked:
+            assert target is not None
+            gan = train_ked_gan(
+                config, target, public.images, out, start=start, progress=progress,
+                device=options.device,
+            )  # fmt: skip
+        else:
+            gan = train_gan(config, public.images, out, progress=progress, device=options.device)
+        stage.finish({"seconds": gan.seconds})
     return gan, stage.note
 
 
@@ -204,19 +208,19 @@ def attack_target(
         **{key: value for key, value in more.items() if value},
     }
     stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
-    done = stage.outcome(options)
-    if done is not None:
-        return Attacked(
-            load_reconstructions(stage.product), done["seconds"], stage.product, stage.note
-        )
     if spec.needs == "generator" and isinstance(prior, Gan):
         prior = prior.generator
-    began = time.monotonic()
-    found = spec.run(
-        config, target, prior, list(classes), run_dir=out, progress=options.progress,
-        device=options.device, **more,
-    )  # fmt: skip
-    seconds = time.monotonic() - began
-    save_reconstructions(found, stage.config, stage.product)
-    stage.finish({"seconds": seconds})
+    with locked(out):
+        done = stage.outcome(options)
+        if done is not None:
+            found, seconds = load_reconstructions(stage.product), done["seconds"]
+        else:
+            began = time.monotonic()
+            found = spec.run(
+                config, target, prior, list(classes), run_dir=out, progress=options.progress,
+                device=options.device, **more,
+            )  # fmt: skip
+            seconds = time.monotonic() - began
+            save_reconstructions(found, stage.config, stage.product)
+            stage.finish({"seconds": seconds})
     return Attacked(found, seconds, stage.product, stage.note)

@@ -2,8 +2,6 @@
 """Checkpoints: written atomically, read without executing anything from the file."""
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,18 @@ from torch import nn
 
 from .atomic import replacing
 from .models import build_model
+from .safe_load import check_finite_weights, load_plain
 
 FORMAT = "bido_ext.model"
 VERSION = 1
+_ENTRIES = {"arch": str, "num_classes": int, "defence": str, "metrics": dict, "state_dict": dict}
 
 
 def save_atomic(obj: Any, path: Path | str) -> None:
     """``torch.save`` into a temporary file beside ``path``, then rename: all of it or nothing."""
-    with replacing(Path(path)) as partial:
-        torch.save(obj, partial)
+    # Into a file of Python's: PyTorch's own says nothing of the disk.
+    with replacing(Path(path)) as partial, partial.open("wb") as file:
+        torch.save(obj, file)
 
 
 def load_checkpoint(path: Path | str) -> Any:
@@ -33,11 +34,47 @@ def load_checkpoint(path: Path | str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"path: there is no checkpoint {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(f"path: {path} is not a readable checkpoint ({reason})") from error
+    return load_plain(path, "checkpoint")
+
+
+def load_format(
+    path: Path | str, name: str, version: int, entries: Mapping[str, type]
+) -> dict[str, Any]:
+    """Read a file of this package, checked before anything is taken from it.
+
+    Args:
+        path: The file.
+        name: Of its format.
+        version: That is read here.
+        entries: What it must hold, and of which type.
+
+    Raises:
+        ValueError: See ``load_checkpoint``; or another format or version, or a damaged file.
+    """
+    content = load_checkpoint(path)
+    if not isinstance(content, dict) or content.get("format") != name:
+        raise ValueError(f"path: {path} is a checkpoint, but not a {name} file")
+    if content.get("version") != version:
+        raise ValueError(
+            f"path: {path} has format version {content.get('version')!r}, this release reads "
+            f"{version!r}"
+        )
+    check_entries(content, entries, path)
+    return content
+
+
+def check_entries(
+    content: Mapping[str, Any], entries: Mapping[str, type], path: Path | str
+) -> None:
+    """Raise ValueError unless ``content`` of ``path`` has ``entries`` of these types."""
+    for key, kind in entries.items():
+        if key not in content:
+            raise ValueError(f"path: {path} is damaged, it has no {key!r}; make it anew")
+        if not isinstance(content[key], kind):
+            raise ValueError(
+                f"path: {path} is damaged, its {key!r} is a {type(content[key]).__name__} and not a "
+                f"{kind.__name__}; make it anew"
+            )
 
 
 def save_model(
@@ -79,29 +116,25 @@ def load_model(
     Raises:
         ValueError: not such a file, or the model of another architecture or number of classes.
     """
-    content = load_checkpoint(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"path: {path} is a checkpoint, but not a {FORMAT} file")
-    if content["version"] != VERSION:
-        raise ValueError(
-            f"path: {path} has format version {content['version']}, this release reads {VERSION}"
-        )
+    content = load_format(path, FORMAT, VERSION, _ENTRIES)
     for key, expected in (("arch", expect_arch), ("num_classes", expect_num_classes)):
         if expected is not None and content[key] != expected:
             raise ValueError(
                 f"path: {path} holds a model with {key}={content[key]!r}, expected {expected!r}"
             )
     content.setdefault("arch_options", {})  # files of the first release have none
+    check_entries(content, {"arch_options": dict}, path)
     model = build_model(
         content["arch"], content["num_classes"], content["defence"], content["arch_options"]
     )
     state = content.pop("state_dict")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"path: the weights in {path} do not fit the architecture {content['arch']!r} it names"
         ) from error
+    check_finite_weights(model.state_dict(), f"path: {path}")
     return model.eval(), content
 
 
@@ -116,20 +149,32 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def resume_or_none(path: Path | str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def resume_or_none(
+    path: Path | str, settings: Mapping[str, Any], entries: Mapping[str, type] | None = None
+) -> dict[str, Any] | None:
     """The checkpoint at ``path`` if there is one; it must come from the same ``settings``.
 
+    Args:
+        path: The file.
+        settings: What it must have been made with.
+        entries: What it must hold to continue from, and of which type.
+
     Raises:
-        ValueError: the checkpoint was made with other settings (the first that differs is named).
+        ValueError: the checkpoint was made with other settings (the first that differs is named),
+            or is damaged.
     """
     if not Path(path).exists():
         return None
     state = load_checkpoint(path)
-    saved = state.get("settings", {}) if isinstance(state, dict) else {}
+    if not isinstance(state, dict):
+        state = {}
+    check_entries(state, {"settings": dict}, path)
+    saved = state["settings"]
     for key, value in settings.items():
         if saved.get(key) != value:
             raise ValueError(
                 f"run_dir: {path} was made with {key}={saved.get(key)!r}, now {key}={value!r};"
                 " give another folder, or resume=False to start over"
             )
+    check_entries(state, entries or {}, path)
     return state

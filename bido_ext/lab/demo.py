@@ -21,6 +21,7 @@ from bido_ext.lab.data import DigitTask
 from bido_ext.lab.defences import DEFENCES, LABELS
 from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import PrivateReference, judge_attack, save_comparison
+from bido_ext.lab.lock import locked
 from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import (
     LabData,
@@ -68,17 +69,18 @@ def run_demo(
         ValueError: If the data cannot be used or a folder holds files of something else.
     """
     run = _Run(preset.with_seed(seed), Path(out), seed, data_root, options, narrator)
-    data, evaluator, gan, reference, prior_seconds = run.prepare()
-    rows = tuple(
-        run.defence(data, evaluator, gan, reference, defence, weights)
-        for defence, weights in run.preset.sweep
-    )
-    results = run.results(data, evaluator, prior_seconds, rows)
-    with run.narrator.stage("Write the report", "Numbers, pictures and plot in one file."):
-        write_results(results, run.out / "results.json")
-        save_tradeoff(results, run.out / "tradeoff.png")
-        write_report(results, run.out / "report.html")
-    return results
+    with locked(run.out):
+        data, evaluator, gan, reference, prior_seconds = run.prepare()
+        rows = tuple(
+            run.defence(data, evaluator, gan, reference, defence, weights)
+            for defence, weights in run.preset.sweep
+        )
+        results = run.results(data, evaluator, prior_seconds, rows)
+        with run.narrator.stage("Write the report", "Numbers, pictures and plot in one file."):
+            write_results(results, run.out / "results.json")
+            save_tradeoff(results, run.out / "tradeoff.png")
+            write_report(results, run.out / "report.html")
+        return results
 
 
 class _Run:

@@ -12,7 +12,9 @@ import torch
 
 # Distribution names, as users install them.
 CORE_PACKAGES = ("bido-ext", "torch", "numpy", "triton")
-LAB_PACKAGES = ("torchvision", "matplotlib", "tqdm", "platformdirs", "jinja2", "typer")
+LAB_PACKAGES = (
+    *("torchvision", "matplotlib", "tqdm", "platformdirs", "jinja2", "typer", "filelock"),
+)
 
 
 def machine_facts() -> dict[str, str]:

@@ -7,6 +7,7 @@ demo is the single commands in a row.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +18,16 @@ from torch import nn
 
 from bido_ext.lab.checkpoint import load_model
 from bido_ext.lab.data import DataConfig, DigitTask, ImageTask, load_task
+from bido_ext.lab.lock import locked
 from bido_ext.lab.models.pretrained import file_sha256
+from bido_ext.lab.splits import check_training
 from bido_ext.lab.stage import RunOptions, Stage
 from bido_ext.lab.train import TrainConfig, TrainResult, train_classifier, train_evaluator
+
+_COSINE = (
+    "a cosine schedule falls to 0 over its number of epochs (--schedule constant or multistep can go "
+    "on)"
+)
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,23 @@ def _train(
     training = asdict(config)
     if config.pretrained:  # the same weights are the same training, wherever they lie
         training["pretrained"] = file_sha256(config.pretrained)
-    stage = Stage(out, stage_config(role, data=data.digest, training=training), "model.pt")
-    outcome = stage.outcome(options)
-    if outcome is None:
-        outcome = _fit(role, data, config, out, options)
-        stage.finish(outcome)
-    # The file, even after training: a run gives the same numbers whether it was interrupted or not.
-    model, _ = load_model(stage.product, expect_arch=config.arch)
+    # Before the folder is touched: --fresh must not cost what is in it.
+    check_training(config, data.task, evaluator=role == "evaluator")
+    stage = Stage(
+        out,
+        stage_config(role, data=data.digest, training=training),
+        "model.pt",
+        grows="training.epochs",
+        stuck="" if config.can_go_on else _COSINE,
+    )
+    with locked(out):
+        outcome = stage.outcome(options)
+        if outcome is None:
+            outcome = _fit(role, data, config, out, options)
+            stage.finish(outcome)
+        # The file, even after training: a run gives the same numbers whether it was interrupted or
+        # not.
+        model, _ = load_model(stage.product, expect_arch=config.arch)
     model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Trained(model, **outcome, path=stage.product, note=stage.note)
 
@@ -128,10 +146,21 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        # PyTorch goes on with the list of its backends, or of its device types.
+        reason = re.split(r"\. This could be|\n|: got ", str(error))[0]
+        if found := re.match(r"Could not run .* from the '(\w+)' backend", reason):
+            reason = f"this PyTorch has no backend {found[1]}"
+        raise ValueError(_unusable(name, f" ({reason})")) from None
+    if device.type == "meta":  # tensors without numbers
+        raise ValueError(_unusable(name, ""))
     return device
+
+
+def _unusable(name: str, reason: str) -> str:
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = ", ".join(["auto", "cpu", *(kind for kind, here in kinds.items() if here)])
+    return f"device {name!r} cannot be used here{reason}; choose one of {usable}"
 
 
 def stage_config(role: str, **settings: Any) -> dict[str, Any]:

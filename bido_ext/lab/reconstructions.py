@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bido_ext.lab.attack import Reconstructions
-from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.checkpoint import load_format, save_atomic
 
 FORMAT, VERSION = "bido_ext.reconstructions", 1
+_ENTRIES = {"config": dict, "classes": list, "images": Tensor}
+_ENTRIES |= dict.fromkeys(("latents", "target_confidence"), Tensor)
 
 
 def save_reconstructions(found: Reconstructions, config: Mapping[str, Any], path: Path) -> None:
@@ -52,9 +56,11 @@ def attacked_model(path: Path) -> str | None:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = load_checkpoint(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a file of reconstructions, as bido attack writes them")
-    if content.get("version") != VERSION:
-        raise ValueError(f"{path} has version {content.get('version')}, this is {VERSION}")
+    content = load_format(path, FORMAT, VERSION, _ENTRIES)
+    images, classes = content["images"], content["classes"]
+    if images.dim() != 5 or images.shape[1] != len(classes) or not images.isfinite().all():
+        raise ValueError(
+            f"path: {path} is damaged, its images are {tuple(images.shape)} for {len(classes)} "
+            "classes, or not finite; attack again"
+        )
     return content

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.defences import LABELS, resolve_weights
+from bido_ext.lab.lock import locked
 from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.recipes import Recipe, RecipeResult
 from bido_ext.lab.recipes.run import run_recipe
@@ -67,28 +68,33 @@ def run_sweep(
     if not names or len(set(names)) != len(names):
         raise ValueError(f"points must be given, each once, got {', '.join(names) or 'none'}")
     narrator = narrator or Narrator(stages=5 * len(names))
-    runs = []
-    for name, (defence, weights) in zip(names, full, strict=True):
-        narrator.say(f"\n== {name}")
-        chosen = replace(recipe, target=replace(recipe.target, defence=defence, weights=weights))
-        runs.append(
-            run_recipe(
-                chosen,
-                out / "points" / name,
-                data_root,
-                smoke=smoke,
-                from_scratch=from_scratch,
-                shared=out,
-                options=options,
-                narrator=narrator,
+    with locked(out):
+        runs = []
+        for name, (defence, weights) in zip(names, full, strict=True):
+            narrator.say(f"\n== {name}")
+            chosen = replace(
+                recipe, target=replace(recipe.target, defence=defence, weights=weights)
             )
+            runs.append(
+                run_recipe(
+                    chosen,
+                    out / "points" / name,
+                    data_root,
+                    smoke=smoke,
+                    from_scratch=from_scratch,
+                    shared=out,
+                    options=options,
+                    narrator=narrator,
+                )
+            )
+        rows = tuple(
+            _row(name, point, run) for name, point, run in zip(names, full, runs, strict=True)
         )
-    rows = tuple(_row(name, point, run) for name, point, run in zip(names, full, runs, strict=True))
-    results = _results(recipe, runs[0], rows, command)
-    write_results(results, out / "results.json")
-    save_tradeoff(results, out / "tradeoff.png")
-    write_report(results, out / "report.html")
-    return results
+        results = _results(recipe, runs[0], rows, command)
+        write_results(results, out / "results.json")
+        save_tradeoff(results, out / "tradeoff.png")
+        write_report(results, out / "report.html")
+        return results
 
 
 def _row(name: str, point: Point, run: RecipeResult) -> Row:

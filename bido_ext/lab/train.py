@@ -16,20 +16,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from .atomic import replacing
 from .batches import EpochBatches
 from .checkpoint import resume_or_none, save_atomic, save_model
-from .data.digits import DigitTask
 from .data.image_set import ImageSet
-from .data.task import ImageTask
 from .data.training_augment import training_augmentation
 from .defences import Defence, Penalty
 from .models import build_model, load_pretrained
 from .models.pretrained import file_sha256
 from .optimizers import build_optimizer, build_scheduler
+from .splits import Images, Splits, Task, check_images, splits_of
 from .train_config import EVALUATOR, TrainConfig
 
 __all__ = [
@@ -41,8 +39,9 @@ __all__ = [
     "train_evaluator",
 ]
 
-Task = DigitTask | ImageTask
-Images = TensorDataset | ImageSet
+# What a run continues from.
+_STATE = {"epoch": int, "seconds": float, "best": dict, "best_val": float, "history": list}
+_STATE |= dict.fromkeys(("model", "optimizer", "scheduler"), dict)
 _MOST_VALUES = 2**24  # of the images in one batch of a test: activations take many times that
 
 
@@ -79,13 +78,14 @@ def train_classifier(
     Writes ``log.csv``, ``checkpoint.pt`` (each epoch) and ``model.pt`` into ``run_dir``.
 
     Args:
-        resume: continue a run of the same configuration found in ``run_dir``.
+        resume: continue a run of the same configuration found in ``run_dir``; unless the schedule
+            is "cosine", also one of fewer epochs.
 
     Raises:
         ValueError: the images do not fit the model, or ``run_dir`` holds another configuration.
         FloatingPointError: the loss is no longer finite.
     """
-    data = _Data(task.train, task.val, task.test, task.num_classes)
+    data = splits_of(config, task, evaluator=False)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
 
 
@@ -102,10 +102,7 @@ def train_evaluator(
 
     It knows all ten digits or objects, and of faces the same people as the target.
     """
-    images = ImageSet.of(task.judge_train)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
-    data = _Data(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
+    data = splits_of(config, task, evaluator=True)
     return _fit(config, data, Path(run_dir), torch.device(device), resume, progress)
 
 
@@ -123,19 +120,9 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     return right / len(images)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The splits of one run."""
-
-    train: Images
-    val: Images
-    test: Images
-    num_classes: int
-
-
 def _fit(
     config: TrainConfig,
-    data: _Data,
+    data: Splits,
     run_dir: Path,
     device: torch.device,
     resume: bool,
@@ -148,7 +135,7 @@ def _fit(
     checkpoint = run_dir / "checkpoint.pt"
     torch.manual_seed(config.seed)
     model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
-    _check_images(config, train, model)
+    check_images(config, train)
     batches = EpochBatches(config, train.labels)
     if config.pretrained:
         load_pretrained(model, config.pretrained, config.reinit)
@@ -158,8 +145,15 @@ def _fit(
     scheduler = build_scheduler(config, optimizer, len(batches))
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
     state["seconds"] = 0.0
-    saved = resume_or_none(checkpoint, settings) if resume else None
+    free = {"epochs"} if config.can_go_on else set()
+    fixed = {key: value for key, value in settings.items() if key not in free}
+    saved = resume_or_none(checkpoint, fixed, _STATE) if resume else None
     if saved is not None:
+        if saved["epoch"] > config.epochs:
+            raise ValueError(
+                f"run_dir: {checkpoint} is at epoch {saved['epoch']} already, now epochs="
+                f"{config.epochs}; give another folder, or resume=False to start over"
+            )
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
@@ -184,7 +178,7 @@ def _fit(
 
 
 def _finish(
-    config: TrainConfig, data: _Data, model: nn.Module, state: dict[str, Any], run_dir: Path
+    config: TrainConfig, data: Splits, model: nn.Module, state: dict[str, Any], run_dir: Path
 ) -> TrainResult:
     """Test the chosen epoch's weights and write the model file."""
     model.load_state_dict(state["best"])
@@ -251,13 +245,6 @@ def _epoch(
             f" defence's weights ({dict(config.weights)})"
         )
     return row
-
-
-def _check_images(config: TrainConfig, train: ImageSet, model: nn.Module) -> None:
-    if train.shape != model.input_shape:
-        raise ValueError(
-            f"arch {config.arch!r} takes images of shape {model.input_shape}, got {train.shape}"
-        )
 
 
 def _taps_of(model: nn.Module) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .data.training_augment import training_augmentation
 from .defences import resolve_weights
+from .finite import check_finite
 from .models import find_model
 
 OPTIMIZERS = ("adam", "sgd")
@@ -72,6 +73,7 @@ class TrainConfig:
         for name, least in (("epochs", 1), ("batch_size", 2), ("per_identity", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_finite(self)
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if bool(self.milestones) != (self.schedule == "multistep"):
@@ -85,6 +87,11 @@ class TrainConfig:
                 f"got {self.batch_size}"
             )
         training_augmentation(self.augment)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the first epochs are the same however many follow."""
+        return self.schedule != "cosine"
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON gives them back: lists in place of tuples."""

@@ -90,10 +90,13 @@ def test_only_what_a_change_touches_is_run_again(finished, tmp_path):
 def test_a_retrained_target_is_attacked_again(tmp_path):
     short = replace(TINY, sweep=SWEEP[:1])
     run(tmp_path, short)
-    retrained = replace(short, target=replace(short.target, epochs=2))
+    retrained = replace(short, target=replace(short.target, lr=3e-3))
     _, told = run(tmp_path, retrained)
     assert told.count("configuration changed") == 2  # the model, and the attack on its weights
     assert "configuration changed (target:" in told
+    longer = replace(retrained, target=replace(retrained.target, epochs=2))
+    _, told = run(tmp_path, longer)
+    assert told.count("continues (training.epochs: 1 -> 2)") == 1
 
 
 def test_the_single_commands_make_the_stages_of_the_demo(finished):

@@ -128,12 +128,12 @@ def test_other_files_are_refused(generator, tmp_path):
     state = generator.state_dict()
     cases = [
         (tmp_path / "g.pkl", "is a pickle, which would run code"),
-        (tmp_path / "absent.pt", "there is no checkpoint"),
+        (tmp_path / "absent.pt", "there is no file"),
         (tmp_path / "absent.safetensors", "there is no file"),
         (saved("c.pt", {**state, "mapping.embed.weight": torch.zeros(1)}), "class-conditional"),
         (saved("o.pt", {"weight": torch.zeros(1)}), "does not hold the weights"),
         (saved("m.pt", {k: v for k, v in state.items() if "const" not in k}), "does not hold"),
-        (saved("n.pt", {"a": 1}), "must hold a state dict"),
+        (saved("n.pt", {"a": 1}), r"holds no mapping of names to tensors, but a \(int\)"),
         (
             saved("f.pt", {**state, "synthesis.b8.resample_filter": torch.ones(4, 4)}),
             r"is not the filter \[1, 3, 3, 1\]",

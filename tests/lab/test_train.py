@@ -138,9 +138,37 @@ def test_sgd(task, tmp_path):
 
 def test_run_of_another_configuration_is_refused(task, tmp_path):
     _train(replace(SHORT, epochs=1), task, tmp_path)
+    with pytest.raises(ValueError, match="was made with lr=0.002, now lr=0.001"):
+        _train(replace(SHORT, lr=1e-3), task, tmp_path)
+    assert len(_train(replace(SHORT, lr=1e-3), task, tmp_path, resume=False).history) == 2
+
+
+@pytest.mark.parametrize(
+    "schedule", [{}, {"schedule": "multistep", "milestones": (2,)}, {"defence": "mid"}]
+)
+def test_more_epochs_continue_to_the_same_weights(task, tmp_path, schedule):
+    config = replace(SHORT, epochs=3, **schedule)
+    whole = _train(config, task, tmp_path / "whole")
+    _train(replace(config, epochs=1), task, tmp_path / "grown")
+    grown = _train(config, task, tmp_path / "grown")
+    assert all(map(torch.equal, _weights(whole), _weights(grown)))
+    assert grown.history == whole.history
+    with pytest.raises(ValueError, match="is at epoch 3 already, now epochs=2"):
+        _train(replace(config, epochs=2), task, tmp_path / "grown")
+
+
+def test_a_cosine_over_other_epochs_is_another_training(task, tmp_path):
+    config = replace(SHORT, schedule="cosine", epochs=1)
+    _train(config, task, tmp_path)
     with pytest.raises(ValueError, match="was made with epochs=1, now epochs=2"):
-        _train(SHORT, task, tmp_path)
-    assert len(_train(SHORT, task, tmp_path, resume=False).history) == 2
+        _train(replace(config, epochs=2), task, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "gamma"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_must_be_finite(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be a finite number, got {value}"):
+        TrainConfig(**{name: value})
 
 
 def test_diverged_training_says_so(task, tmp_path):

@@ -20,10 +20,14 @@ from tqdm import tqdm
 from bido_ext.lab.checkpoint import resume_or_none, save_atomic
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import augmentation, random_affine
+from bido_ext.lab.finite import check_finite
 
 from .networks import LATENT_DIM, check_shape
 
 FILE = "gan.pt"
+# What a training continues from.
+STATE = {"step": int, "seconds": float, "history": list, "optimizers": list}
+STATE |= dict.fromkeys(("generator", "critic"), dict)
 AUTO = "auto"
 Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
@@ -55,6 +59,7 @@ class AdversarialConfig:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
+        check_finite(self)
         for name in ("steps", "critic_steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -195,7 +200,7 @@ def train(
         "public_sha256": trainer.public.sha256(),
         **inputs,
     }
-    saved = resume_or_none(path, settings) if resume else None
+    saved = resume_or_none(path, settings, STATE) if resume else None
     if saved is not None:
         trainer.load(saved)
     bar = tqdm(None, "GAN steps", config.steps, initial=trainer.step, disable=not progress)

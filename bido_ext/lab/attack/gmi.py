@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bido_ext.lab.checkpoint import weights_digest
+from bido_ext.lab.finite import check_finite
 
 from .gan import Gan
 from .networks import LATENT_DIM
@@ -55,6 +56,7 @@ class GmiConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(self, 1, "steps", "restarts", "batch_size", "checkpoint_every")
         check_positive(self, "lr", "clip")
         if not 0.0 <= self.momentum < 1.0:

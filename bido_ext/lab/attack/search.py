@@ -24,6 +24,7 @@ from bido_ext.lab.checkpoint import resume_or_none, save_atomic
 from .rows import Rows
 
 FILE = "latents.pt"
+_STATE = {"done": list, "step": int}  # what a search continues from
 
 
 class Search(ABC):
@@ -115,7 +116,9 @@ def run_search(
         FloatingPointError: a loss or a latent is no longer finite.
     """
     path = None if keep.run_dir is None else Path(keep.run_dir) / FILE
-    saved = resume_or_none(path, keep.settings) if path is not None and keep.resume else None
+    saved = (
+        resume_or_none(path, keep.settings, _STATE) if path is not None and keep.resume else None
+    )
     done: list[dict[str, Tensor]] = [] if saved is None else saved["done"]
     first_step = 0 if saved is None else saved["step"]
     batches = [rows.cut(first, first + batch_size) for first in range(0, len(rows), batch_size)]

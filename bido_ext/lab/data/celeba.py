@@ -7,12 +7,20 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from .listing import SUFFIXES, Files, Listing, check_labels, folder_of
+from .listing import READ, Files, Listing, Skipped, check_labels, folder_of, images_in
+from .names import shown
+from .text_lists import read_rows
 
 LISTS = {"train": "trainset.txt", "test": "testset.txt", "public": "ganset.txt"}
 IDENTITIES = "identity_CelebA.txt"
 NUM_IDENTITIES = 1000
-_IMAGE_FOLDERS = ("img_align_celeba", "img_align_celeba_png", "Img/img_align_celeba", ".")
+_IMAGE_FOLDERS = (
+    "img_align_celeba",
+    "img_align_celeba/img_align_celeba",
+    "img_align_celeba_png",
+    "Img/img_align_celeba",
+    ".",
+)
 _LIST_FOLDERS = (".", "lists", "split", "Anno")
 
 
@@ -25,30 +33,37 @@ def celeba(root: Path, seed: int) -> Listing:
     testing, everybody else is public. Lists name .png or .jpg, the folder may hold either.
     """
     root = folder_of(root)
-    images = _images_by_stem(root)
+    skipped = Skipped()
+    images = _Images(root, skipped)
     people = _identities(root)
     if all((lists := {part: _find(root, name) for part, name in LISTS.items()}).values()):
         train, test = (_labelled(lists[part], images, people) for part in ("train", "test"))
         classes = check_labels(train.labels, LISTS["train"])
         if strange := sorted(set(test.labels) - set(train.labels)):
             raise ValueError(f"{LISTS['test']} has label {strange[0]}, {LISTS['train']} has not")
-        names = [row[0] for row in _rows(lists["public"], (1, 2))]
-        public = Files(
-            tuple(_file(name, images, LISTS["public"]) for name in names), (), _who(names, people)
-        )
-        return Listing(train, test, public, tuple(map(str, range(classes))))
+        assert lists["public"] is not None
+        names = [row[0] for _, row in read_rows(lists["public"], '"name"', (1, 2))]
+        files = tuple(images.named(name, LISTS["public"]) for name in names)
+        public = Files(files, (), _who(names, people))
+        class_names = tuple(map(str, range(classes)))
+        return Listing(train, test, public, class_names, skipped.sentences())
     if not people:
         raise ValueError(
-            f"--data must hold {', '.join(LISTS.values())} or {IDENTITIES}, {root} holds neither"
+            f"--data must hold {', '.join(LISTS.values())} or {IDENTITIES}, {shown(root)} holds "
+            "neither"
         )
-    return _most_frequent(images, people, seed)
+    return _most_frequent(images, people, seed, skipped)
 
 
-def _most_frequent(images: dict[str, Path], people: dict[str, str], seed: int) -> Listing:
+def _most_frequent(images: _Images, people: dict[str, str], seed: int, skipped: Skipped) -> Listing:
     by_identity: dict[str, list[str]] = defaultdict(list)
+    files: dict[str, Path] = {}
     for stem, identity in people.items():
         if stem in images:  # the aligned download may be partial
             by_identity[identity].append(stem)
+            files[stem] = images.named(stem, IDENTITIES)
+        else:
+            skipped.add(f"lines of {IDENTITIES} whose images are not there", Path(stem))
     ranked = sorted(by_identity, key=lambda who: (-len(by_identity[who]), int(who)))
     private = sorted(ranked[:NUM_IDENTITIES], key=int)
     train, test = [], []
@@ -61,41 +76,29 @@ def _most_frequent(images: dict[str, Path], people: dict[str, str], seed: int) -
     others = [(stem, who) for who in ranked[NUM_IDENTITIES:] for stem in by_identity[who]]
     parts = [
         Files(
-            tuple(images[stem] for stem, _, _ in part),
+            tuple(files[stem] for stem, _, _ in part),
             tuple(label for _, label, _ in part),
             tuple(who for _, _, who in part),
         )
         for part in (train, test)
     ]
     check_labels(parts[0].labels, IDENTITIES)
-    public = Files(tuple(images[stem] for stem, _ in others), (), tuple(who for _, who in others))
-    return Listing(parts[0], parts[1], public, tuple(private))
+    public = Files(tuple(files[stem] for stem, _ in others), (), tuple(who for _, who in others))
+    return Listing(parts[0], parts[1], public, tuple(private), skipped.sentences())
 
 
-def _labelled(path: Path | None, images: dict[str, Path], people: dict[str, str]) -> Files:
+def _labelled(path: Path | None, images: _Images, people: dict[str, str]) -> Files:
     assert path is not None  # the caller found it
     names, labels = [], []
-    for number, (name, label) in enumerate(_rows(path, (2,)), 1):
+    for number, (name, label) in read_rows(path, '"name label"', (2,)):
         if not label.isdecimal():
-            raise ValueError(f"{path} line {number}: the label must be a number, got {label!r}")
+            raise ValueError(
+                f"{shown(path)} line {number}: the label must be a number, got {label!r}"
+            )
         names.append(name)
         labels.append(int(label))
-    files = tuple(_file(name, images, path.name) for name in names)
+    files = tuple(images.named(name, path.name) for name in names)
     return Files(files, tuple(labels), _who(names, people))
-
-
-def _rows(path: Path | None, columns: tuple[int, ...]) -> list[list[str]]:
-    assert path is not None  # the caller found it
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        row = line.split()
-        if len(row) not in columns:
-            wanted = '"name label"' if 2 in columns and 1 not in columns else '"name"'
-            raise ValueError(f"{path} line {number}: expected {wanted}, got {line.strip()!r}")
-        rows.append(row)
-    return rows
 
 
 def _who(names: list[str], people: dict[str, str]) -> tuple[str, ...]:
@@ -104,8 +107,15 @@ def _who(names: list[str], people: dict[str, str]) -> tuple[str, ...]:
 
 
 def _identities(root: Path) -> dict[str, str]:
-    path = _find(root, IDENTITIES)
-    return {} if path is None else {Path(row[0]).stem: row[1] for row in _rows(path, (2,))}
+    people: dict[str, str] = {}
+    if (path := _find(root, IDENTITIES)) is not None:
+        for number, (name, who) in read_rows(path, '"name identity"', (2,)):
+            where = f"{shown(path)} line {number}"
+            if not who.isdecimal():
+                raise ValueError(f"{where}: the identity must be a number, got {who!r}")
+            if people.setdefault(Path(name).stem, who) != who:
+                raise ValueError(f"{where}: {name} has an identity already, another than {who}")
+    return people
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -113,16 +123,38 @@ def _find(root: Path, name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _images_by_stem(root: Path) -> dict[str, Path]:
-    for folder in (root / name for name in _IMAGE_FOLDERS):
-        if folder.is_dir():
-            found = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES}
-            if found:
-                return found
-    raise ValueError(f"--data must hold the images in {_IMAGE_FOLDERS[0]}, {root} holds none")
+class _Images:
+    """The image files in ``root``, by the names that lists call them."""
 
+    def __init__(self, root: Path, skipped: Skipped) -> None:
+        for folder in (root / name for name in _IMAGE_FOLDERS):
+            beside = skipped if folder != root else None  # the lists lie beside the images there
+            if folder.is_dir() and (found := images_in(folder, beside)):
+                break
+        else:
+            places = ", ".join(_IMAGE_FOLDERS[:-1])
+            raise ValueError(
+                f"--data must hold the images in {places} or directly, {shown(root)} holds none; "
+                f"{READ}"
+            )
+        self._by_name = {path.name: path for path in found}
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in found:
+            self._by_stem[path.stem].append(path)
 
-def _file(name: str, images: dict[str, Path], listed_in: str) -> Path:
-    if (path := images.get(Path(name).stem)) is None:
-        raise ValueError(f"{listed_in} names {name}, of which there is no .png or .jpg")
-    return path
+    def __contains__(self, stem: str) -> bool:
+        return stem in self._by_stem
+
+    def named(self, name: str, listed_in: str) -> Path:
+        """The file of a name whose suffix may be another on disk."""
+        if (path := self._by_name.get(Path(name).name)) is not None:
+            return path
+        candidates = self._by_stem.get(Path(name).stem, [])
+        if not candidates:
+            raise ValueError(f"{listed_in} names {name}, of which there is no .png or .jpg")
+        if len(candidates) > 1:
+            raise ValueError(
+                f"{listed_in} names {name}, which may be {shown(candidates[0].name)} or "
+                f"{shown(candidates[1].name)}; remove one of them"
+            )
+        return candidates[0]

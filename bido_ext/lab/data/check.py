@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
-
+from .check_files import FileReport, read_all
 from .image_set import ImageSet
-from .listing import Files, Listing, check_labels, shared_files
+from .listing import Listing, check_labels, shared_files
+from .names import shown
 from .registry import DataConfig, find_dataset, listings, load_task
 
 _SHOWN = 20
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,7 @@ class DataReport:
         image_sizes: "width x height" -> number of files.
         published: numbers of the published split; empty: unknown, or another public set.
         problems: one sentence each; none: the data can be used.
+        notes: what is left out or changed on reading, one sentence each.
     """
 
     private: str
@@ -45,6 +41,7 @@ class DataReport:
     image_sizes: dict[str, int] = field(default_factory=dict)
     published: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check_data(config: DataConfig, *, quick: bool = False, progress: bool = False) -> DataReport:
@@ -65,14 +62,17 @@ def check_data(config: DataConfig, *, quick: bool = False, progress: bool = Fals
         private, public = listings(config)
         check_labels(private.train.labels, "the training images")
     except ValueError as error:
-        return DataReport(*names, problems=(str(error),))
+        return DataReport(*names, problems=(shown(str(error)),))
     problems = _shared(private, public, config.private)
     if not len(public.public) and (config.public or find_dataset(config.private).own_public):
         problems.append(f"{names[1]} has no public images; name another set with --public")
-    sizes: Counter[str] = Counter()
+    found = FileReport()
     if not quick:
-        found, sizes = _read_all(private, public.public, progress)
-        problems += found
+        spec, other = find_dataset(config.private), find_dataset(names[1])
+        own_crop = spec.crop if config.crop is None else config.crop
+        crop = own_crop if other is spec else other.crop
+        found = read_all(private, public.public, own_crop, crop, progress=progress)
+        problems += found.problems(_SHOWN)
     per_class = Counter(private.train.labels).values()
     return DataReport(
         *names,
@@ -84,9 +84,10 @@ def check_data(config: DataConfig, *, quick: bool = False, progress: bool = Fals
         num_classes=len(private.class_names),
         images_per_class=(min(per_class), max(per_class)),
         identities_known=bool(private.train.identities and public.public.identities),
-        image_sizes=dict(sizes.most_common(_SHOWN)),
+        image_sizes=dict(found.sizes.most_common(_SHOWN)),
         published=dict(find_dataset(config.private).published) if names[0] == names[1] else {},
         problems=tuple(problems),
+        notes=tuple(dict.fromkeys((*private.skipped, *public.skipped, *found.notes()))),
     )
 
 
@@ -107,20 +108,23 @@ def check_public(
     Raises:
         ValueError: If ``root`` is missing, or the data set is no folder of image files.
     """
-    listing = find_dataset(name).listing
-    if listing is None or root is None:
+    spec = find_dataset(name)
+    if spec.listing is None or root is None:
         raise ValueError(f"FOLDER must name the folder of the data set {name!r}, got {root}")
     try:
-        public = listing(root, 0).public
+        listed = spec.listing(root, 0)
     except ValueError as error:
-        return DataReport(name, name, problems=(str(error),))
-    problems, sizes = ([], Counter()) if quick else _read_all(Listing(), public, progress)
+        return DataReport(name, name, problems=(shown(str(error)),))
+    found = FileReport()
+    if not quick:
+        found = read_all(Listing(), listed.public, spec.crop, spec.crop, progress=progress)
     return DataReport(
         name,
         name,
-        counts={"public": len(public)},
-        image_sizes=dict(sizes.most_common(_SHOWN)),
-        problems=tuple(problems),
+        counts={"public": len(listed.public)},
+        image_sizes=dict(found.sizes.most_common(_SHOWN)),
+        problems=tuple(found.problems(_SHOWN)),
+        notes=(*listed.skipped, *found.notes()),
     )
 
 
@@ -129,7 +133,7 @@ def _check_arrays(config: DataConfig, names: tuple[str, str]) -> DataReport:
     try:
         task = load_task(config)
     except (ValueError, RuntimeError) as error:
-        return DataReport(*names, problems=(str(error),))
+        return DataReport(*names, problems=(shown(str(error)),))
     train = ImageSet.of(task.train)
     labels = train.labels.tolist()
     per_class = Counter(labels).values()
@@ -154,10 +158,10 @@ def _shared(private: Listing, public: Listing, name: str) -> list[str]:
         ("private and public", mine, public.public.paths),
     ):
         if both := shared_files(first, second):
-            problems.append(f"{what} images share {len(both)} files, as {both[0].name}")
+            problems.append(f"{what} images share {len(both)} files, as {shown(both[0].name)}")
     for part in (private.train, private.test):
         if twice := [path for path, n in Counter(part.paths).items() if n > 1]:
-            problems.append(f"{len(twice)} files are listed twice, as {twice[0].name}")
+            problems.append(f"{len(twice)} files are listed twice, as {shown(twice[0].name)}")
     both_people = {*private.train.identities} & {*public.public.identities}
     if both_people:
         problems.append(
@@ -168,52 +172,3 @@ def _shared(private: Listing, public: Listing, name: str) -> list[str]:
     if missing:
         problems.append(f"{len(missing)} classes have no test image, as label {missing[0]}")
     return problems
-
-
-def _read_all(private: Listing, public: Files, progress: bool) -> tuple[list[str], Counter[str]]:
-    """Decode every file: unreadable ones, equal contents across the parts, sizes."""
-    parts: dict[str, Sequence[Path]] = {
-        "training": private.train.paths,
-        "test": private.test.paths,
-        "public": public.paths,
-    }
-    sizes: Counter[str] = Counter()
-    owners: dict[bytes, tuple[str, Path]] = {}
-    unreadable, shared = [], []
-    total = sum(map(len, parts.values()))
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(None, "checking images", total, disable=not progress) as bar,
-    ):
-        for part, paths in parts.items():
-            for start in range(0, len(paths), _CHUNK):
-                chunk = paths[start : start + _CHUNK]
-                for path, (size, content) in zip(chunk, pool.map(_read, chunk), strict=True):
-                    if isinstance(content, str):
-                        unreadable.append(f"{path} is not a readable image ({content})")
-                        continue
-                    sizes[size] += 1
-                    owner, other = owners.setdefault(content, (part, path))
-                    if owner != part:
-                        shared.append(
-                            f"{part} image {path} has the very bytes of {owner} image {other}"
-                        )
-                bar.update(len(chunk))
-    return _first(unreadable) + _first(shared), sizes
-
-
-def _read(path: Path) -> tuple[str, bytes | str]:
-    """Size and hash of a file, or the reason why it cannot be decoded to its end."""
-    try:
-        content = hashlib.sha256(path.read_bytes()).digest()
-        with Image.open(path) as image:
-            image.load()
-            return f"{image.width} x {image.height}", content
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        return "", str(error).replace(str(path), path.name)
-
-
-def _first(problems: list[str]) -> list[str]:
-    if len(problems) <= _SHOWN:
-        return problems
-    return [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} more like the last"]

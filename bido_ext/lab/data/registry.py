@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .decode import Preparation
 from .digits import DigitTask, split_digits
 from .listing import Listing
 from .mnist import load_mnist
+from .names import shown
 from .person_folders import facescrub, folders, lfw
 from .public_folder import public_folder
 from .task import ImageTask, task_of
@@ -36,6 +38,9 @@ class DatasetSpec:
         own_public: whether its public part shows others than its private part. If not, it can be
             public for another private set alone.
         published: numbers of images (and of classes) in the published splits.
+        classes: private classes and those of the evaluation classifier, where every copy of the
+            data set has the same; else 0.
+        channels: 3 for colour, 1 for grey.
     """
 
     name: str
@@ -51,6 +56,12 @@ class DatasetSpec:
     arch_options: Mapping[str, Any] = field(default_factory=dict)
     own_public: bool = True
     published: Mapping[str, int] = field(default_factory=dict)
+    classes: tuple[int, int] = (0, 0)
+    channels: int = 3
+
+
+class DataNote(UserWarning):
+    """Something of a data set is left out; what and why."""
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -59,17 +70,17 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "mnist",
             "digits 0-4 private, 5-9 public; a torchvision folder, or fetched once and cached",
-            True, True, 32, "mcnn", "scnn", needs_root=False,
+            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10), channels=1,
         ),
         DatasetSpec(
             "synthetic",
             "seven-segment digits drawn on the spot, for smoke runs",
-            True, True, 32, "mcnn", "scnn", needs_root=False,
+            True, True, 32, "mcnn", "scnn", needs_root=False, classes=(5, 10), channels=1,
         ),
         DatasetSpec(
             "cifar10",
             "classes 0-4 private, 5-9 public; a torchvision folder (cifar-10-batches-py)",
-            True, True, 32, "vgg16", arch_options={"image_size": 32},
+            True, True, 32, "vgg16", arch_options={"image_size": 32}, classes=(5, 10),
         ),
         DatasetSpec(
             "celeba",
@@ -144,6 +155,18 @@ class DataConfig:
             raise ValueError(
                 f"{self.private!r} takes no other public data set, got {self.public!r}"
             )
+        # What would have no influence is refused, not ignored.
+        if spec.name == "synthetic" and self.root is not None:
+            raise ValueError(
+                f"--data is of no use to 'synthetic', which is drawn on the spot, got "
+                f"{shown(self.root)}; name its data set with --dataset"
+            )
+        for option, given in (("--public-data", self.public_root), ("--crop", self.crop)):
+            if spec.listing is None and given:  # a crop of 0 is none
+                raise ValueError(
+                    f"{option} is of no use to {self.private!r}, which is no folder of image "
+                    f"files, got {given}"
+                )
 
 
 def find_dataset(name: str | None) -> DatasetSpec:
@@ -176,6 +199,8 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
     if spec.name == "cifar10":
         return cifar10(config.root, size, val_fraction=config.val_fraction, seed=config.seed)
     private, public = listings(config)
+    for sentence in dict.fromkeys((*private.skipped, *public.skipped)):
+        warnings.warn(sentence, DataNote, stacklevel=2)
     public_spec = find_dataset(config.public or config.private)
     same = public_spec is spec
     crop = spec.crop if config.crop is None else config.crop
@@ -192,6 +217,40 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
         cache=config.cache,
         progress=progress,
     )
+
+
+def class_counts(config: DataConfig) -> tuple[int, int]:
+    """Private classes and those of the evaluation classifier; no image is opened for it.
+
+    Raises:
+        ValueError: The folder is missing or holds something else.
+    """
+    spec = find_dataset(config.private)
+    if spec.listing is None:
+        return spec.classes
+    if config.root is None:
+        raise ValueError(f"--data must name the folder of the data set {spec.name!r}")
+    known = len(spec.listing(config.root, config.seed).class_names)
+    return known, known
+
+
+def check_channels(config: DataConfig, shape: Sequence[int], who: object) -> None:
+    """Refuse images of another number of channels than ``who`` takes or holds, before loading them.
+
+    Args:
+        config: The data sets.
+        shape: (channels, height, width) of ``who``.
+        who: What to call it.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    channels = find_dataset(config.private).channels
+    if shape[0] != channels:
+        raise ValueError(
+            f"images of {config.private!r} have {channels} channels, {who} has {shape[0]}; another "
+            "data set is named by --dataset"
+        )
 
 
 def listings(config: DataConfig) -> tuple[Listing, Listing]:

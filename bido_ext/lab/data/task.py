@@ -13,7 +13,8 @@ from torch import Tensor
 from .decode import Preparation
 from .image_cache import decoded
 from .image_set import ImageSet
-from .listing import Listing, shared_files
+from .listing import Listing, check_labels, shared_files
+from .names import shown
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,21 @@ def task_of(
     The evaluation classifier of faces knows the same people as the target, from the same images.
 
     Raises:
-        ValueError: A private part is missing, a file is in two parts (however its path is written),
-            a file cannot be used, or ``val_fraction`` is not in (0, 1).
+        ValueError: A private part is missing or has one class, a file is in two parts (however its
+            path is written), a file cannot be used, or ``val_fraction`` is not in (0, 1).
     """
     if not len(private.train) or not len(private.test):
         raise ValueError("the private data set has no labelled images; is it a public one?")
+    check_labels(private.train.labels, "the training images")
     files = (*private.train.paths, *private.test.paths)
     for what, first, second in (
         ("training and test", private.train.paths, private.test.paths),
         ("private and public", files, public.public.paths),
     ):
         if both := shared_files(first, second):
-            raise ValueError(f"{what} images must be others, {len(both)} are both, as {both[0]}")
+            raise ValueError(
+                f"{what} images must be others, {len(both)} are both, as {shown(both[0])}"
+            )
     images, private_digest = decoded(files, preparation, cache, progress=progress)
     labels = torch.tensor((*private.train.labels, *private.test.labels))
     pool = torch.arange(len(private.train))

@@ -2,15 +2,13 @@
 """Pretrained weights from a local file, checked name by name: nothing is skipped in silence."""
 
 import hashlib
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from bido_ext.lab.safe_load import check_finite_weights, load_tensors, state_dict_of
 
 from .base import FeatureClassifier
 from .mid import BottleneckClassifier
@@ -28,14 +26,15 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
 
     Args:
         model: From ``build_model``; under MID only its body is loaded.
-        path: A safetensors file, or what ``torch.save`` wrote (tensors and containers only).
+        path: A safetensors file, or what ``torch.save`` wrote: a state dict, or a checkpoint that
+            holds one and nothing that would run code.
         reinit: Modules that keep their fresh weights. "head" stands for all parts of the model's
             head that depend on the classes or that such files do not have; an empty sequence wants
             every weight from the file.
 
     Raises:
-        ValueError: The file is missing or damaged, ``reinit`` names no module, or a name is
-            missing, unexpected or of another shape (each is named).
+        ValueError: The file is missing or damaged or holds weights that are not finite, ``reinit``
+            names no module, or a name is missing, unexpected or of another shape (each is named).
     """
     under_mid = isinstance(model, BottleneckClassifier)
     body = model.body if isinstance(model, BottleneckClassifier) else model
@@ -104,37 +103,9 @@ def _modules(body: FeatureClassifier, reinit: Sequence[str]) -> set[str]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"pretrained: there is no file {path}")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "pretrained names a safetensors file and safetensors is not installed; run: pip "
-            'install "bido-ext[timm]"',
-            name="safetensors",
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"pretrained: {path} is not a readable file of weights ({error})"
-        ) from error
-    except Exception as error:  # safetensors has an error class of its own
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(
-            f"pretrained: {path} is not a readable file of weights ({error})"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"pretrained: {path} holds no mapping of names to tensors")
-    names = list(content)
-    parallel = bool(names) and all(name.startswith("module.") for name in names)
-    return {name.removeprefix("module.") if parallel else name: content[name] for name in names}
+    state = state_dict_of(load_tensors(path, "file of weights"), f"pretrained: {path}")
+    check_finite_weights(state, f"pretrained: {path}")
+    return state
 
 
 def _renamed(

@@ -43,7 +43,7 @@ def load_recipe(name: str, *, smoke: bool = False, seed: int = 0) -> Recipe:
     """
     path = Path(name)
     if path.suffix == SUFFIX and path.is_file():
-        table, name = _parsed(path.read_text(encoding="utf-8"), name), path.stem
+        table, name = read_toml(path, "recipe"), path.stem
     elif name in recipe_names():
         table = _shipped(name)
     else:
@@ -65,6 +65,26 @@ def load_recipe(name: str, *, smoke: bool = False, seed: int = 0) -> Recipe:
             prior={**recipe.attack.prior, "seed": seed},
         ),
     )
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Args:
+        path: The file, UTF-8.
+        what: What to call it in errors.
+
+    Raises:
+        ValueError: No such file, or no TOML.
+    """
+    if not path.is_file():  # a pipe would wait for a writer
+        raise ValueError(f"{what}: there is no file {path}")
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what} {path} is no valid TOML in UTF-8: {error}") from error
 
 
 def _shipped(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bido_ext.lab.attacking import Attacked
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.environment import machine_facts, package_versions
 from bido_ext.lab.judge import AttackMetrics, PrivateReference, judge_attack, save_comparison
+from bido_ext.lab.lock import locked
 from bido_ext.lab.narrator import Narrator
 from bido_ext.lab.pipeline import LabData, Trained, train_judge, train_target
 from bido_ext.lab.stage import RunOptions
@@ -70,20 +71,21 @@ def run_recipe(
     # All that is missing is told before anything is trained.
     if inputs.weights(recipe.attack.generator) is None:
         inputs.check_public()
-    found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
-    config = {
-        "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
-        "target": asdict(plan.target),
-        "evaluator": asdict(plan.evaluator),
-        "attack": asdict(settings.search),
-        "generator": found.attack.generator
-        if inputs.weights(recipe.attack.generator)
-        else asdict(settings.prior),
-    }
-    result = found.result(plan, config, smoke=smoke, device=str(options.device))
-    write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
-    found.draw(out / "attack" / "comparison.png")  # last: the numbers do not wait for a picture
-    return result
+    with locked(out):
+        found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
+        config = {
+            "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
+            "target": asdict(plan.target),
+            "evaluator": asdict(plan.evaluator),
+            "attack": asdict(settings.search),
+            "generator": found.attack.generator
+            if inputs.weights(recipe.attack.generator)
+            else asdict(settings.prior),
+        }
+        result = found.result(plan, config, smoke=smoke, device=str(options.device))
+        write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
+        found.draw(out / "attack" / "comparison.png")  # last: the numbers do not wait for a picture
+        return result
 
 
 @dataclass(frozen=True)

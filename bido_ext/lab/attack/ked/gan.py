@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bido_ext.lab.attack.adversarial import (
     FILE,
+    STATE,
     AdversarialConfig,
     AdversarialTrainer,
     Public,
@@ -25,7 +26,7 @@ from bido_ext.lab.attack.adversarial import (
 from bido_ext.lab.attack.networks import Generator
 from bido_ext.lab.attack.settings import check_at_least
 from bido_ext.lab.attack.target import check_target, place
-from bido_ext.lab.checkpoint import load_checkpoint, weights_digest
+from bido_ext.lab.checkpoint import check_entries, load_checkpoint, weights_digest
 
 from .losses import (
     fakeness_loss,
@@ -138,6 +139,7 @@ def load_ked_gan(run_dir: Path | str) -> KedGan:
     path = Path(run_dir) / FILE
     content = load_checkpoint(path)
     settings = _settings(content, path)
+    check_entries(content, STATE, path)
     if content["step"] < settings["steps"]:
         raise ValueError(
             f"{path} is the GAN of a training that stopped at step {content['step']} of "
@@ -185,6 +187,7 @@ def _settings(content: Any, path: Path) -> dict[str, Any]:
     settings = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(settings, dict) or settings.get("kind") != KIND:
         raise ValueError(f"{path} is not a KED-MI GAN; give another --prior folder")
+    check_entries(settings, {"target": str, "steps": int, "num_classes": int}, path)
     return settings
 
 

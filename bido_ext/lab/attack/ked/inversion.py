@@ -16,6 +16,7 @@ from bido_ext.lab.attack.search import Keep, Search, run_search
 from bido_ext.lab.attack.settings import check_at_least, check_positive
 from bido_ext.lab.attack.target import check_target, place
 from bido_ext.lab.checkpoint import weights_digest
+from bido_ext.lab.finite import check_finite
 
 from .gan import KedGan, foreign
 from .losses import realness_loss
@@ -51,6 +52,7 @@ class KedConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
+        check_finite(self)
         names = ("steps", "restarts", "samples", "batch_size", "checkpoint_every")
         check_at_least(self, 1, *names)
         check_at_least(self, 0, "id_weight")

@@ -16,6 +16,7 @@ from bido_ext.lab.attack.search import Keep, Search, run_search
 from bido_ext.lab.attack.settings import check_at_least, check_positive
 from bido_ext.lab.attack.target import check_target, place
 from bido_ext.lab.checkpoint import weights_digest
+from bido_ext.lab.finite import check_finite
 
 from .loss import poincare_loss
 from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
@@ -53,6 +54,7 @@ class PpaConfig:
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
+        check_finite(self)
         names = ("candidates", "kept", "selected", "steps", "transforms")
         check_at_least(self, 1, *names, "batch_size", "checkpoint_every")
         check_positive(self, "lr")

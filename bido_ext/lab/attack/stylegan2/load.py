@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bido_ext.lab.checkpoint import load_checkpoint
+from bido_ext.lab.safe_load import check_finite_weights, load_tensors, state_dict_of
 
 from .generator import StyleGan2
 from .layers import fir
@@ -55,21 +55,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is a pickle, which would run code; save its G_ema.state_dict() where you trust "
             "it (docs/attacks.md) and give that file"
         )
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ModuleNotFoundError:
-            raise ValueError(f"{path} needs the package safetensors to be installed") from None
-        if not path.is_file():
-            raise ValueError(f"path: there is no file {path}")
-        try:
-            return dict(load_file(path))
-        except Exception as error:
-            raise ValueError(f"{path} is not a readable .safetensors file ({error})") from None
-    content = load_checkpoint(path)
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} must hold a state dict, names and tensors alone")
-    return dict(content)
+    if not path.is_file():
+        raise ValueError(f"path: there is no file {path}")
+    state = state_dict_of(load_tensors(path, "file of weights"), str(path))
+    check_finite_weights(state, str(path))
+    return state
 
 
 def _build(state: dict[str, Tensor], truncation: float) -> StyleGan2:

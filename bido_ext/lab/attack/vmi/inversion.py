@@ -18,6 +18,7 @@ from bido_ext.lab.attack.search import Keep, Search, run_search
 from bido_ext.lab.attack.settings import check_at_least, check_positive
 from bido_ext.lab.attack.target import check_target, place
 from bido_ext.lab.checkpoint import weights_digest
+from bido_ext.lab.finite import check_finite
 
 from .flow import CouplingFlow, kl_to_standard_normal
 
@@ -59,6 +60,7 @@ class VmiConfig:
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
+        check_finite(self)
         names = ("steps", "draws", "samples", "couplings", "hidden", "restarts", "batch_size")
         check_at_least(self, 1, *names, "checkpoint_every")
         check_positive(self, "lr")
