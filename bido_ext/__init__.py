@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from bido_ext.ops.double_center import double_center
     from bido_ext.ops.gaussian_gram import gaussian_gram
     from bido_ext.ops.hsic import hsic
-    from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+    from bido_ext.ops.kernels import (
+        Energy,
+        Gaussian,
+        InverseMultiquadric,
+        Kernel,
+        Laplacian,
+        Linear,
+        Mixture,
+        Polynomial,
+        RationalQuadratic,
+    )
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
 
@@ -41,8 +51,9 @@ _HOME = {
         "bido_ext.nn",
     ),
     **dict.fromkeys(
-        ("Gaussian", "InverseMultiquadric", "Kernel", "Linear", "WorkspaceError", "cka", "coco",
-         "double_center", "gaussian_gram", "hsic", "nhsic", "plan"),
+        ("Energy", "Gaussian", "InverseMultiquadric", "Kernel", "Laplacian", "Linear", "Mixture",
+         "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco", "double_center",
+         "gaussian_gram", "hsic", "nhsic", "plan"),
         "bido_ext.ops",
     ),
 }  # fmt: skip
@@ -52,12 +63,17 @@ __all__ = [
     "BackendRow",
     "BiDOLoss",
     "DependenceTerms",
+    "Energy",
     "FeatureTaps",
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
+    "Laplacian",
     "Linear",
     "MicroBatchedBiDO",
+    "Mixture",
+    "Polynomial",
+    "RationalQuadratic",
     "StepLosses",
     "WorkspaceError",
     "__version__",

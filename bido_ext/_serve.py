@@ -33,7 +33,7 @@ from bido_ext import _disk_cache
 from bido_ext._float64 import resolved
 from bido_ext._precision import tf32_allowed
 from bido_ext._self_check import FAMILIES, self_check
-from bido_ext.reference.gram_stack import LINEAR
+from bido_ext.reference.kernel_entries import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 Function = Callable[..., Any]
 
@@ -64,6 +64,9 @@ WIDEST_ROW = 1 << 24
 OPTIONAL = ("nhsic", "nhsic_backward")
 #: Where the arguments of a function have its variables and the first ones of its pairs.
 GROUPED = {"hsic": (0, 3), "hsic_backward": (1, 6), "nhsic": (0, 3), "nhsic_backward": (1, 7)}
+#: Where the kinds of the variables are, and those that the Triton and CUDA kernels have.
+KINDS_AT = {"gram_stack": 2, "gram_stack_backward": 4, "hsic": 2, "hsic_backward": 5, "nhsic": 2, "nhsic_backward": 6}
+KINDS_ON_GPU = (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM)
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
 #: What is stored of a kernel after whose check the device was lost.
@@ -116,6 +119,8 @@ def serves(
     if implementation not in ("triton", "cuda"):
         return True
     if torch.float64 in dtypes and name != "double_center":
+        return False
+    if name in KINDS_AT and args and not set(args[KINDS_AT[name]]) <= set(KINDS_ON_GPU):
         return False
     if implementation == "triton" and any(
         t.dim() == 2 and max(t.stride(0), t.shape[1]) >= WIDEST_ROW for t in _tensors_of(args)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bido_ext.ops.group import Pairs
 from bido_ext.reference.gram_stack import GAUSSIAN, LABELS, LINEAR
+from bido_ext.reference.kernel_entries import entry_of_distance, scalar, weight_of_entry
 
 
 class Rows(NamedTuple):
@@ -55,24 +56,23 @@ def gram_block(
         same: The rows of b that are those of a, if they are among them.
     """
     if kind == LABELS:
-        return (a.x[:, None] == b.x[None, :]).to(dtype) * parameter.to(dtype)
+        return (a.x[:, None] == b.x[None, :]).to(dtype) * scalar(parameter).to(dtype)
     inner = a.x @ b.x.mT
     if kind == LINEAR:
         return inner
     D = inner.mul_(-2).add_(a.norms[:, None]).add_(b.norms[None, :]).clamp_min_(0)
     if same is not None:
         D[:, same].fill_diagonal_(0)  # a sample is at distance 0 of itself, whatever the round-off
-    if kind == GAUSSIAN:
-        return D.mul_(-parameter.to(dtype)).expm1_()
-    return D.log1p_().mul_(-0.5).expm1_()
+    if kind == GAUSSIAN:  # in place
+        return D.mul_(-scalar(parameter).to(dtype)).expm1_()
+    return entry_of_distance(D, parameter.to(dtype), kind)
 
 
 def weight_block(G: Tensor, E: Tensor, same: slice | None, parameter: Tensor, kind: int) -> Tensor:
     """A of a block, (r, c), of the dtype of G."""
     if kind == LINEAR:
         return 2 * G
-    K = E + 1
-    A = G * K * (4 * parameter.to(G.dtype)) if kind == GAUSSIAN else 2 * G * K**3
+    A = weight_of_entry(G, E, parameter.to(G.dtype), kind)
     if same is not None:
         A[:, same].fill_diagonal_(0)
     return A

@@ -8,16 +8,31 @@ from bido_ext.ops.coco import coco
 from bido_ext.ops.double_center import double_center
 from bido_ext.ops.gaussian_gram import gaussian_gram
 from bido_ext.ops.hsic import hsic
-from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+from bido_ext.ops.kernels import (
+    Energy,
+    Gaussian,
+    InverseMultiquadric,
+    Kernel,
+    Laplacian,
+    Linear,
+    Mixture,
+    Polynomial,
+    RationalQuadratic,
+)
 from bido_ext.ops.nhsic import nhsic
 from bido_ext.ops.plan import Plan, plan
 
 __all__ = [
+    "Energy",
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
+    "Laplacian",
     "Linear",
+    "Mixture",
     "Plan",
+    "Polynomial",
+    "RationalQuadratic",
     "WorkspaceError",
     "cka",
     "coco",

@@ -18,6 +18,7 @@ from torch import Tensor
 from bido_ext.ops.algebra import batches, center_stack, gradients_of_sides
 from bido_ext.ops.coco_group import CocoGroup
 from bido_ext.reference.gram_stack import LABELS
+from bido_ext.reference.kernel_entries import scalar
 
 Side = tuple[int, int]
 
@@ -62,7 +63,7 @@ def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
             a, b = (b, a) if g.kinds[a] == LABELS else (a, b)
             labels = g.kinds[b] == LABELS
             Kc = centered(a)
-            M = times_labels(g.variables[b], g.parameters[b], Kc) if labels else Kc @ centered(b)
+            M = times_labels(g.variables[b], scalar(g.parameters[b]), Kc) if labels else Kc @ centered(b)
             norms[frozenset((a, b))] = _norms(M)
     values = [norms[frozenset(pair)].sqrt() / g.n for pair in g.pairs]
     return torch.stack(values) if values else g.parameters.new_zeros((0,)), kept
@@ -89,7 +90,7 @@ def _norms_of_wanted(g: CocoGroup, sides: list[Side], kept: Tensor) -> dict[froz
             del Kc, gradients
     for batch in batches(g.n, len(g.wanted)):
         for y, rows, Kc in _paired_with_labels(g, batch):
-            sizes = _norms(times_labels(g.variables[y], g.parameters[y], Kc))
+            sizes = _norms(times_labels(g.variables[y], scalar(g.parameters[y]), Kc))
             pairs = (frozenset((g.wanted[batch][k], y)) for k in rows)
             norms.update(zip(pairs, sizes.unbind(), strict=True))
     return norms
@@ -120,9 +121,9 @@ def _add_labels(g: CocoGroup, grad: Tensor, values: Tensor, batch: slice, half: 
     for y, rows, Kc in _paired_with_labels(g, batch):
         pairs = [[p for p, pair in enumerate(g.pairs) if set(pair) == {own[k], y}] for k in rows]
         m = torch.stack([root[p[0]] for p in pairs]) ** 2
-        M = times_labels(g.variables[y], g.parameters[y], Kc)
+        M = times_labels(g.variables[y], scalar(g.parameters[y]), Kc)
         M = M.div_(m.to(M.dtype)[:, None, None])  # first, or float32 might overflow
-        product = times_labels(g.variables[y], g.parameters[y], M)
+        product = times_labels(g.variables[y], scalar(g.parameters[y]), M)
         for k, matrix, of in zip(rows, product, pairs, strict=True):
             half[k] += matrix.mul_(torch.stack([weight[p] for p in of]).sum())
 

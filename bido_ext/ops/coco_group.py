@@ -13,6 +13,7 @@ from bido_ext.ops.algebra import center_stack
 from bido_ext.ops.gram_stack import gram_stack_of
 from bido_ext.ops.kernels import same_class
 from bido_ext.reference.gram_stack import LABELS, group_dtype
+from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import unresolved
 
 
@@ -60,7 +61,7 @@ class CocoGroup:
         if i in self.wanted:
             return center_stack(self.stack[list(self.wanted).index(i)], self.dtype)
         if self.kinds[i] == LABELS:  # exact in any dtype
-            gram = same_class(self.variables[i], self.dtype) * self.parameters[i].to(self.dtype)
+            gram = same_class(self.variables[i], self.dtype) * scalar(self.parameters[i]).to(self.dtype)
         else:
             gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
             self.unresolved[i] = unresolved(gram, self.kinds[i])

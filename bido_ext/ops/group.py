@@ -17,22 +17,11 @@ import torch
 from torch import Tensor
 
 from bido_ext.ops._validate import is_labels
-from bido_ext.ops.bandwidth import constant_gamma, gamma_of
-from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
-from bido_ext.reference.gram_stack import (
-    GAUSSIAN,
-    GRAM,
-    INVERSE_MULTIQUADRIC,
-    LABELS,
-    LINEAR,
-    group_dtype,
-)
+from bido_ext.ops.kernels import Gaussian, Kernel, Linear
+from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
 
-KINDS: dict[type[Kernel], int] = {
-    Gaussian: GAUSSIAN,
-    Linear: LINEAR,
-    InverseMultiquadric: INVERSE_MULTIQUADRIC,
-}
+
+Parameters = tuple[float | Tensor, ...]
 
 
 class Pairs(NamedTuple):
@@ -49,8 +38,8 @@ class Group:
     Attributes:
         variables: Features (n, d), integer labels (n,) as int64, or, for a kernel of the user's own,
             its Gram matrix up to centering (n, n).
-        parameters: float64 [m]: gamma of a Gaussian, scale of labels, else 1.
-        kinds: What each variable is: GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS or GRAM.
+        parameters: float64 [m]: gamma of a kernel, scale of labels, else 1; [m, 2] where a kernel has two.
+        kinds: What each variable is, of bido_ext.reference.kernel_entries.
     """
 
     variables: list[Tensor]
@@ -97,34 +86,38 @@ def make_group(
     wide = any(v.dtype == torch.float64 for v in variables)
     if exact:
         given = zip(kernels, labels, strict=True)
-        wide = wide or any(k is not None and type(k) not in KINDS and not l for k, l in given)
+        wide = wide or any(k is not None and k.kind is None and not l for k, l in given)
     tensors: list[Tensor] = []
-    parameters: list[float | Tensor] = []
+    parameters: list[Parameters] = []
     kinds: list[int] = []
-    parameter: float | Tensor | None
     for v, kernel, label in zip(variables, kernels, labels, strict=True):
         kernel = kernel or (Linear() if label else Gaussian())
+        parameter: Parameters = (1.0,)
         if label:
-            kind, parameter, tensor = LABELS, kernel.label_scale(num_classes), v.long()
+            kind, parameter, tensor = LABELS, (kernel.label_scale(num_classes),), v.long()
         else:
             tensor = v.double() if wide and v.dtype != torch.float64 else v
-            kind = KINDS.get(type(kernel), GRAM)
-            parameter = 1.0
-            if kind == GRAM:
+            kind = GRAM if kernel.kind is None else kernel.kind
+            if kernel.kind is None:
                 with torch.autocast(v.device.type, enabled=False):
                     tensor = kernel.gram_up_to_centering(tensor)
-            elif isinstance(kernel, Gaussian):
-                parameter = constant_gamma(kernel.sigma, v.shape[1], kernel.scale_by_dim)
-                if parameter is None:
-                    parameter = gamma_of(kernel.sigma, v.detach(), kernel.scale_by_dim)
+            else:
+                parameter = kernel.parameters(v)
         tensors.append(tensor)
         parameters.append(parameter)
         kinds.append(kind)
     return Group(tensors, _pack(parameters, tensors[0].device), kinds)
 
 
-def _pack(parameters: list[float | Tensor], device: torch.device) -> Tensor:
-    """float64 [m] on the device."""
+def _pack(rows: list[Parameters], device: torch.device) -> Tensor:
+    """float64 [m], or [m, most] where a kernel has several, on the device."""
+    most = max(len(row) for row in rows)
+    parameters = [p for row in rows for p in (*row, *(1.0,) * (most - len(row)))]
+    packed = _pack_flat(parameters, device)
+    return packed if most == 1 else packed.view(len(rows), most)
+
+
+def _pack_flat(parameters: list[float | Tensor], device: torch.device) -> Tensor:
     constants = tuple(p for p in parameters if not isinstance(p, Tensor))
     known = len(constants) == len(parameters) and not torch.compiler.is_compiling()
     if known and device.type == "cuda":

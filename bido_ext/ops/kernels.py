@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels of the dependence measures: Gaussian, Linear, InverseMultiquadric.
+"""The kernels of the dependence measures.
 
 A kernel turns one variable into a *Gram matrix up to centering*: any matrix with the same H K H,
 chosen for its digits (K - 1 instead of K for the Gaussian). Integer labels never become one-hot: on
@@ -10,22 +10,49 @@ same-class indicator [y_i = y_j] times a number (``label_scale``).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bido_ext.ops._validate import check_bool
-from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
-from bido_ext.reference.gaussian_gram import squared_distances
+from bido_ext.ops._validate import check_bool, check_positive
+from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
+from bido_ext.reference.kernel_entries import (
+    ENERGY,
+    GAUSSIAN,
+    INVERSE_MULTIQUADRIC,
+    LAPLACIAN,
+    LINEAR,
+    RATIONAL_QUADRATIC,
+)
 
 
 class Kernel:
-    """A positive definite kernel; see the subclasses."""
+    """A positive definite kernel; see the subclasses.
+
+    Attributes:
+        kind: Of a kernel that the ops make themselves (bido_ext.reference.kernel_entries); None for one whose
+            Gram matrix is made here.
+    """
+
+    kind: ClassVar[int | None] = None
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
         """(n, d) features -> (n, n), float32 or float64, with the HKH of the kernel's Gram matrix."""
-        raise NotImplementedError
+        if self.kind is None:
+            raise NotImplementedError
+        packed = [
+            p.double() if isinstance(p, Tensor) else x.new_full((), p, dtype=torch.float64)
+            for p in self.parameters(x)
+        ]
+        row = torch.stack(packed)[None] if len(packed) > 1 else packed[0][None]
+        return torch.ops.bido_ext.gram_stack([x], row, [self.kind])[0]
+
+    def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        """Of a kernel with a kind, for features x: numbers, or 0-d float64 tensors on the device."""
+        return (1.0,)
 
     def label_scale(self, num_classes: int | None) -> float:
         """k(e_a, e_a) - k(e_a, e_b) of two one-hot vectors e_a, e_b."""
@@ -45,38 +72,25 @@ class Gaussian(Kernel):
 
     sigma: Sigma = 5.0
     scale_by_dim: bool = True
+    kind = GAUSSIAN
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
         check_bool(self.scale_by_dim, "scale_by_dim")
 
-    def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        gamma = gamma_of(self.sigma, x.detach(), self.scale_by_dim)
-        return torch.ops.bido_ext.gaussian_gram(x, gamma, True)
+    def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        return (gamma_for(self.sigma, x, self.scale_by_dim),)
 
     def label_scale(self, num_classes: int | None) -> float:
-        if isinstance(self.sigma, (str, Tensor)):
-            raise ValueError(
-                "Gaussian on integer labels needs a number as sigma; "
-                f"got {self.sigma if isinstance(self.sigma, str) else 'a tensor'}."
-            )
-        if self.scale_by_dim and num_classes is None:
-            raise ValueError(
-                "Gaussian(scale_by_dim=True) on integer labels needs num_classes: the bandwidth "
-                "is scaled by the length of the one-hot vectors."
-            )
-        d = num_classes if self.scale_by_dim and num_classes is not None else 1
-        return -math.expm1(-2 / (2 * float(self.sigma) ** 2 * d))
+        sigma, d = one_hot_bandwidth(self, self.sigma, self.scale_by_dim, num_classes)
+        return -math.expm1(-2 / (2 * sigma**2 * d))
 
 
 @dataclass(frozen=True)
 class Linear(Kernel):
     """k(a, b) = <a, b>."""
 
-    def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        x = _at_least_float32(x)
-        x = x - x.mean(0, keepdim=True)
-        return x @ x.T
+    kind = LINEAR
 
     def label_scale(self, num_classes: int | None) -> float:
         return 1.0
@@ -84,17 +98,174 @@ class Linear(Kernel):
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
-    """k(a, b) = (1 + |a - b|^2)^(-1/2)."""
+    """k(a, b) = (1 + |a - b|^2)^(-1/2); :class:`RationalQuadratic` with alpha=0.5 has a bandwidth."""
 
-    def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        return torch.expm1(-0.5 * torch.log1p(squared_distances(_at_least_float32(x))))
+    kind = INVERSE_MULTIQUADRIC
 
     def label_scale(self, num_classes: int | None) -> float:
         return 1 - 3**-0.5
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+@dataclass(frozen=True)
+class Laplacian(Kernel):
+    """k(a, b) = exp(-|a - b| / (sigma [sqrt d])), with the Euclidean norm.
+
+    Args:
+        sigma: Bandwidth: a positive number, a 0-d tensor, or "median" (the median distance).
+        scale_by_dim: Scale it by the square root of the number of columns d.
+    """
+
+    sigma: Sigma = 5.0
+    scale_by_dim: bool = True
+    kind = LAPLACIAN
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        check_bool(self.scale_by_dim, "scale_by_dim")
+
+    def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        of_gaussian = gamma_for(self.sigma, x, self.scale_by_dim)  # 1 / (2 sigma^2 d)
+        return ((2 * of_gaussian) ** 0.5,)
+
+    def label_scale(self, num_classes: int | None) -> float:
+        sigma, d = one_hot_bandwidth(self, self.sigma, self.scale_by_dim, num_classes)
+        return -math.expm1(-((2 / d) ** 0.5) / sigma)
+
+
+@dataclass(frozen=True)
+class Energy(Kernel):
+    """k(a, b) = -|a - b|^beta: HSIC with it is the squared distance covariance, up to a factor.
+
+    Conditionally positive definite, which centering makes positive (Sejdinovic et al. 2013).
+
+    Args:
+        beta: Exponent, above 0 and at most 2.
+    """
+
+    beta: float = 1.0
+    kind = ENERGY
+
+    def __post_init__(self) -> None:
+        if check_positive(self.beta, "beta") > 2:
+            raise ValueError(f"beta must be above 0 and at most 2, got {self.beta}.")
+
+    def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        return (float(self.beta),)
+
+    def label_scale(self, num_classes: int | None) -> float:
+        return 2 ** (self.beta / 2)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(Kernel):
+    """k(a, b) = (1 + |a - b|^2 / (2 alpha sigma^2 [d]))^(-alpha), a mixture of Gaussians of all bandwidths.
+
+    Args:
+        alpha: Positive; 0.5 is the scaled inverse multiquadric kernel.
+        sigma: Bandwidth: a positive number, a 0-d tensor, or "median".
+        scale_by_dim: Divide by the number of columns d as well.
+    """
+
+    alpha: float = 1.0
+    sigma: Sigma = 5.0
+    scale_by_dim: bool = True
+    kind = RATIONAL_QUADRATIC
+
+    def __post_init__(self) -> None:
+        check_positive(self.alpha, "alpha")
+        check_sigma(self.sigma)
+        check_bool(self.scale_by_dim, "scale_by_dim")
+
+    def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        return gamma_for(self.sigma, x, self.scale_by_dim) / self.alpha, float(self.alpha)
+
+    def label_scale(self, num_classes: int | None) -> float:
+        sigma, d = one_hot_bandwidth(self, self.sigma, self.scale_by_dim, num_classes)
+        return -math.expm1(-self.alpha * math.log1p(1 / (self.alpha * sigma**2 * d)))
+
+
+@dataclass(frozen=True)
+class Polynomial(Kernel):
+    """k(a, b) = (<a, b> + c)^degree. Its Gram matrix is made by PyTorch, in float64: n x n numbers of memory.
+
+    Args:
+        degree: A positive integer.
+        c: Not negative.
+    """
+
+    degree: int = 2
+    c: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.degree, bool) or not isinstance(self.degree, int) or self.degree < 1:
+            raise ValueError(f"degree must be a positive integer, got {self.degree!r}.")
+        if self.c != 0:
+            check_positive(self.c, "c")
+
+    def gram_up_to_centering(self, x: Tensor) -> Tensor:
+        wide = x.double()
+        K = (wide @ wide.mT + self.c) ** self.degree
+        K = K - K.mean(0, keepdim=True)
+        K = K - K.mean(1, keepdim=True)
+        return K if x.dtype == torch.float64 else K.float()
+
+    def label_scale(self, num_classes: int | None) -> float:
+        return float((1 + self.c) ** self.degree - self.c**self.degree)
+
+
+class Mixture(Kernel):
+    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up.
+
+    Args:
+        kernels: Such as Gaussians of several bandwidths.
+        weights: As many positive numbers; default: equal ones that sum to 1.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None) -> None:
+        self.kernels = tuple(kernels)
+        if not self.kernels or not all(isinstance(k, Kernel) for k in self.kernels):
+            raise TypeError("kernels must be a list of kernels such as Gaussian(2.0), at least one.")
+        given = [1 / len(self.kernels)] * len(self.kernels) if weights is None else list(weights)
+        if len(given) != len(self.kernels):
+            raise ValueError(
+                f"weights must be one per kernel, got {len(given)} for {len(self.kernels)} kernels."
+            )
+        self.weights = tuple(check_positive(w, "each of weights") for w in given)
+
+    def __repr__(self) -> str:
+        return f"Mixture({list(self.kernels)}, weights={list(self.weights)})"
+
+    def gram_up_to_centering(self, x: Tensor) -> Tensor:
+        parts = [w * k.gram_up_to_centering(x) for w, k in zip(self.weights, self.kernels, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def label_scale(self, num_classes: int | None) -> float:
+        both = zip(self.weights, self.kernels, strict=True)
+        return sum(w * k.label_scale(num_classes) for w, k in both)
+
+
+def gamma_for(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> float | Tensor:
+    """1 / (2 sigma^2 [d]) for features x: a number where sigma is one, else a 0-d float64 tensor."""
+    known = constant_gamma(sigma, x.shape[1], scale_by_dim)
+    return gamma_of(sigma, x.detach(), scale_by_dim) if known is None else known
+
+
+def one_hot_bandwidth(
+    kernel: Kernel, sigma: Sigma, scale_by_dim: bool, num_classes: int | None
+) -> tuple[float, int]:
+    """sigma and d on one-hot vectors, or the reason why there are none."""
+    name = type(kernel).__name__
+    if isinstance(sigma, (str, Tensor)):
+        raise ValueError(
+            f"{name} on integer labels needs a number as sigma; "
+            f"got {sigma if isinstance(sigma, str) else 'a tensor'}."
+        )
+    if scale_by_dim and num_classes is None:
+        raise ValueError(
+            f"{name}(scale_by_dim=True) on integer labels needs num_classes: the bandwidth "
+            "is scaled by the length of the one-hot vectors."
+        )
+    return float(sigma), num_classes if scale_by_dim and num_classes is not None else 1
 
 
 def same_class(y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -71,7 +71,10 @@ def check_kernel(kernel: object, name: str) -> None:
             f"{name} must be a kernel such as Gaussian(), Linear() or InverseMultiquadric(), "
             f"got {type(kernel).__name__}."
         )
-    if kernel is not None and type(kernel).gram_up_to_centering is Kernel.gram_up_to_centering:
+    if kernel is not None and (
+        kernel.kind is None
+        and type(kernel).gram_up_to_centering is Kernel.gram_up_to_centering
+    ):
         raise TypeError(f"{name} is a {type(kernel).__name__} without gram_up_to_centering(x).")
 
 

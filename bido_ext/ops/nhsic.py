@@ -28,6 +28,7 @@ from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
 from bido_ext.ops.plan import check_algebra_fits
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
+from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import (
     nan_where_unresolved,
     too_coarse_for_ridge,
@@ -146,7 +147,7 @@ def _default(
         bad = [torch.zeros((), dtype=torch.bool, device=parameters.device) for _ in kinds]
         for i, kind in enumerate(kinds):
             if kind == LABELS:
-                factors[i] = label_factor(variables[i], parameters[i], c, dtype)
+                factors[i] = label_factor(variables[i], scalar(parameters[i]), c, dtype)
             elif kind == LINEAR:
                 made = linear_factor(variables[i], c)
                 factors[i], linear[i] = made.S.to(dtype), (made.cP / c).to(dtype)

@@ -8,14 +8,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bido_ext.reference.gaussian_gram import (
-    gaussian_gram,
-    gaussian_gram_backward,
-    squared_distances,
+from bido_ext.reference.gaussian_gram import squared_distances
+from bido_ext.reference.kernel_entries import (
+    ENERGY,
+    GAUSSIAN,
+    GRAM,
+    INVERSE_MULTIQUADRIC,
+    LABELS,
+    LAPLACIAN,
+    LINEAR,
+    RATIONAL_QUADRATIC,
+    entry_of_distance,
+    scalar,
+    weight_of_entry,
 )
 
-#: What a variable of a group is (csrc/common/kernel_tile.h has the same numbers).
-GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM = range(5)
+__all__ = [
+    "ENERGY",
+    "GAUSSIAN",
+    "GRAM",
+    "INVERSE_MULTIQUADRIC",
+    "LABELS",
+    "LAPLACIAN",
+    "LINEAR",
+    "RATIONAL_QUADRATIC",
+]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -34,36 +51,31 @@ def group_dtype(variables: Sequence[Tensor], kinds: Sequence[int]) -> torch.dtyp
 def gram_up_to_centering(x: Tensor, parameter: Tensor, kind: int, dtype: torch.dtype) -> Tensor:
     """The matrix (n, n) of one variable with the HKH of its kernel's Gram matrix; differentiable."""
     if kind == LABELS:
-        return (x[:, None] == x[None, :]).to(dtype) * parameter.to(dtype)
+        return (x[:, None] == x[None, :]).to(dtype) * scalar(parameter).to(dtype)
     x = x.to(dtype)
     if kind == GRAM:
         return x
-    if kind == GAUSSIAN:
-        return gaussian_gram(x, parameter.to(dtype), minus_one=True)
     if kind == LINEAR:
         x = x - x.mean(0, keepdim=True)
         return x @ x.T
-    return torch.expm1(-0.5 * torch.log1p(squared_distances(x)))
+    return entry_of_distance(squared_distances(x), parameter.to(dtype), kind)
 
 
 def gram_backward(
     grad: Tensor, E: Tensor, x: Tensor, parameter: Tensor, kind: int, dtype: torch.dtype
 ) -> Tensor:
     """Gradient of a variable from that of its Gram matrix up to centering E, without autograd."""
-    grad, E, gamma = grad.to(dtype), E.to(dtype), parameter.to(dtype)
+    grad, E, parameter = grad.to(dtype), E.to(dtype), parameter.to(dtype)
     if kind == GRAM:
         return grad
     x = x.to(dtype)
-    if kind == GAUSSIAN:
-        return gaussian_gram_backward(grad, E + 1, x, gamma)
     x = x - x.mean(0, keepdim=True)
-    G = grad + grad.T
     if kind == LINEAR:
-        grad_x = G @ x
+        grad_x = (grad + grad.T) @ x
         return grad_x - grad_x.mean(0, keepdim=True)
-    W = G * (E + 1) ** 3  # dK / dD = -K^3 / 2
-    W = W - torch.diag(W.diagonal())
-    return W @ x - W.sum(1, keepdim=True) * x
+    A = weight_of_entry((grad + grad.T) / 2, E, parameter, kind)
+    A = A - torch.diag(A.diagonal())  # A_ii cancels; its round-off would drown small weights
+    return A @ x - A.sum(1, keepdim=True) * x
 
 
 def gram_stack(

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Kinds of csrc/common/kernel_tile.h.
-GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC = range(3)
+from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR, NOT_SMOOTH
+
 #: Of float32: the largest gamma D.
 FARTHEST = 16.0
 #: Of float32: the largest D of the inverse multiquadric kernel, whose near pairs weigh most.
@@ -35,7 +35,7 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     """Whether float32 does not hold E (n, n) of features; a 0-d bool tensor. float64 does."""
     n = E.shape[-1]
     nothing = torch.zeros((), dtype=torch.bool, device=E.device)
-    if E.dtype == torch.float64 or kind > INVERSE_MULTIQUADRIC or n < 2:
+    if E.dtype == torch.float64 or kind >= LABELS or n < 2:
         return nothing
     size = E.abs().amax()
     extreme = ~((size >= SMALLEST) & (size <= LARGEST))
@@ -43,10 +43,12 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
         return extreme
     if E.device.type != "cpu":
         return size.isnan()
+    if kind in NOT_SMOOTH:  # float64 makes near distances from differences
+        return ~nothing
     mean = 1 + E.sum(dtype=torch.float64) / (n * (n - 1))
     if kind == GAUSSIAN:
         far = size > -math.expm1(-FARTHEST)
-    else:  # K^-2 = 1 + D
+    else:  # of the inverse multiquadric K^-2 = 1 + D
         far = (1 - size).square() * FARTHEST_MULTIQUADRIC < 1
     return extreme | far | (mean < SMALLEST_MEAN)
 

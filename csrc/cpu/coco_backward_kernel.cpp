@@ -77,7 +77,6 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
   const std::vector<Side> sides = sides_of(kinds, first, second, wanted);
   const auto* of_pair = static_cast<const double*>(grad.const_data_ptr());
   const auto* value = static_cast<const double*>(values.const_data_ptr());
-  const auto* parameter = static_cast<const double*>(parameters.const_data_ptr());
   const auto* side_gradient = static_cast<const T*>(kept.const_data_ptr());
   const auto* gram = static_cast<const T*>(stack.const_data_ptr());
 
@@ -102,7 +101,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& values, const std
         continue;
       }
       const auto* y = static_cast<const int64_t*>(group[other].data.const_data_ptr());
-      G.labels.push_back({LabelProduct(y, parameter[other], n), coefficient});
+      G.labels.push_back({LabelProduct(y, group[other].exact_parameter, n), coefficient});
       labels.push_back(other);
     }
     return G;

@@ -57,7 +57,6 @@ class Coco {
        const std::vector<int64_t>& first, const std::vector<int64_t>& second,
        const std::vector<int64_t>& wanted)
       : n_(variables[0].size(0)),
-        parameter_(static_cast<const double*>(parameters.const_data_ptr())),
         first_(first),
         second_(second),
         group_(make_group<T>("coco", variables, parameters, kinds)),
@@ -85,7 +84,7 @@ class Coco {
     return CenteredGram<T>(grams_.gram(v), group_[v].is_gram(), n_);
   }
   LabelProduct label_product(int64_t v) const {
-    return LabelProduct(static_cast<const int64_t*>(group_[v].data.const_data_ptr()), parameter_[v], n_);
+    return LabelProduct(static_cast<const int64_t*>(group_[v].data.const_data_ptr()), group_[v].exact_parameter, n_);
   }
   bool is_wanted(int64_t v) const { return grams_.place_of_wanted(v) >= 0; }
 
@@ -186,7 +185,6 @@ class Coco {
   }
 
   int64_t n_;
-  const double* parameter_;
   const std::vector<int64_t>&first_, &second_;  // of the caller, who outlives this
   std::vector<Variable<T>> group_;
   GroupGrams<T> grams_;

@@ -88,6 +88,25 @@ BIDO_VECTORIZE double centered_norm(const In* row, const T* mean, int64_t width)
   return sum;
 }
 
+template <typename In, typename T>
+BIDO_VECTORIZE T squared_difference(const In* a, const In* b, int64_t width) {
+  T lanes[kLanes] = {};
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const T v = static_cast<T>(a[j + l]) - static_cast<T>(b[j + l]);
+      lanes[l] += v * v;
+    }
+  }
+  T sum = 0;
+  for (; j < width; ++j) {
+    const T v = static_cast<T>(a[j]) - static_cast<T>(b[j]);
+    sum += v * v;
+  }
+  for (T lane : lanes) sum += lane;
+  return sum;
+}
+
 // Calls function(In{}) with the element type of a dtype.
 template <typename T, typename Function>
 void dispatch(ScalarType dtype, const Function& function) {
@@ -283,6 +302,17 @@ void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weig
   });
 }
 
+template <typename T>
+T exact_distance(const Tensor& x, int64_t i, int64_t j) {
+  T distance = 0;
+  dispatch<T>(x.scalar_type(), [&](auto in) {
+    using In = decltype(in);
+    const Rows<In> rows(x, 0);
+    distance = squared_difference<In, T>(rows[i], rows[j], x.size(1));
+  });
+  return distance;
+}
+
 Tensor convert_rows(const Tensor& source, ScalarType dtype) {
   if (source.scalar_type() == dtype) return source;
   const int64_t n = source.size(0), d = source.size(1);
@@ -301,7 +331,8 @@ Tensor convert_rows(const Tensor& source, ScalarType dtype) {
   template void means_and_norms<T>(const Tensor&, T*, T*);                                                  \
   template void pack_strips<T>(const Tensor&, int64_t, int64_t, int64_t, int64_t, int64_t, T*);             \
   template void store_rows<T>(const T*, int64_t, const Tensor&, int64_t, int64_t, int64_t, int64_t, bool);  \
-  template void subtract_scaled_rows<T>(const Tensor&, const Tensor&, const double*);
+  template void subtract_scaled_rows<T>(const Tensor&, const Tensor&, const double*);                       \
+  template T exact_distance<T>(const Tensor&, int64_t, int64_t);
 BIDO_INSTANTIATE(float)
 BIDO_INSTANTIATE(double)
 

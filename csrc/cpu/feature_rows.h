@@ -52,6 +52,10 @@ void store_rows(const T* source, int64_t stride, const Tensor& out, int64_t row_
 template <typename T>
 void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weights);
 
+// |x_i - x_j|^2 from differences.
+template <typename T>
+T exact_distance(const Tensor& x, int64_t i, int64_t j);
+
 // Copies `source` (float32 or float64) into a new tensor of `dtype`; itself if it has that dtype.
 Tensor convert_rows(const Tensor& source, ScalarType dtype);
 

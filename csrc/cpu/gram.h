@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -14,70 +15,82 @@
 
 namespace bido {
 
-template <typename T>
-BIDO_VECTORIZE void gram_row(KernelKind kind, bool minus_one, T* row, T norm_i, const T* norms, T gamma,
-                             int64_t count) {
-  if (kind == KernelKind::gaussian && minus_one) {
+template <typename T, KernelKind kKind>
+inline __attribute__((always_inline)) void gram_row_of(bool minus_one, T* row, T norm_i, const T* norms,
+                                                       KernelParameters<T> p, int64_t count) {
+  if (minus_one) {
+    for (int64_t j = 0; j < count; ++j) row[j] = gram_entry(kKind, norm_i, norms[j], row[j], p);
+  } else {
     for (int64_t j = 0; j < count; ++j)
-      row[j] = gram_entry(KernelKind::gaussian, norm_i, norms[j], row[j], gamma);
-  } else if (kind == KernelKind::gaussian) {
-    for (int64_t j = 0; j < count; ++j)
-      row[j] = exp_nonpositive(-gamma * squared_distance(norm_i, norms[j], row[j]));
-  } else if (kind == KernelKind::inverse_multiquadric && !minus_one) {
-    for (int64_t j = 0; j < count; ++j)
-      row[j] = T(1) / std::sqrt(T(1) + squared_distance(norm_i, norms[j], row[j]));
-  } else if (kind == KernelKind::inverse_multiquadric) {
-    for (int64_t j = 0; j < count; ++j)
-      row[j] = gram_entry(KernelKind::inverse_multiquadric, norm_i, norms[j], row[j], gamma);
+      row[j] = kernel_of_distance(kKind, squared_distance(norm_i, norms[j], row[j]), p);
   }
 }
 
-// Of float64: nearer pairs, in units of their norms, lose digits in |x_i|^2 + |x_j|^2 - 2 <x_i, x_j>.
-constexpr double kNear = 1e-6;
-
-// The squared distance from differences.
-inline double exact_distance(const Tensor& x, int64_t i, int64_t j) {
-  const auto* data = static_cast<const double*>(x.const_data_ptr());
-  const double *a = data + i * x.stride(0), *b = data + j * x.stride(0);
-  double sum = 0;
-  for (int64_t k = 0; k < x.size(1); ++k) sum += (a[k] - b[k]) * (a[k] - b[k]);
-  return sum;
+template <typename T>
+BIDO_VECTORIZE void gram_row(KernelKind kind, bool minus_one, T* row, T norm_i, const T* norms,
+                             KernelParameters<T> p, int64_t count) {
+  switch (kind) {
+    case KernelKind::gaussian:
+      return gram_row_of<T, KernelKind::gaussian>(minus_one, row, norm_i, norms, p, count);
+    case KernelKind::inverse_multiquadric:
+      return gram_row_of<T, KernelKind::inverse_multiquadric>(minus_one, row, norm_i, norms, p, count);
+    case KernelKind::laplacian:
+      return gram_row_of<T, KernelKind::laplacian>(minus_one, row, norm_i, norms, p, count);
+    case KernelKind::energy:
+      return gram_row_of<T, KernelKind::energy>(true, row, norm_i, norms, p, count);
+    case KernelKind::rational_quadratic:
+      return gram_row_of<T, KernelKind::rational_quadratic>(minus_one, row, norm_i, norms, p, count);
+    default:
+      return;
+  }
 }
 
+// Nearer pairs, in units of their norms, lose digits in |x_i|^2 + |x_j|^2 - 2 <x_i, x_j>: in float64, which
+// serves where that matters, and in float32 for kernels that are not smooth.
+template <typename T>
+constexpr T kNear = sizeof(T) == 8 ? T(1e-6) : T(1e-2);
+
+// Of float32, for kernels that are not smooth: the weights of nearer pairs are too large beside the others.
+constexpr float kNearest = 1e-4f;
+
 // Entries of rows I and columns J of v; where they are the same rows only those on or above the diagonal are
-// read, and the others are mirrored. `minus_one`: K - 1 instead of K, for the Gaussian kernel. In float64 the
-// distances of near pairs are made again from differences: that is where float32 asks for help.
+// read, and the others are mirrored. `minus_one`: K - 1 instead of K, for the Gaussian kernel. Distances
+// of near pairs are made again from differences where it matters.
 template <typename T>
 void finish_tile(const Variable<T>& v, bool minus_one, const T* norms, Block I, Block J, int64_t row_begin,
                  int64_t row_end, T* tile, int64_t stride) {
   const KernelKind kind = v.kind;
-  const T gamma = v.parameter;
+  const KernelParameters<T> p = v.parameters();
+  const bool looks = kind != KernelKind::linear && (std::is_same_v<T, double> || !is_smooth(kind));
   const bool diagonal = I.begin == J.begin;
   std::vector<int64_t> near;
   for (int64_t i = row_begin; i < row_end; ++i) {
     T* row = tile + i * stride;
     const int64_t first = diagonal ? i + 1 : 0;
-    if constexpr (std::is_same_v<T, double>) {
+    if (looks) {
       near.clear();
-      const double norm = norms[I.begin + i];
-      for (int64_t j = first; kind != KernelKind::linear && j < J.size(); ++j) {
-        const double both = norm + norms[J.begin + j];
-        if (both - 2 * row[j] < kNear * both) near.push_back(j);
+      const T norm = norms[I.begin + i];
+      for (int64_t j = first; j < J.size(); ++j) {
+        const T both = norm + norms[J.begin + j];
+        if (both - 2 * row[j] < kNear<T> * both) near.push_back(j);
       }
     }
-    gram_row<T>(kind, minus_one, row + first, norms[I.begin + i], norms + J.begin + first, gamma,
+    gram_row<T>(kind, minus_one, row + first, norms[I.begin + i], norms + J.begin + first, p,
                 J.size() - first);
-    if constexpr (std::is_same_v<T, double>) {
+    if (looks && !near.empty()) {
       for (int64_t j : near) {
-        const double distance = exact_distance(v.data, I.begin + i, J.begin + j);
-        if (minus_one)
-          row[j] = entry_of_distance(kind, distance, gamma);
-        else
-          row[j] = kind == KernelKind::gaussian ? std::exp(-gamma * distance) : 1 / std::sqrt(1 + distance);
+        const T distance = exact_distance<T>(v.data, I.begin + i, J.begin + j);
+        if (std::is_same_v<T, float> && distance > 0 &&
+            distance < kNearest * (norms[I.begin + i] + norms[J.begin + j])) {
+          row[j] = std::numeric_limits<T>::quiet_NaN();  // not resolved
+          continue;
+        }
+        row[j] = minus_one || kind == KernelKind::energy ? entry_of_distance(kind, distance, p)
+                                                         : kernel_of_distance(kind, distance, p);
       }
     }
     if (diagonal && kind != KernelKind::linear)
-      row[i] = diagonal_minus_one(norms[I.begin + i]) + T(minus_one ? 0 : 1);
+      row[i] = diagonal_minus_one(norms[I.begin + i]) + T(minus_one || kind == KernelKind::energy ? 0 : 1);
   }
 }
 

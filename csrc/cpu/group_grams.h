@@ -50,11 +50,13 @@ class GroupGrams {
     const auto* parameter = static_cast<const double*>(parameters.const_data_ptr());
     std::vector<Tensor> data;
     std::vector<int64_t> data_kinds;
-    Tensor data_parameters = empty_like_with(parameters, {to - from}, ScalarType::Double);
+    const int64_t most = parameters.dim() == 2 ? parameters.size(1) : 1;
+    Tensor data_parameters = empty_like_with(parameters, {to - from, most}, ScalarType::Double);
     for (int64_t k = from; k < to; ++k) {
       data.push_back(variables[order_[k]]);
       data_kinds.push_back(kinds[order_[k]]);
-      static_cast<double*>(data_parameters.mutable_data_ptr())[k - from] = parameter[order_[k]];
+      std::copy_n(parameter + order_[k] * most, most,
+                  static_cast<double*>(data_parameters.mutable_data_ptr()) + (k - from) * most);
     }
     return from < to ? gram_stack_cpu(data, data_parameters, data_kinds)
                      : empty_like_with(parameters, {0, n_, n_}, scalar_type_of<T>());

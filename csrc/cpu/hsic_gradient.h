@@ -22,7 +22,8 @@ struct RowTask {
   const double* column_shift;
   double row_shift;
   const T* own;  // null for a Gram matrix, whose gradient is G itself
-  T gamma, shift;
+  KernelParameters<T> parameters;
+  T shift;
 };
 
 template <typename T, KernelKind kKind, int kPartners>
@@ -30,7 +31,8 @@ inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& ta
   const double* shift = task.column_shift;
   const double row_shift = task.row_shift;
   const T* own = task.own;
-  const T gamma = task.gamma, shift_of_own = task.shift;
+  const KernelParameters<T> p = task.parameters;
+  const T shift_of_own = task.shift;
   const T* partners[kPartners];
   double coefficients[kPartners];
   for (int b = 0; b < kPartners; ++b) {
@@ -41,7 +43,7 @@ inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& ta
     double g = -shift[j] - row_shift;
     for (int b = 0; b < kPartners; ++b) g += coefficients[b] * static_cast<double>(partners[b][j]);
     return kKind == KernelKind::gram ? static_cast<T>(g)
-                                     : feature_weight(kKind, own[j], static_cast<T>(g), gamma, shift_of_own);
+                                     : feature_weight(kKind, own[j], static_cast<T>(g), p, shift_of_own);
   };
   double lanes[kLanes] = {}, sum = 0;
   int64_t j = 0;
@@ -84,6 +86,12 @@ BIDO_VECTORIZE double weights_row(KernelKind kind, const RowTask<T>& task, T* ou
       return weights_of_kind<T, KernelKind::linear>(task, out, n);
     case KernelKind::inverse_multiquadric:
       return weights_of_kind<T, KernelKind::inverse_multiquadric>(task, out, n);
+    case KernelKind::laplacian:
+      return weights_of_kind<T, KernelKind::laplacian>(task, out, n);
+    case KernelKind::energy:
+      return weights_of_kind<T, KernelKind::energy>(task, out, n);
+    case KernelKind::rational_quadratic:
+      return weights_of_kind<T, KernelKind::rational_quadratic>(task, out, n);
     default:
       return weights_of_kind<T, KernelKind::gram>(task, out, n);
   }
@@ -174,7 +182,7 @@ class HsicGradient {
                             shift_.data() + begin + first,
                             shift_[i] - constant_,
                             variable_.is_features() ? tiles[own_] + first : nullptr,
-                            variable_.parameter,
+                            variable_.parameters(),
                             own_shift_};
       return weights_row<T>(variable_.kind, task, out + first, last - first);
     };

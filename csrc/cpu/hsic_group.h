@@ -12,8 +12,8 @@
 
 namespace bido {
 
-// From here on K is small for most pairs.
-constexpr double kFarGaussian = 4, kFarMultiquadric = 1000;
+// Below, K is small for most pairs.
+constexpr double kSmallKernel = 0.02;
 
 template <typename T>
 struct Entries {
@@ -30,11 +30,13 @@ BIDO_VECTORIZE void same_class_row(const int64_t* labels, int64_t label, T scale
 // there: the one-pass formulas would lose what is left beside 1.
 template <typename T>
 bool keeps_minus_one(const Variable<T>& v, const T* norms, int64_t n) {
-  if (std::is_same_v<T, float> || v.kind == KernelKind::linear) return true;
+  if (std::is_same_v<T, float> || v.kind == KernelKind::linear || v.kind == KernelKind::energy) return true;
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(norms[i]);
   const double distance = 2 * sum / static_cast<double>(n);  // on average
-  return (v.kind == KernelKind::gaussian ? v.exact_parameter : 1 / kFarMultiquadric) * distance < kFarGaussian;
+  return kernel_of_distance(v.kind, distance, Variable<double>{v.data, v.kind, v.exact_parameter,
+                                                               v.exact_parameter, v.alpha}
+                                                  .parameters()) > kSmallKernel;
 }
 
 template <typename T>
@@ -78,6 +80,7 @@ class GramTiles {
     filled_ = true;
     for (size_t v = 0; v < group_.size() && keeps_all(); ++v)
       minus_one_[v] = !group_[v].is_features() || group_[v].kind == KernelKind::linear ||
+                      group_[v].kind == KernelKind::energy ||
                       stores_[v].data[0] != T(1);
   }
   // Whether entries are K - 1, and not K.

@@ -45,7 +45,6 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
   const auto group = make_group<T>(op, variables, parameters, kinds);
   const int64_t n = variables[0].size(0), size = n * n, m = static_cast<int64_t>(group.size());
   const auto pairs = static_cast<int64_t>(first.size());
-  const auto* parameter = static_cast<const double*>(parameters.const_data_ptr());
 
   GroupGrams<T> grams(variables, parameters, kinds, wanted);
   const std::vector<int64_t> partners = partners_of(first, second, wanted);
@@ -78,7 +77,7 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
   };
   const auto make_factor = [&](int64_t v, RowBuffer<double>* work) {
     factorise(
-        FactorRequest<T>{v, group[v], parameter[v], grams.gram(v), grams.place_of_wanted(v), factor(v), work});
+        FactorRequest<T>{v, group[v], group[v].exact_parameter, grams.gram(v), grams.place_of_wanted(v), factor(v), work});
   };
   const auto sum = [&](int64_t p) { value[p] = inner_product(factor(first[p]), n, factor(second[p]), n, n); };
   if (few) {

@@ -43,13 +43,17 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
     total += sums[i];
   }
   if (std::is_same_v<T, double>) return true;
+  if (std::isnan(total)) return false;
   if (!(largest >= kSmallestNorm && largest <= kLargestNorm)) return false;
   if (v.kind == KernelKind::linear) return true;
-  const bool gaussian = v.kind == KernelKind::gaussian;
-  const double scale = gaussian ? v.exact_parameter : 1, count = static_cast<double>(n);
+  if (v.kind == KernelKind::energy) return true;
+  const double gamma = v.kind == KernelKind::inverse_multiquadric ? 1 : v.exact_parameter;
+  // Of the Laplacian kernel, in distances and not in their squares.
+  const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma, count = static_cast<double>(n);
   if (!(scale >= kSmallestNorm && scale <= kLargestNorm && scale * largest >= kSmallestNorm)) return false;
   const double mean = 1 + total / (count * (count - 1));  // of K beside the diagonal
-  return scale * largest <= (gaussian ? kFarthest : kFarthestMultiquadric) && mean >= kSmallestMean;
+  const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;
+  return scale * largest <= (exponential ? kFarthest : kFarthestMultiquadric) && mean >= kSmallestMean;
 }
 
 // NaN for the first entry of what is not resolved, of whole Gram matrices.

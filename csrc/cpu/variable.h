@@ -22,6 +22,9 @@ struct Variable {
   KernelKind kind;
   T parameter;  // gamma, or the scale of the labels
   double exact_parameter;
+  double alpha = 1;  // of the rational quadratic kernel
+
+  KernelParameters<T> parameters() const { return {parameter, static_cast<T>(alpha)}; }
 
   bool is_labels() const { return kind == KernelKind::labels; }
   bool is_gram() const { return kind == KernelKind::gram; }
@@ -46,11 +49,12 @@ template <typename T>
 std::vector<Variable<T>> make_group(const char* op, const std::vector<Tensor>& variables,
                                     const Tensor& parameters, const std::vector<int64_t>& kinds) {
   STD_TORCH_CHECK(!variables.empty() && variables.size() == kinds.size() &&
-                      parameters.numel() == static_cast<int64_t>(variables.size()),
+                      parameters.dim() >= 1 && parameters.size(0) == static_cast<int64_t>(variables.size()),
                   op, ": variables, parameters and kinds must have one length");
   STD_TORCH_CHECK(parameters.scalar_type() == ScalarType::Double && parameters.is_contiguous(), op,
                   ": parameters must be contiguous float64");
   const double* parameter = static_cast<const double*>(parameters.const_data_ptr());
+  const int64_t most = parameters.dim() == 2 ? parameters.size(1) : 1;  // parameters of a variable
   const int64_t n = variables[0].size(0);
   std::vector<Variable<T>> group;
   for (size_t v = 0; v < variables.size(); ++v) {
@@ -72,7 +76,10 @@ std::vector<Variable<T>> make_group(const char* op, const std::vector<Tensor>& v
                       ": a Gram matrix must be (n, n), float32 or float64");
     const Tensor dense =
         kind == KernelKind::labels ? torch::stable::contiguous(data) : with_dense_columns(data);
-    group.push_back({dense, kind, static_cast<T>(parameter[v]), parameter[v]});
+    const double* own = parameter + static_cast<int64_t>(v) * most;
+    STD_TORCH_CHECK(kind != KernelKind::rational_quadratic || most >= 2, op,
+                    ": the rational quadratic kernel has two parameters");
+    group.push_back({dense, kind, static_cast<T>(own[0]), own[0], most > 1 ? own[1] : 1});
   }
   return group;
 }

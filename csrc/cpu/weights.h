@@ -20,10 +20,10 @@ namespace bido {
 // small values must not pass through K - 1.
 template <typename T, KernelKind kKind, bool kIsK>
 inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed,
-                                                        const T* gram, T* out, T gamma, int64_t n) {
+                                                        const T* gram, T* out, KernelParameters<T> p,
+                                                        int64_t n) {
   const auto weight = [&](int64_t j) __attribute__((always_inline)) {
-    const T g = T(0.5) * (grad[j] + grad_transposed[j]);
-    return kIsK ? T(4) * gamma * g * gram[j] : feature_weight(kKind, gram[j], g, gamma);
+    return feature_weight(kKind, gram[j], T(0.5) * (grad[j] + grad_transposed[j]), p, T(kIsK ? 0 : 1));
   };
   double lanes[kLanes] = {};
   int64_t j = 0;
@@ -45,16 +45,21 @@ inline __attribute__((always_inline)) double weights_of(const T* grad, const T* 
 
 template <typename T>
 BIDO_VECTORIZE double weight_row(KernelKind kind, bool is_k, const T* grad, const T* grad_transposed,
-                                 const T* gram, T* out, T gamma, int64_t n) {
+                                 const T* gram, T* out, KernelParameters<T> p, int64_t n) {
   switch (kind) {
     case KernelKind::linear:
-      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, gamma, n);
+      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, p, n);
     case KernelKind::inverse_multiquadric:
-      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, gamma,
-                                                                    n);
+      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, p, n);
+    case KernelKind::laplacian:
+      return weights_of<T, KernelKind::laplacian, false>(grad, grad_transposed, gram, out, p, n);
+    case KernelKind::energy:
+      return weights_of<T, KernelKind::energy, false>(grad, grad_transposed, gram, out, p, n);
+    case KernelKind::rational_quadratic:
+      return weights_of<T, KernelKind::rational_quadratic, false>(grad, grad_transposed, gram, out, p, n);
     default:
-      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, gamma, n)
-                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, gamma, n);
+      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, p, n)
+                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, p, n);
   }
 }
 
@@ -92,14 +97,14 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
         T* out = panel + (i - row_begin) * stride;
         const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
         if (v.kind == KernelKind::linear) {
-          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, n);
+          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), n);
           for (int64_t j = 0; j < n; ++j) out[j] -= static_cast<T>(2 * (means[i] + means[j] - total));
           continue;
         }
         // The diagonal cancels against itself: left out, or its round-off would drown small weights.
-        const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameter, i);
+        const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), i);
         const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1, out + i + 1,
-                                           v.parameter, n - i - 1);
+                                           v.parameters(), n - i - 1);
         out[i] = static_cast<T>(-(before + after));
       }
     }
