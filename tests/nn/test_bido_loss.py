@@ -242,12 +242,6 @@ def test_channels_last_and_no_grad() -> None:
     torch.testing.assert_close(last, plain)
 
 
-def test_float_targets() -> None:
-    z, targets = torch.rand(12, 5), torch.rand(12, 2)
-    criterion = bx.BiDOLoss("hsic", lambda_x=0.0, lambda_y=1.0)
-    torch.testing.assert_close(criterion(X, [z], targets), -bx.hsic(z, targets))
-
-
 def with_nan(z: Tensor) -> Tensor:
     z = z.clone()
     z[0, 0] = float("nan")
@@ -269,7 +263,8 @@ def with_nan(z: Tensor) -> Tensor:
         (X, {"fc": Z}, Y.float(), ValueError, "class labels must be integers"),
         (X, {"fc": Z}, Y + 1, ValueError, r"labels from 1 to 3; allowed: 0\.\.2"),
         (X, {"fc": Z}, Y - 1, ValueError, "labels from -1 to 1"),
-        (X[:1], {"fc": Z[:1]}, Y[:1], ValueError, r"x has 1 sample\(s\)"),
+        (X[:0], {"fc": Z[:0]}, Y[:0], ValueError, r"x has 0 sample\(s\), at least 2 are needed"),
+        (X, {"fc": Z[:1]}, Y, ValueError, r"features of layer 'fc' has 1 sample\(s\), at least 2"),
         (with_nan(X.flatten(1)), {"fc": Z}, Y, ValueError, r"x contain\(s\) NaN or Inf"),
         (X, {"fc": Z * 1e30}, Y, ValueError, "layer 'fc' is not finite although its features are"),
         (X.long(), {"fc": Z}, Y, ValueError, "x must be a floating-point batch"),
