@@ -26,6 +26,10 @@ class FiniteGuard:
         self.enabled = enabled
         self.steps = 0
 
+    def looks_at(self, device: torch.device) -> bool:
+        """Whether values on the device are looked at."""
+        return device.type == "cpu" if self.enabled is None else self.enabled
+
     def check(
         self,
         total: Tensor,
@@ -45,8 +49,7 @@ class FiniteGuard:
         if torch.compiler.is_compiling():
             return
         self.steps += 1
-        looked_at = total.device.type == "cpu" if self.enabled is None else self.enabled
-        if not looked_at or bool(torch.isfinite(total).all()):
+        if not self.looks_at(total.device) or bool(torch.isfinite(total).all()):
             return
         where = f"step {self.steps}"
         for name, tensor in inputs.items():
