@@ -77,7 +77,7 @@ def fingerprint(leaves: Sequence[Any], features: Mapping[str, Tensor]) -> Finger
         dtypes = [t.dtype, *([torch.get_autocast_dtype(t.device.type)] if narrow else [])]
         coarsest = max(coarsest, *(torch.finfo(dtype).eps for dtype in dtypes))
     lengths = {
-        what: torch.linalg.vector_norm(t.reshape(t.shape[0], -1), dim=1, dtype=_wide(t.dtype))
+        what: torch.linalg.vector_norm(t[:, None].flatten(1), dim=1, dtype=_wide(t.dtype))
         for what, t in floats.items()
     }
     return Fingerprint(lengths, coarsest**0.5)
