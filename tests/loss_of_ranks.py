@@ -51,6 +51,8 @@ def all_steps(rank: int, world_size: int) -> dict[str, Any]:
         results[f"lone {how}"] = lone_sample(rank, how)
         results[f"warm-up {how}"] = warmed_up(rank, how)
         results[f"micro {how}"] = micro_batches(rank, how)
+        for measure in MEASURES:
+            results[f"regression {measure} {how}"] = regression(rank, measure, how)
     results["linear auto"] = a_step(
         rank, "hsic", "auto", workspace_bytes=2000, **SETTINGS["linear"]
     )
@@ -70,6 +72,21 @@ def a_step(
     value = criterion(shard(x, COUNTS, rank), z, shard(y, COUNTS, rank))
     grads = torch.autograd.grad(value, z)
     return {"value": value.detach(), "grads": [g / len(COUNTS) for g in grads]}  # type: ignore[dict-item]
+
+
+def targets_of_regression() -> Tensor:
+    """Far from 1 in scale, and of rank far below n."""
+    return 30 * torch.randn(sum(COUNTS), 2, generator=torch.Generator().manual_seed(8)) + 100
+
+
+def regression(rank: int, measure: str, how: str) -> dict[str, Any]:
+    """float32 features and targets under the default kernel."""
+    x, layers, _ = features(torch.float32)
+    z = shard(layers[0], COUNTS, rank).clone().requires_grad_()
+    criterion = bx.BiDOLoss(measure, 0.0, 1.0, process_group="world", exchange=how)
+    value = criterion(shard(x, COUNTS, rank), [z], shard(targets_of_regression(), COUNTS, rank))
+    value.backward()
+    return {"value": value.detach(), "grad": z.grad / len(COUNTS)}  # type: ignore[operator]
 
 
 def lone_sample(rank: int, how: str) -> dict[str, Any]:

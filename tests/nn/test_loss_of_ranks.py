@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from global_batch import LAYERS, MEASURES, a_batch, a_model
-from loss_of_ranks import COUNTS, SETTINGS, all_steps, features
+from loss_of_ranks import COUNTS, SETTINGS, all_steps, features, targets_of_regression
 from oracle import relative_error
 from ranks import run_ranks
 
@@ -57,6 +57,21 @@ def test_a_linear_kernel_of_the_layers_is_gathered(ranks: list[dict[str, Any]]) 
     assert_equals_one_process([r["linear auto"] for r in ranks], "hsic", **SETTINGS["linear"])
     for rank in ranks:
         assert "kernel_z is a Linear, and only Gaussian and InverseMultiquadric" in rank["refused"]
+
+
+@pytest.mark.parametrize("how", ["gather", "ring"])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_targets_of_any_scale(ranks: list[dict[str, Any]], measure: str, how: str) -> None:
+    """In float32, against float64; the Gram matrix of the targets is singular."""
+    x, (z, _), _ = features()
+    z.requires_grad_()
+    value = bx.BiDOLoss(measure, 0.0, 1.0)(x, [z], targets_of_regression().double())
+    (grad,) = torch.autograd.grad(value, z)
+    found = [r[f"regression {measure} {how}"] for r in ranks]
+    for result in found:
+        assert relative_error(result["value"].double(), value.detach()) < 1e-5
+    rows = torch.cat([result["grad"] for result in found]).double()
+    assert relative_error(rows, grad) < 5e-5
 
 
 @pytest.mark.parametrize("how", ["gather", "ring"])
