@@ -26,6 +26,7 @@ from bido_ext.nn.warmup import Warmup
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive
+from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.kernels import Kernel
@@ -263,6 +264,8 @@ class BiDOLoss(nn.Module):
         weigh = partial(
             weighted_sum, lambda_x=self.lambda_x, lambda_y=self.lambda_y, warmup=warmup[0]
         )
+        names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
+        reason = None
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
         if (shards.n if shards else x.shape[0]) == 1:
@@ -274,6 +277,7 @@ class BiDOLoss(nn.Module):
             group = make_group(inputs, kernels, self.num_classes, exact)
             values = self._measure.values(group, pairs, self.workspace_bytes)
             total = weigh(values)
+            reason = partial(why_not_finite, group, names, self._measure.eps)
         else:
             total, values, inputs = global_step(
                 self._measure, inputs, kernels, self.num_classes, pairs, weigh, shards,
@@ -284,10 +288,9 @@ class BiDOLoss(nn.Module):
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
         }
         self._total = total.detach()
-        names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
         # A term without weight counts as well: 0 times its infinite gradient is NaN.
         weighted = bool(self.lambda_x or self.lambda_y)
         watched = torch.cat([values.detach(), total.detach()[None]]) if weighted else total
-        self._guard.check(watched, self.terms, dict(zip(names, inputs, strict=True)))
+        self._guard.check(watched, self.terms, dict(zip(names, inputs, strict=True)), reason)
         wide = any(t.dtype == torch.float64 for t in (x, *layers.values()))
         return total if wide else total.to(torch.float32)

@@ -266,7 +266,10 @@ def with_nan(z: Tensor) -> Tensor:
         (X[:0], {"fc": Z[:0]}, Y[:0], ValueError, r"x has 0 sample\(s\), at least 2 are needed"),
         (X, {"fc": Z[:1]}, Y, ValueError, r"features of layer 'fc' has 1 sample\(s\), at least 2"),
         (with_nan(X.flatten(1)), {"fc": Z}, Y, ValueError, r"x contain\(s\) NaN or Inf"),
-        (X, {"fc": Z * 1e30}, Y, ValueError, "layer 'fc' is not finite although its features are"),
+        (
+            X, {"fc": Z.double() * 1e200}, Y, ValueError,
+            r"layer 'fc' is not finite although its features are .* squares of features of layer 'fc' overflow",
+        ),
         (X.long(), {"fc": Z}, Y, ValueError, "x must be a floating-point batch"),
     ],
 )  # fmt: skip
@@ -316,9 +319,14 @@ def test_bad_settings(arguments: dict[str, Any], error: type[Exception], message
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_term_without_weight_cannot_spoil_the_gradient_unseen(measure: str) -> None:
-    z = Z.clone().requires_grad_()
+    z = Z.double().requires_grad_()
+    criterion = bx.BiDOLoss(measure, lambda_x=0.0, lambda_y=1.0)
     with pytest.raises(ValueError, match="is not finite|contain"):
-        bx.BiDOLoss(measure, lambda_x=0.0, lambda_y=1.0)(X.flatten(1) * 1e25, [z], Y)
+        criterion(X.flatten(1).double() * 1e200, [z], Y)
+    found, alone = (
+        torch.autograd.grad(criterion(x.flatten(1).double(), [z], Y), z)[0] for x in (X * 1e25, X)
+    )
+    torch.testing.assert_close(found, alone, rtol=1e-7, atol=1e-12)
 
 
 def test_one_wide_layer_makes_the_value_wide() -> None:
