@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bido_ext.nn.choose_layers import Selector, choose_layers
-from bido_ext.nn.pick_output import pick_output
+from bido_ext.nn.pick_output import pick_output, time_first
 from bido_ext.nn.tap_hooks import Begin, End, Keep, hides_gradient, in_backward
 from bido_ext.nn.warn_caller import warn_caller
 
@@ -83,6 +83,7 @@ class FeatureTaps:
             self._warn_of_missing()
             self._warn_of_changed()
             self._warn_of_hidden()
+            self._warn_of_time()
         return {name: self._kept[name] for name in self.names if name in self._kept}
 
     def _begin(self) -> None:
@@ -141,6 +142,20 @@ class FeatureTaps:
             "full backward hooks (register_full_backward_hook, Opacus' grad_sample) do not see the gradient "
             "that comes through the tap: p.grad has the BiDO term, what the hooks compute has not. Tap the "
             "module after it, or put nn.Sequential(layer) in its place and tap that.",
+        )
+
+    def _warn_of_time(self) -> None:
+        turned = [
+            name
+            for name, z in self._kept.items()
+            if self._tapped and time_first(self._tapped[name], self._picks[name], z)
+        ]
+        self._warn_once(
+            "time",
+            turned,
+            "the first dimension of what is picked counts times or layers, not samples: batch_first=False, or "
+            "the last states of a recurrent layer. Pick for example lambda out: out[0].transpose(0, 1), or "
+            "lambda out: out[1][-1].",
         )
 
     def _warn_once(self, kind: str, names: Iterable[str], what: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: An index into a tuple, a key or attribute, or a function of the output; None: the output is the tensor.
 Pick: TypeAlias = int | str | Callable[[Any], Any] | None
@@ -70,6 +70,17 @@ def _no_tensor(output: Any, picked: Any, pick: Pick, name: str) -> TypeError:
         f"FeatureTaps: {_text(pick)} of layer '{name}' is {describe(picked)}, not a tensor: pick a tensor of "
         "its output, (n, ...)."
     )
+
+
+def time_first(module: nn.Module, pick: Pick, z: Tensor) -> bool:
+    """Whether the first dimension of what was picked counts times or layers, as far as modules tell."""
+    if callable(pick) or z.dim() != 3:
+        return False
+    if isinstance(module, nn.RNNBase):
+        return (
+            pick in (1, -1) or not module.batch_first
+        )  # the last states are (layers, n, d) in any case
+    return pick in (0, None) and getattr(module, "batch_first", None) is False
 
 
 def describe(output: Any) -> str:

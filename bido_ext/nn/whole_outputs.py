@@ -91,5 +91,6 @@ def task_gradients(
             f"MicroBatchedBiDO: task_loss must return one number, a 0-d tensor, got {what}: take the mean."
         )
     if loss.requires_grad:
-        loss.backward(torch.as_tensor(share * scale, dtype=loss.dtype, device=loss.device))
+        seed = torch.as_tensor(share * scale, dtype=loss.dtype, device=loss.device)
+        torch.autograd.backward([loss], [seed])
     return loss.detach() * share, [t.grad if is_differentiable(t) else None for t in leaves]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from typing import Any, NamedTuple
 
 import pytest
@@ -113,8 +114,32 @@ def test_time_first_is_turned() -> None:
     torch.testing.assert_close(taps.features["0"], output.transpose(0, 1))
     with bx.FeatureTaps(net, {"0": 0}) as wrong:
         net(x)
+        with pytest.warns(UserWarning, match=r"layer\(s\) 0: the first dimension .* counts times"):
+            features = wrong.features
         with pytest.raises(ValueError, match="same number of samples, got 6 and 5"):
-            bx.BiDOLoss("hsic")(x.transpose(0, 1), wrong.features, torch.arange(6))
+            bx.BiDOLoss("hsic")(x.transpose(0, 1), features, torch.arange(6))
+
+
+@pytest.mark.parametrize(
+    ("layer", "pick", "said"),
+    [
+        (nn.GRU(4, 4), 0, True),
+        (nn.GRU(4, 4, batch_first=True), 0, False),
+        (nn.GRU(4, 4, batch_first=True), 1, True),
+        (nn.GRU(4, 4, batch_first=True), -1, True),
+        (nn.GRU(4, 4, batch_first=True), lambda out: out[1][-1], False),
+        (nn.Linear(4, 4), None, False),
+    ],
+)
+def test_time_in_the_place_of_samples_is_said(layer: nn.Module, pick: Any, said: bool) -> None:
+    """Also where there happen to be as many times as samples."""
+    net = nn.Sequential(layer)
+    taps = bx.FeatureTaps(net, {"0": pick})
+    net(torch.rand(5, 5, 4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert taps.features
+    assert [("counts times" in str(w.message)) for w in caught] == [True] * said
 
 
 @pytest.mark.parametrize("pick", ["last_hidden_state", 0, lambda out: out.last_hidden_state[:, 0]])
