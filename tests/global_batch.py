@@ -242,6 +242,7 @@ def kept_after_the_backward(rank: int, counts: list[int]) -> int:
 def warnings_of_a_lone_rank(rank: int, counts: list[int]) -> list[str]:
     """What a loss says that nobody told of the other ranks, and one that was told to be alone."""
     x, layers, y = float32_features(12)
+    layers = [z.requires_grad_() for z in layers]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for criterion in (bx.BiDOLoss("hsic"), bx.BiDOLoss("hsic", local=True)):

@@ -4,36 +4,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bido_ext.nn.finite_guard import FiniteGuard
+from bido_ext.nn.loss_kernels import DEFAULT_SIGMA, SigmaOfLoss, loss_kernels
 from bido_ext.nn.measure_by_name import measure_by_name
+from bido_ext.nn.objective import (
+    DependenceTerms,
+    named_numbers,
+    values_of_one_sample,
+    weighted_sum,
+)
 from bido_ext.nn.ranks_of_loss import RanksOfLoss
+from bido_ext.nn.said_once import SaidOnce
 from bido_ext.nn.step_arguments import check_step, check_weight, named_layers, tensors_of
+from bido_ext.nn.warmup import Warmup
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
-from bido_ext.ops._validate import check_choice, check_num_classes, check_positive, is_labels
-from bido_ext.ops.bandwidth import Sigma
+from bido_ext.ops._validate import check_choice, check_num_classes, check_positive
+from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
-from bido_ext.ops.kernels import Gaussian, Kernel, Linear
-from bido_ext.ops.measure import check_kernel
+from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.plan import MEASURES
 from bido_ext.ops.ring_memory import EXCHANGES
 
 if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
-
-
-class DependenceTerms(NamedTuple):
-    """d(X, Z_j) and d(Z_j, Y) of one layer: 0-d tensors, detached, on the features' device."""
-
-    x: Tensor
-    y: Tensor
 
 
 class BiDOLoss(nn.Module):
@@ -44,8 +46,13 @@ class BiDOLoss(nn.Module):
         lambda_x: Weight of sum_j d(X, Z_j): how much the features forget of the input.
         lambda_y: Weight of sum_j d(Z_j, Y): how much they keep of the labels. Published pairs:
             nhsic (0.05, 0.5), coco (1, 50); lambda_y depends on the batch sampler (docs/bido.md).
-        sigma: Bandwidth of the Gaussian kernels of X and of every Z_j, scaled by sqrt(d).
-        kernel_y: Kernel of the labels; default Linear on one-hot.
+        sigma: Bandwidth of the Gaussian kernels of X and of every Z_j, scaled by sqrt(d): a number, a 0-d
+            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0.
+        kernel_x: Kernel of X; default Gaussian(sigma).
+        kernel_z: Kernel of every Z_j; default Gaussian(sigma).
+        kernel_y: Kernel of Y; default Linear, for integer labels (on one-hot) and float targets alike, so
+            that one-hot, mixup and smoothed labels are what labels are. Regression names its own, as in
+            kernel_y=Gaussian(1.0).
         num_classes: Number of classes; the label range is then checked (on the CPU), and a Gaussian
             kernel_y needs it.
         eps: Ridge of nhsic.
@@ -72,9 +79,15 @@ class BiDOLoss(nn.Module):
             the first step on the rank with least of it. The backward exchanges nothing with either.
         guard: Whether a value that is not finite raises, naming step, layer and term: None on the CPU,
             True everywhere (one host sync a step on a GPU), False never.
+        warmup_steps: The weights grow linearly from lambda / warmup_steps in the first training step to
+            lambda. Counted is each call in train mode with gradients enabled; the count is in the
+            state_dict. 0: no warm-up.
+
+    A batch of one sample (over all ranks) has terms of 0 and no gradient, and a warning says so once. Once
+    said is also that features carry no gradient. Compiled steps do not warn.
 
     Attributes:
-        terms: dict layer name -> DependenceTerms of the last call.
+        terms: dict layer name -> DependenceTerms of the last call, without weights; see also :meth:`log`.
         samples: With process_group, the samples of all ranks in the last call. Where ranks have different
             numbers, the classification loss of a rank belongs multiplied by its samples times the number
             of ranks over this.
@@ -92,8 +105,10 @@ class BiDOLoss(nn.Module):
         measure: str = "nhsic",
         lambda_x: float = 0.05,
         lambda_y: float = 0.5,
-        sigma: Sigma = 5.0,
+        sigma: SigmaOfLoss = DEFAULT_SIGMA,
         *,
+        kernel_x: Kernel | None = None,
+        kernel_z: Kernel | None = None,
         kernel_y: Kernel | None = None,
         num_classes: int | None = None,
         eps: float = 1e-5,
@@ -104,14 +119,13 @@ class BiDOLoss(nn.Module):
         local: bool = False,
         exchange: str = "auto",
         guard: bool | None = None,
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         self.measure = check_choice(measure, "measure", MEASURES)
         self.lambda_x = check_weight(lambda_x, "lambda_x")
         self.lambda_y = check_weight(lambda_y, "lambda_y")
-        check_kernel(kernel_y, "kernel_y")
-        self.kernel = Gaussian(sigma)
-        self.kernel_y = kernel_y
+        self.kernels = loss_kernels(sigma, kernel_x, kernel_z, kernel_y)
         self.num_classes = check_num_classes(num_classes)
         self._measure = measure_by_name(
             measure,
@@ -129,6 +143,9 @@ class BiDOLoss(nn.Module):
         self.exchange = check_choice(exchange, "exchange", EXCHANGES)
         self._allowed_bytes: int | None = None
         self._guard = FiniteGuard(guard)
+        self._said = SaidOnce()
+        self.warmup = Warmup(warmup_steps)
+        self._total: Tensor | None = None
         self.terms = {}
         self.samples = 0
 
@@ -137,22 +154,32 @@ class BiDOLoss(nn.Module):
         """Ranks whose samples the terms are of; 1 without process_group, or before "world" exists."""
         return self._ranks.world_size
 
+    def log(self) -> dict[str, float]:
+        """The last step as numbers for a log; {} before the first. This waits for the device, a step does not.
+
+        Returns:
+            "bido": the value with its weights; "bido_x/<layer>" and "bido_y/<layer>": the terms without.
+        """
+        return {} if self._total is None else named_numbers(self._total, self.terms)
+
     def extra_repr(self) -> str:
         """The settings, for printing."""
         return (
             f"measure={self.measure}, lambda_x={self.lambda_x}, lambda_y={self.lambda_y}, "
-            f"sigma={self.kernel.sigma}"
+            f"{self.kernels.describe()}"
         )
 
     def _settings(self) -> str:
         """All that the value depends on beside the batch, the same text on ranks with other devices."""
-        sigma = self.kernel.sigma
-        sigma = float(sigma) if isinstance(sigma, Tensor) else sigma
         return (
             f"measure={self.measure} {vars(self._measure)}, lambda_x={self.lambda_x}, "
-            f"lambda_y={self.lambda_y}, sigma={sigma}, kernel_y={type(self.kernel_y).__name__}, "
-            f"num_classes={self.num_classes}"
+            f"lambda_y={self.lambda_y}, {self.kernels.describe()}, num_classes={self.num_classes}, "
+            f"warmup_steps={self.warmup.steps}"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where it is loaded, there may be more memory or less."""
+        return {**self.__dict__, "_allowed_bytes": None}
 
     def forward(
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
@@ -162,7 +189,7 @@ class BiDOLoss(nn.Module):
         Args:
             x: Network input (n, ...), as the network sees it, n >= 2 (over all ranks).
             features: Hidden outputs (n, ...) by layer name, or in a sequence; flattened to (n, -1).
-            y: Integer labels (n,), or float targets (n, e).
+            y: Integer labels (n,), or float targets (n, e): one-hot, soft labels, or a regression's.
 
         Returns:
             A 0-d float32 (float64 if the input or a layer is float64) tensor. With both weights 0 it carries no
@@ -174,11 +201,19 @@ class BiDOLoss(nn.Module):
             RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
         self._ranks.find()
+        counts = self.training and torch.is_grad_enabled()
         if transforms_active(x, y, *tensors_of(features)):
-            return self._transformed(x, named_layers(features), y)
-        return self._step(x, features, y)
+            return self._transformed(x, named_layers(features), y, counts)
+        total = self._step(x, features, y, [])
+        if counts and (self.lambda_x or self.lambda_y):
+            self._said.about_features(x, named_layers(features), y)
+        if counts:
+            self.warmup.advance()
+        return total
 
-    def _transformed(self, x: Tensor, features: Mapping[str, Tensor], y: Tensor) -> Tensor:
+    def _transformed(
+        self, x: Tensor, features: Mapping[str, Tensor], y: Tensor, counts: bool
+    ) -> Tensor:
         """The step under torch.func transforms or in forward mode."""
         if self._ranks.handle is not None:
             raise RuntimeError(
@@ -186,21 +221,31 @@ class BiDOLoss(nn.Module):
                 "cannot follow: differentiate with .backward(), or give local=True."
             )
         names = list(features)
+        warmup: list[Tensor | None] = []
 
-        def step(x: Tensor, y: Tensor, *layers: Tensor) -> Tensor:
-            return self._step(x, dict(zip(names, layers, strict=True)), y)
-
-        def step_again(*tensors: Tensor) -> Tensor:
+        def again(x: Tensor, y: Tensor, *layers: Tensor) -> Tensor:
             counted = self._guard.steps
-            total = step(*tensors)
+            total = self._step(x, dict(zip(names, layers, strict=True)), y, warmup)
             self._guard.steps = counted
             return total
 
-        return through_transforms(step, x, y, *features.values(), again=step_again)
+        def step(x: Tensor, y: Tensor, *layers: Tensor) -> Tensor:
+            first = not warmup
+            total = self._step(x, dict(zip(names, layers, strict=True)), y, warmup)
+            if first and counts:  # here, where tensors are plain, and once for a whole vmap
+                self.warmup.advance()
+            return total
+
+        return through_transforms(step, x, y, *features.values(), again=again)
 
     def _step(
-        self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
+        self,
+        x: Tensor,
+        features: Mapping[str, Tensor] | Sequence[Tensor],
+        y: Tensor,
+        warmup: list[Tensor | None],
     ) -> Tensor:
+        """Value of a batch; ``warmup`` holds its factor, or gets it."""
         shards = None
         if self._ranks.handle is None:
             layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
@@ -213,42 +258,39 @@ class BiDOLoss(nn.Module):
         inputs = [x.flatten(1), *layers.values(), y]
         if not self.lambda_x and not self.lambda_y:
             inputs = [v.detach() for v in inputs]
-        label_kernel = self.kernel_y if is_labels(y) else self.kernel_y or self.kernel
-        kernels = [self.kernel] * (1 + count) + [label_kernel or Linear()]
+        kernels = self.kernels.of(layers)
+        if not warmup:
+            warmup.append(self.warmup.factor(x.device))
+        weigh = partial(
+            weighted_sum, lambda_x=self.lambda_x, lambda_y=self.lambda_y, warmup=warmup[0]
+        )
+        names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
+        reason = None
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
-        if shards is None or self._ranks.handle is None:
-            values = self._local(inputs, kernels, pairs)
-            total = self._weigh(values)
+        if (shards.n if shards else x.shape[0]) == 1:
+            self._said.lone_sample()
+            values = values_of_one_sample(inputs)
+            total = weigh(values)
+        elif shards is None or self._ranks.handle is None:
+            exact = self._measure.eps is not None
+            group = make_group(inputs, kernels, self.num_classes, exact)
+            values = self._measure.values(group, pairs, self.workspace_bytes)
+            total = weigh(values)
+            reason = partial(why_not_finite, group, names, self._measure.eps)
         else:
             total, values, inputs = global_step(
-                self._measure, inputs, kernels, self.num_classes, pairs, self._weigh, shards,
+                self._measure, inputs, kernels, self.num_classes, pairs, weigh, shards,
                 self._ranks.handle, self.exchange, self.workspace_bytes,
             )  # fmt: skip
         terms = values.detach().unbind()
         self.terms = {
             name: DependenceTerms(terms[i], terms[count + i]) for i, name in enumerate(layers)
         }
-        names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
+        self._total = total.detach()
         # A term without weight counts as well: 0 times its infinite gradient is NaN.
         weighted = bool(self.lambda_x or self.lambda_y)
         watched = torch.cat([values.detach(), total.detach()[None]]) if weighted else total
-        self._guard.check(watched, self.terms, dict(zip(names, inputs, strict=True)))
+        self._guard.check(watched, self.terms, dict(zip(names, inputs, strict=True)), reason)
         wide = any(t.dtype == torch.float64 for t in (x, *layers.values()))
         return total if wide else total.to(torch.float32)
-
-    def _weigh(self, values: Tensor) -> Tensor:
-        """The objective of the values: d(X, Z_j) of every layer, then d(Z_j, Y)."""
-        d_x, d_y = values.chunk(2)
-        total = values.new_zeros(())
-        # A term without weight is still reported, but does not touch the value or a finite gradient.
-        if self.lambda_x:
-            total = total + self.lambda_x * d_x.sum()
-        if self.lambda_y:
-            total = total - self.lambda_y * d_y.sum()
-        return total
-
-    def _local(self, inputs: list[Tensor], kernels: list[Kernel], pairs: Pairs) -> Tensor:
-        exact = self._measure.eps is not None
-        group = make_group(inputs, kernels, self.num_classes, exact)
-        return self._measure.values(group, pairs, self.workspace_bytes)

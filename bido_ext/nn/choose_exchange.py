@@ -11,8 +11,11 @@ from torch import Tensor
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops._validate import is_labels
 from bido_ext.ops.group import KINDS
-from bido_ext.ops.kernels import Gaussian, Kernel
+from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel
 from bido_ext.ops.ring_memory import gathered_bytes
+
+#: Each rank shifts what passes by its own mean, which distances bear and inner products do not.
+OF_DISTANCES = (Gaussian, InverseMultiquadric)
 
 
 @torch.compiler.disable
@@ -49,6 +52,10 @@ def _hindrance(own: Sequence[Tensor], kernels: Sequence[Kernel], handle: GroupHa
     """Why features cannot pass round, in words."""
     if any(isinstance(k, Gaussian) and isinstance(k.sigma, str) for k in kernels[:-1]):
         return 'sigma="median" needs the features of all ranks at once; give a number'
+    names = ["kernel_x", *["kernel_z"] * (len(kernels) - 2)]
+    for name, kernel in zip(names, kernels, strict=False):
+        if type(kernel) not in OF_DISTANCES:
+            return f"{name} is a {type(kernel).__name__}, and only Gaussian and InverseMultiquadric can"
     if not is_labels(own[-1]) and type(kernels[-1]) not in KINDS:
         return f"kernel_y is a {type(kernels[-1]).__name__}, which has no form by rows"
     if not handle.can_pass_on(own[0].device):

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+#: Where no rank has the whole batch at hand.
+SOME_REASON = (
+    "products of its features overflow, or its Gram matrix is not resolved beside the ridge of nhsic. Scale "
+    "the features down, pass float64, or raise eps."
+)
 
 
 class FiniteGuard:
@@ -26,11 +32,16 @@ class FiniteGuard:
         self.enabled = enabled
         self.steps = 0
 
+    def looks_at(self, device: torch.device) -> bool:
+        """Whether values on the device are looked at."""
+        return device.type == "cpu" if self.enabled is None else self.enabled
+
     def check(
         self,
         total: Tensor,
         terms: Mapping[str, Sequence[Tensor]],
         inputs: Mapping[str, Tensor],
+        reason: Callable[[], str] | None = None,
     ) -> None:
         """Counts a step and checks it.
 
@@ -38,6 +49,7 @@ class FiniteGuard:
             total: The objective, with or without its terms, of any shape.
             terms: By layer, the values of d(X, Z) and d(Z, Y).
             inputs: What the terms were made of, by the words that name it.
+            reason: Why the measure of finite inputs is not finite, in words.
 
         Raises:
             ValueError: total is not finite; the first culprit is named.
@@ -45,8 +57,7 @@ class FiniteGuard:
         if torch.compiler.is_compiling():
             return
         self.steps += 1
-        looked_at = total.device.type == "cpu" if self.enabled is None else self.enabled
-        if not looked_at or bool(torch.isfinite(total).all()):
+        if not self.looks_at(total.device) or bool(torch.isfinite(total).all()):
             return
         where = f"step {self.steps}"
         for name, tensor in inputs.items():
@@ -59,8 +70,7 @@ class FiniteGuard:
                 if not bool(torch.isfinite(value)):
                     raise ValueError(
                         f"{side} of layer '{layer}' is not finite although its features are ({where}): "
-                        "their squared distances overflow float32, or the Gram matrix is singular "
-                        "(raise eps)."
+                        f"{reason() if reason else SOME_REASON}"
                     )
         raise ValueError(
             f"the weighted sum of the terms overflows in {where}: lower lambda_x or lambda_y."

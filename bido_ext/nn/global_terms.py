@@ -52,7 +52,8 @@ def global_values(
         hsic_of = _row_panels(rows, group, shards, handle, workspace_bytes)
         return (cka_of_pairs(pairs, hsic_of) if measure.name == "cka" else hsic_of(pairs)), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
-    return measure.values(make_group(tied, kernels, num_classes), pairs, workspace_bytes), whole
+    group = make_group(tied, kernels, num_classes, measure.eps is not None)
+    return measure.values(group, pairs, workspace_bytes), whole
 
 
 def _row_panels(

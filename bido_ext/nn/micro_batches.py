@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step of a batch whose activations do not fit, in micro-batches, with the BiDO loss of the whole batch.
+"""A step of a batch whose activations do not fit, in micro-batches, with the losses of the whole batch.
 
 Gradient accumulation would sum the dependence of small batches, which is another objective. Here:
 
-1. every micro-batch goes forward without graph, and only its tapped features are kept;
-2. one loss over the features of all samples gives the gradient of every feature;
-3. every micro-batch goes forward again, with graph, and backward from its task loss and those gradients.
+1. every micro-batch goes forward without graph, and only its output and its tapped features are kept;
+2. one BiDO loss over the features of all samples, and one task loss over all outputs, give their gradients;
+3. every micro-batch goes forward again, with graph, and backward from those gradients.
 
-The price is a second forward; kept are the features of the tapped layers and one micro-batch's graph.
+The price is a second forward; kept are outputs, the features of the tapped layers and one micro-batch's graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bido_ext.nn.bido_loss import BiDOLoss
 from bido_ext.nn.feature_taps import FeatureTaps
+from bido_ext.nn.forward_again import (
+    Fingerprint,
+    check_repeated,
+    devices_of,
+    fingerprint,
+    generator_states,
+    kept_buffers,
+)
+from bido_ext.nn.whole_outputs import WholeOutputs, put_together, task_gradients
 
 
 class StepLosses(NamedTuple):
@@ -32,17 +42,19 @@ class StepLosses(NamedTuple):
 
 
 class MicroBatchedBiDO:
-    """Forward and backward of a large batch in micro-batches; the BiDO terms are those of the whole batch.
+    """Forward and backward of a large batch in micro-batches; both losses are those of the whole batch.
 
     Equal to the step on the whole batch for every model that treats samples one by one. The second forward
-    repeats the first: the states of the random generators are restored, so that dropout draws the same
-    masks, and so are the model's buffers, so that running statistics are updated once. BatchNorm in train
-    mode normalises within a micro-batch, as under gradient accumulation; freeze it, or use GroupNorm, where
-    that is not wanted.
+    repeats the first: the global random generators of PyTorch, Python and numpy are restored, so that dropout
+    draws the same masks, and so are the model's buffers, so that running statistics are updated once. A
+    second forward that differs all the same is refused; on a GPU only with the criterion's guard=True, since
+    looking waits for the device. BatchNorm in train mode normalises within a micro-batch, as under gradient
+    accumulation; freeze it, or use GroupNorm, where that is not wanted.
 
     Args:
-        model: Takes x and returns what ``task_loss`` takes; may be wrapped in DistributedDataParallel
-            (gradients are then reduced once, with the last micro-batch).
+        model: Takes x and returns what ``task_loss`` takes: tensors (n, ...), alone or in tuples and dicts.
+            May be wrapped in DistributedDataParallel (gradients are then reduced once, with the last
+            micro-batch).
         taps: On the layers of the model.
         criterion: Any BiDOLoss; with process_group its terms are those of all ranks' batches.
         size: Samples of a micro-batch.
@@ -74,70 +86,119 @@ class MicroBatchedBiDO:
         Args:
             x: Input (n, ...). It gets no gradient.
             y: Labels (n,) or targets (n, e).
-            task_loss: Of the model's output and y; a mean over samples.
+            task_loss: Of the model's output and y, called once with those of all samples (of this rank): a
+                mean, also a weighted one or one that ignores labels, a sum, or what else is one number.
+                Of nothing else: what a forward left somewhere is of the last micro-batch and has no
+                graph, so that for example a KL term belongs into the output.
             scale: Factor on all gradients, for example GradScaler's.
 
         Raises:
             ValueError: x has no samples. With process_group a rank may have none; its model then runs once
                 on the empty batch, so that it takes part in what the ranks exchange.
-            RuntimeError: A tapped layer ran in some of the micro-batches only.
+            TypeError: The model returns something that has no row for each sample, or task_loss no number.
+            RuntimeError: A tapped layer ran in some of the micro-batches only, or a second forward differs
+                from the first.
         """
         if not len(x) and self.criterion.world_size == 1:
             raise ValueError(
                 f"x has no samples, its shape is {tuple(x.shape)}: a step needs 2 or more."
             )
         x = x.detach()
-        states: list[Any] = []
-        with torch.no_grad(), _kept_buffers(self.model):
-            features = self._collect(x, states)
+        restores: list[list[Callable[[], object]]] = []
+        with torch.no_grad(), kept_buffers(self.model):
+            features, outputs, prints = self._collect(x, restores)
         # A weight that autocast cast without graph would be taken again, without graph.
         torch.clear_autocast_cache()
         bido, grads = self._gradients(x, features, y, scale)
         del features
-        task = x.new_zeros((), dtype=torch.float32)
+        task, output_grads = self._task(outputs, y, task_loss, scale)
         parts = self._parts(len(x))
-        share_of = self._shares(len(x))
         for k, rows in enumerate(parts):
-            _restore(states[k], x.device)
+            for restore in restores[k]:
+                restore()
             with _synchronised(self.model, k == len(parts) - 1):
-                output = self.model(x[rows])
-                loss = task_loss(output, y[rows])
-                share = share_of(len(x[rows]))
-                if share:  # the mean over no samples is NaN
-                    task += loss.detach() * share
-                seed = torch.as_tensor(share * scale, dtype=loss.dtype, device=loss.device)
-                roots, seeds = [loss], [seed]
+                leaves = pytree.tree_leaves(self.model(x[rows]))
                 kept = self.taps.features
-                for name, grad in grads.items():
-                    if kept[name].requires_grad:
-                        roots.append(kept[name])
-                        seeds.append(grad[rows])
-                torch.autograd.backward(roots, seeds)
+                self._check_layers(grads or kept, kept)
+                if prints:
+                    check_repeated(prints[k], fingerprint(leaves, kept))
+                self.criterion._said.without_gradient(
+                    [name for name in grads if not kept[name].requires_grad]
+                )
+                if len(leaves) != len(output_grads):
+                    raise RuntimeError(
+                        f"MicroBatchedBiDO: the model returned {len(output_grads)} things in the first forward "
+                        f"and {len(leaves)} in the second."
+                    )
+                pairs = [*zip(leaves, output_grads, strict=True)]
+                pairs += [(kept[name], grad) for name, grad in grads.items()]
+                wanted = [(t, g[rows]) for t, g in pairs if g is not None and t.requires_grad]
+                if not wanted:
+                    raise RuntimeError(
+                        "MicroBatchedBiDO: neither the model's output nor a tapped feature carries a gradient: "
+                        "no parameter before them wants one."
+                    )
+                torch.autograd.backward([t for t, _ in wanted], [g for _, g in wanted])
         self.taps.clear()
         return StepLosses(task, bido)
 
-    def _collect(self, x: Tensor, states: list[Any]) -> dict[str, Tensor]:
-        """Features of all samples, and the generators' states before each micro-batch."""
+    def _collect(
+        self, x: Tensor, restores: list[list[Callable[[], object]]]
+    ) -> tuple[dict[str, Tensor], WholeOutputs, list[Fingerprint]]:
+        """Features and outputs of all samples, what brings the generators back before each micro-batch, and
+        what tells whether the second forward repeats the first (nothing where nobody may look)."""
         features: dict[str, Tensor] = {}
+        outputs: list[Any] = []
+        prints: list[Fingerprint] = []
+        devices = devices_of(self.model, x)
+        looks = self.criterion._guard.looks_at(x.device)
         for rows in self._parts(len(x)):
-            states.append(_states(x.device))
-            self.model(x[rows])
+            restores.append(generator_states(devices))
+            output = self.model(x[rows])
+            outputs.append(output)
             kept = self.taps.features
-            if len(states) == 1:
+            if len(outputs) == 1:
                 features = {name: z.new_empty((len(x), *z.shape[1:])) for name, z in kept.items()}
-            if uneven := sorted(features.keys() ^ kept.keys()):
-                raise RuntimeError(
-                    f"MicroBatchedBiDO: layer(s) {', '.join(uneven)} ran in some of the micro-batches only: "
-                    "the terms need the features of all samples."
-                )
+            self._check_layers(features, kept)
             for name, z in kept.items():
                 features[name][rows] = z
+            if looks:
+                prints.append(fingerprint(pytree.tree_leaves(output), kept))
             self.taps.clear()
-        return features
+        counts = [len(x[rows]) for rows in self._parts(len(x))]
+        return features, put_together(outputs, counts), prints
+
+    @staticmethod
+    def _check_layers(expected: dict[str, Tensor], kept: dict[str, Tensor]) -> None:
+        if uneven := sorted(expected.keys() ^ kept.keys()):
+            raise RuntimeError(
+                f"MicroBatchedBiDO: layer(s) {', '.join(uneven)} ran in some of the micro-batches only: "
+                "the terms need the features of all samples."
+            )
 
     def _parts(self, n: int) -> list[slice]:
         """The rows of each micro-batch; a rank without samples has one, which is empty."""
         return [slice(start, start + self.size) for start in range(0, max(n, 1), self.size)]
+
+    def _task(
+        self,
+        outputs: WholeOutputs,
+        y: Tensor,
+        task_loss: Callable[[Any, Tensor], Tensor],
+        scale: float | Tensor,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The task loss of this rank's samples, and the gradients of the outputs."""
+        if not len(y):  # the mean over no samples is NaN; the outputs still go backward, for DDP
+            zeros = [
+                torch.zeros_like(t) if isinstance(t, Tensor) and t.is_floating_point() else None
+                for t in outputs.leaves
+            ]
+            return y.new_zeros((), dtype=torch.float32), zeros
+        samples = self.criterion.samples
+        # Ranks' gradients are averaged: a rank weighs as much as it has samples.
+        share = len(y) * self.criterion.world_size / samples if samples else 1.0
+        with _synchronised(self.model, False):
+            return task_gradients(outputs, y, task_loss, share, scale)
 
     def _gradients(
         self, x: Tensor, features: dict[str, Tensor], y: Tensor, scale: float | Tensor
@@ -151,40 +212,6 @@ class MicroBatchedBiDO:
         seed = torch.as_tensor(scale, dtype=bido.dtype, device=bido.device)
         grads = torch.autograd.grad(bido, list(features.values()), seed)
         return bido.detach(), dict(zip(features, grads, strict=True))
-
-    def _shares(self, n: int) -> Callable[[int], float]:
-        """Weight of a micro-batch's mean: its samples over all, for ranks whose gradients are averaged."""
-        samples = self.criterion.samples
-        if not samples:
-            return lambda rows: rows / n
-        return lambda rows: rows * self.criterion.world_size / samples
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Puts the model's buffers back: what the first forward updates, the second updates again."""
-    kept = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        for module, name, buffer, value in kept:
-            setattr(module, name, buffer)  # a forward may have put another tensor there
-            buffer.copy_(value)
-
-
-def _states(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), on_device
-
-
-def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
 
 
 def _synchronised(model: Any, last: bool) -> Any:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,6 +55,13 @@ class RanksOfLoss:
                     'give process_group="world" for the terms of all samples, or local=True if this is meant.',
                     stacklevel=5,  # the line that calls the loss
                 )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All ranks are looked up again where a copy is used: a file outlives the group."""
+        state = vars(self).copy()
+        if self._of_world or (self.handle is not None and self.handle.is_world):
+            state |= {"handle": None, "_of_world": True}
+        return state
 
 
 def ranks_at_hand() -> int:

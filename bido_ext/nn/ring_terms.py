@@ -28,7 +28,7 @@ from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
 from bido_ext.ops.ring_memory import ring_blocks
-from bido_ext.reference.gram_stack import GRAM, LABELS
+from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -151,8 +151,12 @@ def _whole_terms(
     """nhsic and coco from whole Gram matrices, on every rank."""
     for _ in grams.first_trip():
         pass
-    stack = _gathered(grams)
-    kinds = [LABELS if kind == LABELS else GRAM for kind in grams.group.kinds]
+    last = grams.group.kinds[-1]
+    # As features, a linear kernel's targets have any scale and rank; their Gram matrix is then singular for
+    # float32. Where their gradient is wanted (of the Gram matrix, as of all here), it is taken all the same.
+    whole = last == LABELS or (last == LINEAR and grams.targets not in grams.shards.wanted)
+    kinds = [GRAM] * grams.targets + [last if whole else GRAM]
+    stack = _gathered(grams, whole)
     leaves = {v: stack[v] for v in grams.shards.wanted if kinds[v] == GRAM and wanted}
     for leaf in leaves.values():
         leaf.requires_grad_()
@@ -170,8 +174,8 @@ def _whole_terms(
     return total.detach(), values.detach(), gram_gradient
 
 
-def _gathered(grams: RingGrams) -> list[Tensor]:
-    """Whole Gram matrices (n, n), labels as they are; the kept panels become parts of them."""
+def _gathered(grams: RingGrams, targets_as_given: bool) -> list[Tensor]:
+    """Whole Gram matrices (n, n), the targets perhaps as they are; the kept panels become parts of them."""
     assert grams.kept is not None
     *panels, targets = grams.kept
     grams.kept = None
@@ -179,7 +183,7 @@ def _gathered(grams: RingGrams) -> list[Tensor]:
     stack = [(E + E.mT).mul_(0.5) for E in gather_rows(grams.handle, grams.shards, panels)]
     grams.kept = [*(E.detach()[grams.shards.own] for E in stack), targets]
     last, kind = grams.whole_targets, grams.group.kinds[-1]
-    if kind == LABELS:
+    if targets_as_given:
         return [*stack, last.x]
     parameter, every = grams.group.parameters[-1], slice(0, grams.shards.n)
     return [*stack, gram_block(last, last, every, parameter, kind, grams.group.dtype)]

@@ -150,8 +150,19 @@ class GroupHandle:
         """Whether the backend sends from one rank to another on this device."""
         return device.type != "cuda" or self._backends("cuda") != "gloo"
 
+    @property
+    def is_world(self) -> bool:
+        """Whether it is the group of all ranks."""
+        return self.group is dist.group.WORLD
+
     def __deepcopy__(self, memo: object) -> GroupHandle:
         return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a loss with a process_group of some ranks cannot be pickled or saved, because a group lives in "
+            'its process: save its settings instead, or give process_group="world", which is looked up again.'
+        )
 
 
 def world() -> GroupHandle:
@@ -190,7 +201,7 @@ def agree(
 
     Raises:
         ValueError: The ranks' batches do not belong together, a rank refused its own, or all of them
-            together hold less than two samples.
+            together hold no sample.
     """
     kinds = [(tuple(t.shape[1:]), str(t.dtype)) for t in own]
     rows = _REFUSED if refusal is not None else own[0].shape[0]
@@ -215,7 +226,7 @@ def agree(
         )
     counts, _, masks, allowed = zip(*told, strict=True)
     shards = Shards(counts, handle.rank, _unmask(masks, len(own)), min(allowed))
-    if shards.n < 2:
+    if not shards.n:
         raise ValueError(
             f"the global batch has {shards.n} sample(s), at least 2 are needed to center."
         )

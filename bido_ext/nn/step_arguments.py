@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from bido_ext.ops._validate import (
@@ -14,6 +15,13 @@ from bido_ext.ops._validate import (
     check_same_samples,
     check_strided,
     is_labels,
+)
+
+#: Taps that saw no forward pass: it did not run, or it ran in a graph that was made before them.
+EMPTY = (
+    "features is empty: run the model's forward pass before the loss, with FeatureTaps on it. If it did run "
+    "and the model is compiled: set the taps before its first call, or call torch._dynamo.reset() after "
+    "setting them, because a graph that exists does not see later hooks."
 )
 
 
@@ -26,7 +34,8 @@ def check_step(
         x: Network input (n, ...).
         features: Mapping of layer name to (n, ...), or a sequence of such tensors.
         y: Integer labels (n,) or float targets (n, e).
-        minimum_rows: Samples needed: 2, or 0 for one rank's part of a global batch.
+        minimum_rows: Samples needed: 2 (or one alone, whose terms are 0), or 0 for one rank's part of a
+            global batch.
 
     Returns:
         The features by layer name, (n, d) each.
@@ -38,6 +47,8 @@ def check_step(
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
         raise ValueError(f"x must be a floating-point batch (n, ...), got {describe(x)}.")
     check_strided(x, "x")
+    if x.shape[0] == 1:
+        minimum_rows = min(minimum_rows, 1)
     check_features(x.flatten(1), "x", minimum_rows)
     _check_targets(y, num_classes)
     check_same_samples(x, y, "x", "y")  # type: ignore[arg-type]
@@ -63,6 +74,8 @@ def check_weight(value: object, name: str) -> float:
 
 def describe(value: object) -> str:
     """What was given, for an error."""
+    if isinstance(value, Tensor) and value.is_nested:  # its shape cannot be asked for
+        return f"a nested {value.dtype} tensor"
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return type(value).__name__
@@ -70,17 +83,20 @@ def describe(value: object) -> str:
 
 def _check_targets(y: object, num_classes: int | None) -> None:
     if not isinstance(y, Tensor) or not (is_labels(y) or y.dtype in FLOATS):
+        boolean = isinstance(y, Tensor) and y.dtype == torch.bool
+        hint = ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()"
         raise TypeError(
-            f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}."
+            f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}"
+            f"{hint if boolean else ''}."
         )
     check_strided(y, "y")
     if is_labels(y):
         check_labels(y, "y", num_classes)
     elif y.dim() != 2:
-        raise ValueError(
-            f"y is floating-point with shape {tuple(y.shape)}: class labels must be integers "
-            "(n,), targets must be (n, e)."
-        )
+        way = "targets must be (n, e): y.flatten(1)" if y.dim() > 2 else (
+            "class labels must be integers (n,): y.long(); targets of one number must be (n, 1): y[:, None]"
+        )  # fmt: skip
+        raise ValueError(f"y is floating-point with shape {tuple(y.shape)}: {way}.")
 
 
 def named_layers(features: object) -> dict[str, Tensor]:
@@ -93,9 +109,7 @@ def named_layers(features: object) -> dict[str, Tensor]:
             f"features must be a dict of layer name to tensor or a list of tensors, got {describe(features)}."
         )
     if not named:
-        raise ValueError(
-            "features is empty: run the model's forward pass before the loss, with FeatureTaps on it."
-        )
+        raise ValueError(EMPTY)
     return named
 
 

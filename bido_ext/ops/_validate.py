@@ -15,8 +15,39 @@ def is_labels(y: Tensor) -> bool:
     return y.dtype in INTEGERS
 
 
+def _instead(x: Tensor, name: str) -> str:
+    """What to do with features of a dtype that is none, for an error."""
+    if x.dtype == torch.bool and name == "y":
+        return ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()."
+    if x.dtype == torch.bool or is_labels(x):
+        return f": integer labels are allowed for y only, as a vector (n,). Features are {name}.float()."
+    return f": give {f'torch.view_as_real({name}).flatten(1)' if x.is_complex() else f'{name}.float()'}."
+
+
+def _two_dims(x: Tensor, name: str) -> str:
+    """How features get their two dimensions, for an error."""
+    if x.dim() > 2:
+        return f"flatten it first, {name}.flatten(1)"
+    column = f"one number a sample is a column, {name}[:, None]" if x.dim() else "it has no samples"
+    return f"class labels are integers, y.long(); {column}" if name == "y" and x.dim() else column
+
+
+def _one_dim(y: Tensor, name: str) -> str:
+    """How integer labels become a vector, for an error."""
+    if y.dim() == 2 and y.shape[1] == 1:
+        return f"give {name}.squeeze(1)"
+    if y.dim() == 2:
+        return f"one-hot rows become labels by {name}.argmax(1), or targets by {name}.float()"
+    return f"give one label a sample, {name}.flatten()"
+
+
 def check_strided(x: Tensor, name: str) -> None:
     """A tensor with memory of its own for each element: not sparse, nested or of a vendor's layout."""
+    if x.is_nested:
+        raise ValueError(
+            f"{name} must be a dense tensor, got a nested one, whose samples differ in shape: pad it, "
+            "torch.nested.to_padded_tensor(t, 0.0), or pool each sample to one vector."
+        )
     if x.layout != torch.strided:
         raise ValueError(f"{name} must be a dense tensor, got layout {x.layout}: call .to_dense().")
 
@@ -38,21 +69,19 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}.")
     if x.dtype not in FLOATS:
         raise TypeError(
-            f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
-            + (
-                ": integer labels are allowed for y only, as a vector (n,)."
-                if is_labels(x) or x.dtype == torch.bool
-                else "."
-            )
+            f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}{_instead(x, name)}"
         )
     check_strided(x, name)
     if x.dim() != 2:
-        raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}: flatten it first.")
+        raise ValueError(
+            f"{name} must have shape (n, d), got {tuple(x.shape)}: {_two_dims(x, name)}."
+        )
     if x.shape[1] < 1:
         raise ValueError(f"{name} has no features: shape {tuple(x.shape)}, d must be at least 1.")
     if x.shape[0] < minimum_rows:
         raise ValueError(
-            f"{name} has {x.shape[0]} sample(s), at least {minimum_rows} are needed to center."
+            f"{name} has {x.shape[0]} sample(s), at least {minimum_rows} are needed to center. The last "
+            "batch of an epoch may be smaller: give the DataLoader drop_last=True."
         )
     return x
 
@@ -62,7 +91,8 @@ def check_labels(y: Tensor, name: str, num_classes: int | None) -> Tensor:
     check_strided(y, name)
     if y.dim() != 1:
         raise ValueError(
-            f"{name} holds integers, so it must be a vector of labels (n,), got {tuple(y.shape)}."
+            f"{name} holds integers, so it must be a vector of labels (n,), got {tuple(y.shape)}: "
+            f"{_one_dim(y, name)}."
         )
     # Reading a device tensor's values would stop the host; torch.compile cannot branch on them.
     if y.device.type == "cpu" and not torch.compiler.is_compiling() and y.numel() > 0:

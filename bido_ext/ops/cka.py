@@ -32,7 +32,8 @@ def cka(
         x: Features (n, d), n >= 2, float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), never expanded to one-hot.
         kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, Linear() for labels.
+        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
+            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         workspace_bytes: Bound on the memory beyond inputs and gradients, as for :func:`bido_ext.hsic`.
 

@@ -46,7 +46,8 @@ def coco(
         x: Features (n, d), n >= 2, float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), never expanded to one-hot.
         kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, Linear() for labels.
+        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
+            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
         norm: "spectral", the largest singular value (Gretton et al. 2005), or "fro", the Frobenius
             norm of the published BiDO code, an upper bound of it.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.

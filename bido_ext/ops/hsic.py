@@ -49,7 +49,8 @@ def hsic(
         x: Features (n, d), float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), never expanded to one-hot.
         kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, Linear() for labels.
+        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
+            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
         estimator: "biased": tr(HKH HLH) / (n-1)^2 (Gretton et al. 2005), n >= 2;
             "unbiased": Song et al. 2012, equation 5, n >= 4.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.

@@ -81,7 +81,9 @@ def test_bad_choices() -> None:
 def test_a_layer_that_returns_a_tuple_is_named() -> None:
     net = nn.Sequential(nn.LSTM(4, 3))
     bx.FeatureTaps(net, ["0"])
-    with pytest.raises(TypeError, match="layer '0' returned tuple, not a tensor"):
+    with pytest.raises(
+        TypeError, match=r"layer '0' returned tuple of 2 \(Tensor, tuple\), not a tensor"
+    ):
         net(torch.rand(2, 5, 4))
 
 
