@@ -55,7 +55,7 @@ def cost_of_step(
     rows = most if rows is None else rows
     layers = dims[1:-1]
     if exchange == "ring":
-        element = max(itemsize, 4)
+        element = 8 if measure == "nhsic" else max(itemsize, 4)
         counts = [most] * world_size
         moved = exchange_of_ring(counts, 0, dims, itemsize, element, measure, keep)
     else:

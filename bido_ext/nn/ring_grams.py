@@ -52,6 +52,7 @@ class RingGrams:
         group: This rank's rows of the input and of every layer; last the targets of all ranks. No graph.
         moving: What passes round: the rows of the input and of every layer as they were given.
         block: Own rows of a block.
+        dtype: Of the Gram matrices.
         kept: Panels (n_r, n) of every variable, or None where blocks are made twice.
         seen: Per variable a number that is not finite where any rank's features are not.
     """
@@ -61,6 +62,7 @@ class RingGrams:
     shards: Shards
     handle: GroupHandle
     block: int
+    dtype: torch.dtype
     kept: list[Tensor] | None = None
     seen: Tensor = field(init=False)
 
@@ -68,7 +70,7 @@ class RingGrams:
         self.targets = len(self.moving)
         self.start, self.count = self.shards.own.start, self.shards.counts[self.shards.rank]
         self.seen = self.group.parameters.new_zeros(len(self.group.kinds))
-        dtype = self.group.dtype
+        dtype = self.dtype
         # A rank without rows has no mean, and nothing to multiply.
         self.shifts = [
             x.to(dtype).mean(0, keepdim=True) if self.count else x.new_zeros((1, 1), dtype=dtype)
@@ -80,7 +82,7 @@ class RingGrams:
 
     def keep(self) -> None:
         """Keeps the panels that the first trip makes."""
-        shape, dtype = (self.count, self.shards.n), self.group.dtype
+        shape, dtype = (self.count, self.shards.n), self.dtype
         self.kept = [x.new_empty(shape, dtype=dtype) for x in self.group.variables]
 
     def first_trip(self) -> Iterator[Block]:
@@ -100,7 +102,7 @@ class RingGrams:
         travel = sorted(v for v in self.shards.wanted if v < self.targets)
         if self.shards.wanted and not self.kept:
             travel = list(range(self.targets))
-        dtype = self.group.dtype
+        dtype = self.dtype
         widths = {v: self.group.variables[v].shape[1] for v in wanted}
         parameters = self.group.parameters
         grads = {v: parameters.new_zeros((self.count, d), dtype=dtype) for v, d in widths.items()}
@@ -154,17 +156,17 @@ class RingGrams:
 
     def _gram(self, v: int, rows: slice, owner: int, columns: slice, held: Tensor | None) -> Tensor:
         same = rows if owner == self.shards.rank else None
-        kind, dtype = self.group.kinds[v], self.group.dtype
+        kind, dtype = self.group.kinds[v], self.dtype
         own, others = self._own(v, rows), self._others(v, columns, held)
         return gram_block(own, others, same, self.group.parameters[v], kind, dtype)
 
     def _own(self, v: int, rows: slice) -> Rows:
         if v == self.targets:
             return self.whole_targets.part(self.shards.own).part(rows)
-        return rows_of(self.moving[v][rows], self.group.kinds[v], self.group.dtype, self.shifts[v])
+        return rows_of(self.moving[v][rows], self.group.kinds[v], self.dtype, self.shifts[v])
 
     def _others(self, v: int, columns: slice, held: Tensor | None) -> Rows:
         if v == self.targets:
             return self.whole_targets.part(columns)
         assert held is not None
-        return rows_of(held, self.group.kinds[v], self.group.dtype, self.shifts[v])
+        return rows_of(held, self.group.kinds[v], self.dtype, self.shifts[v])

@@ -77,8 +77,10 @@ def ring_terms(
         (targets,) = gather_rows(handle, shards, own[-1:])
         group = make_group([*moving, targets], kernels, num_classes)
         whole = measure.name not in ("hsic", "cka")
-        plan = ring_blocks(shards.counts, len(own), group.dtype.itemsize, workspace_bytes, whole)
-        grams = RingGrams(group, moving, shards, handle, plan.block)
+        # A ridge needs Gram matrices to the last digit.
+        dtype = group.dtype if measure.eps is None else torch.float64
+        plan = ring_blocks(shards.counts, len(own), dtype.itemsize, workspace_bytes, whole)
+        grams = RingGrams(group, moving, shards, handle, plan.block, dtype)
         if plan.keep:
             grams.keep()
         terms = _whole_terms if whole else _panel_terms
@@ -186,7 +188,7 @@ def _gathered(grams: RingGrams, targets_as_given: bool) -> list[Tensor]:
     if targets_as_given:
         return [*stack, last.x]
     parameter, every = grams.group.parameters[-1], slice(0, grams.shards.n)
-    return [*stack, gram_block(last, last, every, parameter, kind, grams.group.dtype)]
+    return [*stack, gram_block(last, last, every, parameter, kind, grams.dtype)]
 
 
 def _no_gradient(v: int, rows: slice, columns: slice, E: Sequence[Tensor]) -> Tensor:

@@ -71,8 +71,9 @@ def test_moves_what_the_model_says(ranks: list[dict[str, Any]]) -> None:
                 if name not in ranks[0]:
                     continue
                 keep = kind != " bounded"
+                element = 8 if measure == "nhsic" else itemsize
                 for r, rank in enumerate(ranks):
-                    moved = exchange_of_ring(counts, r, WIDTHS, itemsize, itemsize, measure, keep)
+                    moved = exchange_of_ring(counts, r, WIDTHS, itemsize, element, measure, keep)
                     assert sum(rank[name]["forward"]) == moved.bytes
                     assert len(rank[name]["forward"]) == moved.messages
                     assert rank[name]["backward"] == []
@@ -270,7 +271,7 @@ def test_plan_of_a_ring() -> None:
     assert streamed.moved_bytes == ring.moved_bytes + 7 * 512 * 12288 * 4
     whole = bx.plan(1024, widths, measure="nhsic", world_size=8, exchange="ring")
     assert whole.regime == "dense"
-    assert whole.moved_bytes == 7 * (128 * (row * 4 + 8) + 2 * 128 * 1024 * 4 + 32)
+    assert whole.moved_bytes == 7 * (128 * (row * 4 + 8) + 2 * 128 * 1024 * 8 + 32)
     assert bx.plan(1024, widths, measure="nhsic").exchange == ""
     with pytest.raises(ValueError, match="exchange must be one of"):
         bx.plan(64, [3, 0], world_size=2, exchange="tree")
