@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops._validate import is_labels
-from bido_ext.ops.group import KINDS
 from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel
 from bido_ext.ops.ring_memory import gathered_bytes
 
@@ -56,7 +55,7 @@ def _hindrance(own: Sequence[Tensor], kernels: Sequence[Kernel], handle: GroupHa
     for name, kernel in zip(names, kernels, strict=False):
         if type(kernel) not in OF_DISTANCES:
             return f"{name} is a {type(kernel).__name__}, and only Gaussian and InverseMultiquadric can"
-    if not is_labels(own[-1]) and type(kernels[-1]) not in KINDS:
+    if not is_labels(own[-1]) and kernels[-1].kind is None:
         return f"kernel_y is a {type(kernels[-1]).__name__}, which has no form by rows"
     if not handle.can_pass_on(own[0].device):
         return "the gloo backend does not send tensors of a CUDA device from rank to rank; use nccl"

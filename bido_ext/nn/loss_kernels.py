@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bido_ext.ops.bandwidth import Sigma, check_sigma
-from bido_ext.ops.group import KINDS
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.measure import check_kernel
 
@@ -100,7 +99,7 @@ def _by_layer(sigma: Mapping[object, object]) -> dict[str, Kernel]:
 
 
 def _describe(kernel: Kernel) -> str:
-    if type(kernel) not in KINDS:  # what a user's kernel holds may differ in text, not in meaning
+    if kernel.kind is None:  # what a user's kernel holds may differ in text, not in meaning
         return type(kernel).__name__
     settings = (
         f"{name}={float(value) if isinstance(value, Tensor) else value}"
