@@ -40,6 +40,10 @@ class Measure:
         """The measure of each pair, [pairs], differentiable once in the group's variables."""
         raise NotImplementedError
 
+    def check(self, value: Tensor, **features: Tensor) -> None:
+        """Raises if the value of a pair is not finite and should be; ``features`` by argument name."""
+        check_finite_result(value, **features)
+
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
     """float32, float64 or None."""
@@ -102,7 +106,7 @@ def measure_pair(
     check_same_samples(x, y, "x", "y")
     group = make_group([x, y], [kernel_x, kernel_y], num_classes)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
-    check_finite_result(value, **({"x": x} if labels else {"x": x, "y": y}))
+    measure.check(value, **({"x": x} if labels else {"x": x, "y": y}))
     return value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
 
 
