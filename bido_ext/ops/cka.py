@@ -23,7 +23,6 @@ from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
 from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype
 
-
 #: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
 GRAM_UNITS = 16
 #: and so are differences between samples below so many of the features.
@@ -132,9 +131,7 @@ def squares_of_gram(own: Tensor, sums: Tensor) -> Tensor:
     its row sums without the diagonal [m, n]; as :mod:`bido_ext.ops.hsic` returns them."""
     n = sums.shape[1]
     totals = sums.sum(1)
-    return (
-        own * (n * (n - 3)) - totals**2 / ((n - 1) * (n - 2)) + 2 * (sums**2).sum(1) / (n - 2)
-    )
+    return own * (n * (n - 3)) - totals**2 / ((n - 1) * (n - 2)) + 2 * (sums**2).sum(1) / (n - 2)
 
 
 def has_differences(x: Tensor, kind: int) -> Tensor:
