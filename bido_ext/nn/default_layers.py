@@ -40,7 +40,9 @@ def candidate_layers(model: nn.Module) -> list[str]:
 def layers_with_features(
     model: nn.Module, names: list[str], run: Callable[[], object]
 ) -> list[str]:
-    """Those of ``names`` that can be compared, found by one call of ``run``, a forward pass of the model.
+    """Those of ``names`` that can be compared, in the order in which they run.
+
+    Found by one call of ``run``, a forward pass of the model.
 
     A layer counts if its last output is one floating-point tensor with as many rows as those of most
     layers, and is not changed in place afterwards (as the output of a batch norm before
@@ -68,7 +70,7 @@ def layers_with_features(
     kept = {name: z for name, z in last.items() if z.is_inference() or z._version == versions[name]}
     counts = [z.shape[0] for z in kept.values()]
     rows = max(set(counts), key=lambda n: (counts.count(n), n), default=0)
-    return [name for name in names if name in kept and kept[name].shape[0] == rows]
+    return [name for name, z in kept.items() if z.shape[0] == rows]
 
 
 def _size(module: nn.Module) -> int:
