@@ -31,6 +31,7 @@ from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.hsic import hsic_of_pairs
 
 OWN, FORWARD = "bido_ext", "both forward passes"
+RIVALS = ("torch_cka", "pair by pair", "each Gram matrix once")
 #: CKA may be so far from the float64 truth.
 TOLERANCE = 1e-5
 GATE_BATCHES = 2
@@ -58,18 +59,18 @@ def truth(models: Models, batches: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def compare(models: Models, stem: str, batch_size: int, threads: int, rounds: int) -> Record:
+def compare(
+    models: Models, stem: str, batch_size: int, threads: int, rounds: int,
+    rivals: Sequence[str] = RIVALS,
+) -> Record:  # fmt: skip
     """Checks and times bido_ext and the rivals on all batches.
 
     Raises:
         ValueError: bido_ext misses the float64 truth by more than TOLERANCE.
     """
-    contenders: dict[str, Callable[[Models, Sequence[Tensor]], Tensor]] = {
-        OWN: own, "pair by pair": pair_by_pair, "each Gram matrix once": gram_once,
-    }  # fmt: skip
     package = torch_cka_package(models)
-    if package is not None:
-        contenders["torch_cka"] = package
+    ready = dict(zip(RIVALS, (package, pair_by_pair, gram_once), strict=True))
+    contenders = {OWN: own, **{name: run for name in rivals if (run := ready[name]) is not None}}
     few = models.batches[:GATE_BATCHES]
     wanted = truth(models, few)
     errors = {
@@ -84,7 +85,7 @@ def compare(models: Models, stem: str, batch_size: int, threads: int, rounds: in
     device = str(models.images.device)
     times = interleaved(calls, rounds, device=device, minimum_rounds=1)
     m = len(models.names)
-    name = f"layer_similarity_resnet18_{stem}"
+    name = f"layer_similarity_resnet18_{stem}_batch{batch_size}"
     spec = {"name": name, "n": len(models.images), "dims": [m, m], "batch_size": batch_size}
     return record(spec, FORWARD, times, errors, threads, rounds, device)
 
@@ -181,12 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=RIVALS)
     parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     models = Models(options.stem, options.n, options.batch_size, options.device)
-    run = compare_sums if options.sums else compare
-    found = run(models, options.stem, options.batch_size, options.threads, options.rounds)
+    settings = models, options.stem, options.batch_size, options.threads, options.rounds
+    found = compare_sums(*settings) if options.sums else compare(*settings, options.rivals)
     print(text(found), flush=True)
     save(
         options.json or default_path("layer_similarity", options.device),
