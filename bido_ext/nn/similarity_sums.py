@@ -72,24 +72,21 @@ class CenteredGrams:
             self.stack.diagonal(dim1=1, dim2=2).zero_()
         n, rows = self.n, self.stack.sum(2, dtype=torch.float64)
         total = rows.sum(1, keepdim=True)
-        self.shift = (
-            rows / (n - 2) - total / (2 * (n - 1) * (n - 2))
-            if unbiased
-            else rows / n - total / (2 * n * n)
-        )
+        one, two = (n - 2, (n - 1) * (n - 2)) if unbiased else (n, n * n)
+        self.shift = rows / one - total / (2 * two)
+        #: What centering takes off the sum of squares of each matrix.
+        self.taken = 2 * rows.square().sum(1) / one - total[:, 0].square() / two
         self.differs = torch.stack(
             [has_differences(v, k) for v, k in zip(group.variables, group.kinds, strict=True)]
         )
 
-    def block(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Centered rows of every matrix, (m, rows * n), and the squares of the matrices' own rows, (m,)."""
-        part = self.stack[:, rows].double()
-        squares = part.square().sum((1, 2))
-        part -= self.shift[:, rows, None]
+    def block(self, rows: slice) -> Tensor:
+        """Centered rows of every matrix, (m, rows * n)."""
+        part = self.stack[:, rows] - self.shift[:, rows, None]  # in float64
         part -= self.shift[:, None, :]
         if self.unbiased:
             part.diagonal(rows.start, 1, 2).zero_()
-        return part.flatten(1), squares
+        return part.flatten(1)
 
 
 def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> SimilaritySums:
@@ -100,25 +97,16 @@ def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> Similar
     """
     n = first.n
     products, own, other_own = [], [], []
-    squares, other_squares = [], []
     step = max(1, BLOCK_NUMBERS // (n * len(first.stack)))
     for begin in range(0, n, step):
         rows = slice(begin, min(n, begin + step))
-        a, size = first.block(rows)
-        squares.append(size)
-        own.append(a.square().sum(1))
-        if second is None:
-            products.append(a @ a.mT)
-            continue
-        b, size = second.block(rows)
-        other_squares.append(size)
-        other_own.append(b.square().sum(1))
+        a = first.block(rows)
+        own.append(torch.linalg.vecdot(a, a))
+        b = a if second is None else second.block(rows)
+        other_own.append(own[-1] if second is None else torch.linalg.vecdot(b, b))
         products.append(a @ b.mT)
-    known, norms = _known(first, own, squares)
-    if second is None:
-        other_known, other_norms = known, norms
-    else:
-        other_known, other_norms = _known(second, other_own, other_squares)
+    known, norms = _known(first, _total(own))
+    other_known, other_norms = _known(second or first, _total(other_own))
     pairs = known[:, None] & other_known
     scale = 1 / (n * (n - 3)) if first.unbiased else 1 / (n - 1) ** 2
     return SimilaritySums(
@@ -130,11 +118,9 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)).sum(0)
 
 
-def _known(
-    grams: CenteredGrams, own: Sequence[Tensor], squares: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor]:
     """Which layers are more than rounding (what is not finite is), and |centered matrix|^2, else 0."""
-    norms = _total(own)
-    floor = (GRAM_UNITS * torch.finfo(grams.stack.dtype).eps) ** 2 * _total(squares)
+    squares = norms + grams.taken
+    floor = (GRAM_UNITS * torch.finfo(grams.stack.dtype).eps) ** 2 * squares
     known = (grams.differs & (norms > floor)) | ~torch.isfinite(norms)
     return known, torch.where(known, norms, 0.0)

@@ -229,7 +229,7 @@ def test_default_layers_are_those_that_give_features() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the batch norm that ReLU changes in place is left out
         similarity.update(x)
-    assert similarity.layers == ("stem", "body.1", "body.3", "dead", "head")
+    assert similarity.layers == ("stem", "body.1", "body.3", "head", "dead")
     assert similarity.other_layers == similarity.layers
 
 
@@ -472,7 +472,7 @@ def test_rank_without_batches_learns_the_layers() -> None:
     first, second = run_ranks(_rank, 2, "default")
     assert torch.equal(torch.nan_to_num(first["matrix"]), torch.nan_to_num(second["matrix"]))
     assert (second["batches"], second["own"]) == (4, 0)
-    assert second["layers"] == ("stem", "body.1", "body.3", "dead", "head")
+    assert second["layers"] == ("stem", "body.1", "body.3", "head", "dead")
 
 
 def test_ranks_with_other_layers_are_all_refused() -> None:
