@@ -104,7 +104,7 @@ def cpu_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             call()
             taken[name].append(time.process_time() - start)
     return {
-        name: Timing(*(quantile(t, q) for q in (0.5, 0.2, 0.8)), rounds, 1, tuple(t))
+        name: Timing(quantile(t, 0.5), quantile(t, 0.2), quantile(t, 0.8), rounds, 1, tuple(t))
         for name, t in taken.items()
     }
 
@@ -148,15 +148,19 @@ def record(
 ) -> Record:  # fmt: skip
     """The record of one run; ratios are to bido_ext, in the same round."""
     rows = []
-    for name, time in times.items():
+    for name, taken in times.items():
         if name == floor:
             continue
         row: dict[str, Any] = {"name": name, "refusal": None, "value_error": errors.get(name)}
-        row |= {"median_ms": 1e3 * time.median, "q20_ms": 1e3 * time.q20, "q80_ms": 1e3 * time.q80}
-        row["times_floor"] = time.median / times[floor].median
-        ratio, low, high = paired_ratio(time, times[OWN])
+        row |= {
+            "median_ms": 1e3 * taken.median,
+            "q20_ms": 1e3 * taken.q20,
+            "q80_ms": 1e3 * taken.q80,
+        }
+        row["times_floor"] = taken.median / times[floor].median
+        ratio, low, high = paired_ratio(taken, times[OWN])
         row |= {"times_own": ratio, "times_own_95": [low, high]}
-        rest, base = (t.median - times[floor].median for t in (time, times[OWN]))
+        rest, base = (t.median - times[floor].median for t in (taken, times[OWN]))
         row["times_own_without_floor"] = rest / base if base > 0 else None
         rows.append(row)
     return {
