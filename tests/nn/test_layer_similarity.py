@@ -1,87 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LayerSimilarity: all pairs of layers against the float64 textbook, over batches, models and ranks."""
+"""LayerSimilarity: all pairs of layers against the float64 textbook, over batches and models."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from oracle import features
-from ranks import run_ranks
-from torch import Tensor, nn
+from similar_nets import COLUMNS, ROWS, batches, expected, gram, net
+from torch import nn
 
 import bido_ext as bx
 from bido_ext import reference
-
-
-class Net(nn.Module):
-    """Convolutions, a dead layer, a container, and an output that is no tensor."""
-
-    def __init__(self, width: int = 6) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1)
-        self.body = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Dropout(), nn.Conv2d(width, 4, 3)
-        )
-        self.twice = Twice()
-        self.dead = nn.Linear(4 * 36, 5)
-        nn.init.zeros_(self.dead.weight)
-        self.head = nn.Linear(4 * 36, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z, _ = self.twice(self.body(self.stem(x)).flatten(1))
-        return self.head(z) + self.dead(z)[:, :3]
-
-
-class Twice(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-
-def net(seed: int = 0, width: int = 6, dtype: torch.dtype = torch.float32) -> Net:
-    torch.manual_seed(seed)
-    return Net(width).to(dtype)
-
-
-def batches(*sizes: int, dtype: torch.dtype = torch.float32, seed: int = 5) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(n, 3, 8, 8, generator=generator, dtype=dtype) for n in sizes]
-
-
-def gram(z: Tensor) -> Tensor:
-    z = z.detach().double().flatten(1)
-    return z @ z.T
-
-
-def expected(
-    models: Sequence[nn.Module], layers: Sequence[Sequence[str]], given: Sequence[Tensor],
-    unbiased: bool = True,
-) -> Tensor:  # fmt: skip
-    """The textbook: HSIC of every pair in every batch in float64, averaged, then the ratio."""
-    shape = [len(names) for names in layers]
-    products, own = torch.zeros(shape).double(), [torch.zeros(n).double() for n in shape]
-    for x in given:
-        stacks = []
-        for model, names in zip(models, layers, strict=True):
-            with bx.FeatureTaps(model.eval(), names) as taps:
-                model(x)
-                stacks.append([gram(taps.features[name]) for name in names])
-        for i, K in enumerate(stacks[0]):
-            for j, L in enumerate(stacks[1]):
-                products[i, j] += reference.hsic(K, L, unbiased)
-        for stack, total in zip(stacks, own, strict=True):
-            total += torch.stack([reference.hsic(K, K, unbiased) for K in stack])
-    return products / (own[0].sqrt()[:, None] * own[1].sqrt())
-
-
-ROWS, COLUMNS = ["stem", "body.1", "body.3", "head"], ["stem", "body.3", "head"]
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
@@ -222,95 +153,6 @@ def test_hsic_is_the_average() -> None:
     assert float(similarity.compute().matrix[0, 1]) == pytest.approx(float(total / 2), rel=1e-5)
 
 
-def test_default_layers_are_those_that_give_features() -> None:
-    model, (x,) = net(), batches(6)
-    similarity = bx.LayerSimilarity(model)
-    assert similarity.layers == ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the batch norm that ReLU changes in place is left out
-        similarity.update(x)
-    assert similarity.layers == ("stem", "body.1", "body.3", "head", "dead")
-    assert similarity.other_layers == similarity.layers
-
-
-def test_default_layers_open_the_body_and_containers() -> None:
-    class Classifier(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = net()
-            self.head = nn.Linear(3, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.network(x))
-
-    similarity = bx.LayerSimilarity(Classifier(), net(1))
-    similarity.update(*batches(6))
-    assert similarity.layers[:2] == ("network.stem", "network.body.1")
-    assert similarity.layers[-1] == "head"
-    assert similarity.other_layers[0] == "stem"
-    with pytest.raises(ValueError, match="no child of Twice"):
-        bx.LayerSimilarity(Twice()).update(torch.randn(6, 3))
-
-
-def test_default_layers_of_torchvision_models() -> None:
-    models = pytest.importorskip("torchvision.models")
-    similarity = bx.LayerSimilarity(models.resnet18())
-    similarity.update(torch.randn(4, 3, 32, 32))
-    blocks = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
-    assert list(similarity.layers) == ["conv1", "relu", "maxpool", *blocks, "avgpool", "fc"]
-    similarity = bx.LayerSimilarity(models.VisionTransformer(16, 8, 3, 2, 12, 24, num_classes=5))
-    similarity.update(torch.randn(4, 3, 16, 16))
-    assert [n for n in similarity.layers if n.startswith("encoder.layers")]
-
-
-def test_selectors_names_modules_predicate_and_iterators() -> None:
-    model, (x,) = net(), batches(6)
-    by_name = bx.LayerSimilarity(model, layers=["stem", "head"])
-    for layers in (
-        [model.stem, model.head],
-        lambda name, module: name in ("stem", "head"),
-        iter(["stem", "head"]),
-    ):
-        similarity = bx.LayerSimilarity(model, layers=layers)
-        assert similarity.layers == similarity.other_layers == ("stem", "head")
-        similarity.update(x)
-    by_name.update(x)
-    torch.testing.assert_close(similarity.compute().matrix, by_name.compute().matrix)
-
-
-def test_model_is_as_before() -> None:
-    model, (x,) = net().train(), batches(6)
-    model.body[2].eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    similarity = bx.LayerSimilarity(model)
-    similarity.update(x.requires_grad_())
-    assert model.training
-    assert model.body[0].training
-    assert not model.body[2].training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert x.grad is None
-    assert not similarity.compute().matrix.requires_grad
-    assert model(x).requires_grad
-
-
-def test_batches_of_a_loader_mappings_and_calls() -> None:
-    model, (x,) = net(), batches(6)
-    results = []
-    for batch, call in (
-        (x, None),
-        ([x, torch.zeros(6)], None),
-        ({"x": x}, None),
-        ({"image": x}, lambda m, b: m(b["image"])),
-    ):
-        similarity = bx.LayerSimilarity(model, layers=["stem", "head"], call=call)
-        similarity.update(batch)
-        results.append(similarity.compute().matrix)
-    assert all(torch.equal(result, results[0]) for result in results)
-    with pytest.raises(TypeError, match="give call=lambda"):
-        bx.LayerSimilarity(model).update(3)
-
-
 def test_reset_and_more_batches_after_compute() -> None:
     model, (x, y) = net(), batches(6, 9)
     similarity = bx.LayerSimilarity(model, layers=ROWS)
@@ -354,30 +196,6 @@ def test_refuses_with_the_reason_and_keeps_the_sums() -> None:
         bx.LayerSimilarity(model, ["stem"])  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings("ignore:FeatureTaps")
-def test_layer_that_does_not_run_is_named() -> None:
-    model = net()
-    model.add_module("unused", nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"layer\(s\) unused did not run"):
-        bx.LayerSimilarity(model, layers=["stem", "unused"]).update(*batches(6))
-    similarity = bx.LayerSimilarity(model)
-    similarity.update(*batches(6))
-    assert "unused" not in similarity.layers
-
-
-def test_compiled_model_is_looked_at_as_the_module_inside() -> None:
-    model, (x,) = net(), batches(6)
-    compiled = torch.compile(model, backend="eager")
-    compiled(x)
-    similarity, plain = (
-        bx.LayerSimilarity(compiled, layers=ROWS),
-        bx.LayerSimilarity(model, layers=ROWS),
-    )
-    similarity.update(x)
-    plain.update(x)
-    assert torch.equal(similarity.compute().matrix, plain.compute().matrix)
-
-
 def test_half_precision_and_huge_features() -> None:
     model, (x,) = net(), batches(16)
     exact = bx.LayerSimilarity(model, layers=ROWS)
@@ -392,88 +210,3 @@ def test_half_precision_and_huge_features() -> None:
     )  # squares of its Gram matrix exceed float32
     small.update(x.flatten(1), x.flatten(1).abs())
     torch.testing.assert_close(large.compute().matrix, small.compute().matrix, atol=1e-6, rtol=0)
-
-
-# Pictures.
-
-
-def test_plot_is_a_heat_map_that_is_saved_headless(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    model, (x,) = net(), batches(16)
-    similarity = bx.LayerSimilarity(model, layers=["stem", "dead", "head"])
-    similarity.update(x)
-    figure = similarity.compute().plot(title="a net with itself", model="net", other="net")
-    axes, bar = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["stem", "dead", "head"]
-    assert axes.get_title() == "a net with itself"
-    assert "CKA (unbiased)" in bar.get_ylabel()
-    assert axes.images[0].origin == "lower"
-    figure.savefig(tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 5000
-
-
-def test_plot_of_many_layers_and_into_axes() -> None:
-    figures = pytest.importorskip("matplotlib.figure")
-    names = tuple(f"layer{i}" for i in range(120))
-    matrix = torch.linspace(-0.1, 1, 240).double().view(2, 120)
-    result = bx.SimilarityMatrix(matrix, ("a", "b"), names, "cka", "unbiased", 1, 8)
-    figure = figures.Figure()
-    ax = figure.add_subplot()
-    assert result.plot(ax) is figure
-    assert len(ax.get_xticklabels()) == 40
-    assert max(result.plot().get_size_inches()) < 12
-
-
-def test_matplotlib_is_loaded_by_plot_alone() -> None:
-    code = (
-        "import sys, torch, bido_ext as bx\n"
-        "s = bx.LayerSimilarity(torch.nn.Sequential(torch.nn.Linear(3, 2)))\n"
-        "s.update(torch.randn(6, 3)); r = s.compute()\n"
-        "assert not any(n.split('.')[0] in ('matplotlib', 'typer') for n in sys.modules)\n"
-        "assert 'torch._dynamo' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-# Ranks.
-
-
-def _rank(rank: int, world_size: int, case: str) -> dict[str, Any]:
-    a, b, given = net(), net(1), batches(12, 9, 16, 7)
-    if case == "wrapped":
-        a = nn.parallel.DistributedDataParallel(a)  # type: ignore[assignment]
-    layers = {"default": None, "others": ROWS if rank else COLUMNS}.get(case, ROWS)
-    similarity = bx.LayerSimilarity(a, b, layers)
-    mine = given[rank::world_size] if case != "default" else given if rank == 0 else []
-    for x in mine:
-        similarity.update(x)
-    try:
-        result = similarity.compute()
-    except (ValueError, RuntimeError) as error:
-        return {"error": str(error)}
-    again = similarity.compute()
-    torch.testing.assert_close(again.matrix, result.matrix, atol=0, rtol=0, equal_nan=True)
-    own = similarity.compute(sync=False).batches if mine else 0
-    return {"matrix": result.matrix, "batches": result.batches, "own": own, "layers": result.layers}
-
-
-def test_ranks_give_the_matrix_of_all_batches() -> None:
-    a, b, given = net(), net(1), batches(12, 9, 16, 7)
-    truth = expected([a, b], [ROWS, ROWS], given)
-    for case in ("plain", "wrapped"):
-        first, second = run_ranks(_rank, 2, case)
-        assert torch.equal(first["matrix"], second["matrix"])
-        assert (first["batches"], first["own"]) == (4, 2)
-        torch.testing.assert_close(first["matrix"], truth, atol=2e-6, rtol=0)
-
-
-def test_rank_without_batches_learns_the_layers() -> None:
-    first, second = run_ranks(_rank, 2, "default")
-    assert torch.equal(torch.nan_to_num(first["matrix"]), torch.nan_to_num(second["matrix"]))
-    assert (second["batches"], second["own"]) == (4, 0)
-    assert second["layers"] == ("stem", "body.1", "body.3", "head", "dead")
-
-
-def test_ranks_with_other_layers_are_all_refused() -> None:
-    assert all("other layers" in told["error"] for told in run_ranks(_rank, 2, "others"))
