@@ -23,6 +23,8 @@ from bido_ext._version import __version__
 if TYPE_CHECKING:
     from bido_ext._library import BackendRow, backends, build_info
     from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
+    from bido_ext.nn.layer_similarity import LayerSimilarity
+    from bido_ext.nn.similarity_matrix import SimilarityMatrix
     from bido_ext.ops._plan_arguments import WorkspaceError
     from bido_ext.ops.cka import cka
     from bido_ext.ops.coco import coco
@@ -50,6 +52,8 @@ _HOME = {
         ("BiDOLoss", "DependenceTerms", "FeatureTaps", "MicroBatchedBiDO", "StepLosses"),
         "bido_ext.nn",
     ),
+    "LayerSimilarity": "bido_ext.nn.layer_similarity",
+    "SimilarityMatrix": "bido_ext.nn.similarity_matrix",
     **dict.fromkeys(
         ("Energy", "Gaussian", "InverseMultiquadric", "Kernel", "Laplacian", "Linear", "Mixture",
          "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco", "double_center",
@@ -69,11 +73,13 @@ __all__ = [
     "InverseMultiquadric",
     "Kernel",
     "Laplacian",
+    "LayerSimilarity",
     "Linear",
     "MicroBatchedBiDO",
     "Mixture",
     "Polynomial",
     "RationalQuadratic",
+    "SimilarityMatrix",
     "StepLosses",
     "WorkspaceError",
     "__version__",

@@ -65,7 +65,14 @@ OPTIONAL = ("nhsic", "nhsic_backward")
 #: Where the arguments of a function have its variables and the first ones of its pairs.
 GROUPED = {"hsic": (0, 3), "hsic_backward": (1, 6), "nhsic": (0, 3), "nhsic_backward": (1, 7)}
 #: Where the kinds of the variables are, and those that the Triton and CUDA kernels have.
-KINDS_AT = {"gram_stack": 2, "gram_stack_backward": 4, "hsic": 2, "hsic_backward": 5, "nhsic": 2, "nhsic_backward": 6}
+KINDS_AT = {
+    "gram_stack": 2,
+    "gram_stack_backward": 4,
+    "hsic": 2,
+    "hsic_backward": 5,
+    "nhsic": 2,
+    "nhsic_backward": 6,
+}
 KINDS_ON_GPU = (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM)
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
@@ -145,7 +152,7 @@ def is_small(name: str, args: Sequence[Any]) -> bool:
 def cpu_kernel_takes(name: str, args: Sequence[Any]) -> bool:
     """Whether the kernels of nhsic and coco in csrc/cpu take the arguments: algebra in float64, and of coco
     the Frobenius norm."""
-    if name == "nhsic" and LINEAR in args[2] or name == "nhsic_backward" and LINEAR in args[6]:
+    if (name == "nhsic" and LINEAR in args[2]) or (name == "nhsic_backward" and LINEAR in args[6]):
         return False  # its factor comes from the features
     if name.startswith("coco"):
         wide, norm = (args[6], args[5]) if name == "coco" else (args[10], args[9])

@@ -23,7 +23,14 @@ from torch import Tensor
 import bido_ext as bx
 
 VALUE = {"hsic": 1e-5, "unbiased": 1e-5, "cka": 1e-5, "coco": 1e-5, "spectral": 1e-5, "nhsic": 1e-4}
-GRADIENT = {"hsic": 1e-5, "unbiased": 1e-5, "cka": 1e-5, "coco": 1e-5, "spectral": 1e-5, "nhsic": 5e-5}
+GRADIENT = {
+    "hsic": 1e-5,
+    "unbiased": 1e-5,
+    "cka": 1e-5,
+    "coco": 1e-5,
+    "spectral": 1e-5,
+    "nhsic": 5e-5,
+}
 #: Of the terms of a gradient, which may cancel: a few round-offs of float32.
 ROUNDOFF = 1e-6
 #: What float32 rounds to a multiple of its smallest number.
@@ -303,7 +310,9 @@ def _nhsic_in_50_digits(
         size = float(terms.norm())
         if isinstance(K_of, bx.Linear):
             PX = P * X
-            size = float(gradient.norm()) + 1e-6 * float(mpmath.mnorm(PX, "f") * mpmath.mnorm(T, "f"))
+            size = float(gradient.norm()) + 1e-6 * float(
+                mpmath.mnorm(PX, "f") * mpmath.mnorm(T, "f")
+            )
         return Truth(float(value), gradient, float(n - 1), size)
 
 
@@ -323,7 +332,9 @@ def _gram_in_50_digits(x: Tensor, kernel: bx.Kernel) -> tuple[mpmath.matrix, mpm
             if isinstance(kernel, bx.InverseMultiquadric):
                 K[i, j] = (1 + D) ** mpmath.mpf("-0.5")
             else:
-                K[i, j] = mpmath.exp(-D / (2 * mpmath.mpf(float(kernel.sigma)) ** 2 * _width(kernel, d)))
+                K[i, j] = mpmath.exp(
+                    -D / (2 * mpmath.mpf(float(kernel.sigma)) ** 2 * _width(kernel, d))
+                )
     return X, K
 
 
@@ -363,7 +374,9 @@ def worst_ratio(case: Case) -> tuple[float, str]:
         return 0.0, "float16"
     assert bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all()), "not finite"
     true = truth(case, x, y)
-    if not math.isfinite(true.value) or true.bound == 0:  # 0/0 of constant features, which the package defines as 0
+    if (
+        not math.isfinite(true.value) or true.bound == 0
+    ):  # 0/0 of constant features, which the package defines as 0
         assert float(value) == 0 and not bool(gradient.any())
         return 0.0, "constant"
     budget = VALUE[case.measure] * max(abs(true.value), 0.01 * true.bound) + TINY

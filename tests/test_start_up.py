@@ -64,7 +64,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
     assert "AttributeError: module 'bido_ext' has no attribute 'hsik'" in told.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list", "models"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["compare", "--help"], ["list", "models"]]
+)
 def test_command_line_loads_no_pytorch_to_tell_something(arguments: list[str]) -> None:
     pytest.importorskip("typer")
     code = (

@@ -10,6 +10,7 @@ import typer
 from bido_ext._version import __version__
 from bido_ext.cli.attack import attack
 from bido_ext.cli.bench import bench
+from bido_ext.cli.compare import compare
 from bido_ext.cli.data import data
 from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
@@ -50,13 +51,14 @@ def bido(
     By hand:     bido train, then bido attack, then bido evaluate
     Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
     With people: bido study
+    Look inside: bido compare
     How fast:    bido bench
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
     """
 
 
-for _command in (train, attack, evaluate, demo, run, sweep, bench, doctor):
+for _command in (train, attack, evaluate, compare, demo, run, sweep, bench, doctor):
     app.command()(_command)
 app.command("list")(list_)
 app.add_typer(data, name="data")

@@ -2,6 +2,10 @@
 """CKA of pairs of a group: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), a composition of the hsic op.
 
 variables: m times [n, d_v] or labels [n]  ->  values: [pairs] float64
+
+With the unbiased estimator HSIC(K, K) is |U(K)|^2 / (n (n-3)), U(K) the U-centered matrix (Szekely and
+Rizzo 2014): it is never negative, and 0 where nothing is left of K. What is computed in its place then is
+rounding, of either sign; ``has_differences`` and ``self_term_is_known`` tell the two apart.
 """
 
 from __future__ import annotations
@@ -11,11 +15,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bido_ext.ops._validate import check_choice
+from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
-from bido_ext.ops.hsic import hsic_of_pairs
+from bido_ext.ops.hsic import ESTIMATORS, hsic_of_pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
+from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype
+
+#: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
+GRAM_UNITS = 16
+#: and so are differences between samples below so many of the features.
+FEATURE_UNITS = 4
+ROWS_TO_LOOK_AT = 8
 
 
 def cka(
@@ -25,43 +38,75 @@ def cka(
     kernel_y: Kernel | None = None,
     num_classes: int | None = None,
     workspace_bytes: int | None = None,
+    estimator: str = "biased",
+    sigma: Sigma | None = None,
 ) -> Tensor:
     """Centered kernel alignment of x and y (Cortes et al. 2012; Kornblith et al. 2019).
 
     Args:
-        x: Features (n, d), n >= 2, float64, float32, bfloat16 or float16.
+        x: Features (n, d), float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), never expanded to one-hot.
         kernel_x: Kernel of x; default Gaussian(sigma=5.0).
         kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
             for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         workspace_bytes: Bound on the memory beyond inputs and gradients, as for :func:`bido_ext.hsic`.
+        estimator: Of HSIC in the numerator and in the denominator. "biased": tr(HKH HLH) / (n-1)^2
+            (Gretton et al. 2005), n >= 2; near 1 for few samples of many features, whatever they are.
+            "unbiased": Song et al. 2012, equation 5, n >= 4 (Nguyen et al. 2021, equation 3).
+        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor in [0, 1], float32 or, for float64 features, float64; 0 with gradient 0 where
-        a variable is constant. Differentiable once.
+        A 0-d tensor, float32 or, for float64 features, float64. Differentiable once.
+        Biased: in [0, 1]; 0 with gradient 0 where a variable is constant.
+        Unbiased: in [-1, 1], about 0 for independent variables; NaN without a gradient where x or y
+        has nothing to compare: its HSIC with itself is not positive beyond rounding, as that of
+        constant features, of labels that are all equal or all different, or of samples that a small
+        bandwidth makes equally far from each other.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
-        ValueError: Shapes, devices or labels do not fit, or the features hold NaN or Inf (checked
-            on the CPU).
+        ValueError: Shapes, devices or labels do not fit, n is too small, or the features hold NaN or
+            Inf (checked on the CPU).
         WorkspaceError: No regime fits into workspace_bytes.
+
+    Example:
+        >>> bx.cka(z1, z2, bx.Linear(), bx.Linear(), estimator="unbiased")
     """
-    return measure_pair(CkaMeasure(), x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
+    measure = CkaMeasure(check_choice(estimator, "estimator", ESTIMATORS) == "unbiased")
+    return measure_pair(
+        measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes, sigma=sigma
+    )
 
 
 class CkaMeasure(Measure):
-    """CKA: the pairs of a group, and every variable with itself, from one pass."""
+    """CKA, biased or unbiased: the pairs of a group, and every variable with itself, from one pass."""
 
     name = "cka"
     streams = True
 
+    def __init__(self, unbiased: bool = False) -> None:
+        self.unbiased = unbiased
+        self.minimum_rows = 4 if unbiased else 2
+
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
+        if self.unbiased:
+            return _unbiased_of_pairs(group, pairs, regime.tile, regime.kept_tiles)
         return cka_of_pairs(
             pairs,
             lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
         )
+
+    def check(self, value: Tensor, narrow: Tensor, group: Group) -> None:
+        features = [v for v in group.variables if v.is_floating_point()]
+        if (
+            self.unbiased
+            and bool(torch.isnan(value))
+            and all(bool(x.isfinite().all()) for x in features)
+        ):
+            return  # undefined
+        super().check(value, narrow, group)
 
 
 def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
@@ -72,4 +117,67 @@ def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
     norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
     size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])
     # Of a constant variable what is left is round-off, of the gradient too.
-    return torch.where(size > 0, products[:count] / torch.where(size > 0, size, 1.0), 0 * products[:count])
+    return torch.where(
+        size > 0, products[:count] / torch.where(size > 0, size, 1.0), 0 * products[:count]
+    )
+
+
+def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -> Tensor:
+    own = sorted({*pairs.first, *pairs.second})
+    count, place = len(pairs.first), {v: i for i, v in enumerate(own)}
+    values, sums, _ = torch.ops.bido_ext.hsic(
+        group.variables, group.parameters, group.kinds, [*pairs.first, *own], [*pairs.second, *own],
+        True, tile, kept_tiles,
+    )  # fmt: skip
+    squares = squares_of_gram(values[count:].detach(), torch.stack([sums[v] for v in own]))
+    known = self_term_is_known(values[count:].detach(), squares, group.n, group.dtype)
+    known &= torch.stack([has_differences(group.variables[v], group.kinds[v]) for v in own])
+    norms = torch.where(known, values[count:], 1.0).sqrt().unbind()
+    both = known.unbind()
+    size = torch.stack([norms[place[a]] * norms[place[b]] for a, b in zip(*pairs, strict=True)])
+    defined = torch.stack([both[place[a]] & both[place[b]] for a, b in zip(*pairs, strict=True)])
+    return torch.where(defined, values[:count] / size, torch.nan)
+
+
+def squares_of_gram(own: Tensor, sums: Tensor) -> Tensor:
+    """Sum of the squares off the diagonal of each Gram matrix, from its unbiased HSIC with itself [m] and
+    its row sums without the diagonal [m, n]; as :mod:`bido_ext.ops.hsic` returns them."""
+    n = sums.shape[1]
+    totals = sums.sum(1)
+    return own * (n * (n - 3)) - totals**2 / ((n - 1) * (n - 2)) + 2 * (sums**2).sum(1) / (n - 2)
+
+
+def has_differences(x: Tensor, kind: int) -> Tensor:
+    """Whether the samples of a variable of a group differ by more than rounding; a 0-d bool.
+
+    Centered constant features are rounding, and nothing in their Gram matrix shows it.
+    """
+    x = x.detach()
+    if kind in (LABELS, GRAM):
+        return torch.ones((), dtype=torch.bool, device=x.device)
+    # Some rows settle it where looking is free; reading all of a wide layer takes as long as its Gram matrix.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        some = _differ(x[:: max(1, len(x) // ROWS_TO_LOOK_AT)])
+        if bool(some):
+            return some
+    return _differ(x)
+
+
+def _differ(x: Tensor) -> Tensor:
+    x = x.to(accumulation_dtype(x.dtype))
+    spread, size = torch.linalg.vector_norm(x - x[:1]), torch.linalg.vector_norm(x)
+    return spread > FEATURE_UNITS * torch.finfo(x.dtype).eps * size
+
+
+def self_term_is_known(own: Tensor, squares: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Whether each unbiased HSIC of a variable with itself is more than rounding; bool [m].
+
+    Args:
+        own: The values, float64 [m].
+        squares: Sum of the squares off the diagonal of each Gram matrix, [m].
+        dtype: Of the Gram matrices. Their sums are in float64.
+    """
+    units = (GRAM_UNITS * torch.finfo(dtype).eps) ** 2
+    # The terms of own are as large as squares, and cancel.
+    floor = max(units, GRAM_UNITS * torch.finfo(torch.float64).eps)
+    return own * (n * (n - 3)) > floor * squares

@@ -19,6 +19,7 @@ from bido_ext.ops import coco_frobenius, coco_spectral
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.algebra import batches
+from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.coco_group import CocoGroup
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
@@ -39,6 +40,7 @@ def coco(
     norm: str = "spectral",
     num_classes: int | None = None,
     linalg_dtype: torch.dtype | None = None,
+    sigma: Sigma | None = None,
 ) -> Tensor:
     """Constrained covariance of x and y.
 
@@ -53,6 +55,7 @@ def coco(
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         linalg_dtype: torch.float32 or torch.float64 for the n x n algebra; default float64 up to
             n = 1024, else the dtype of the Gram matrix.
+        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 
     Returns:
         A 0-d tensor, float32 or, for float64 features, float64. Where HKH HLH = 0 (constant
@@ -64,7 +67,7 @@ def coco(
             NaN or Inf (checked on the CPU).
     """
     measure = CocoMeasure(check_choice(norm, "norm", NORMS), linalg_dtype)
-    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes)
+    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, sigma=sigma)
 
 
 class CocoMeasure(Measure):

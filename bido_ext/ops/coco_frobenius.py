@@ -63,7 +63,11 @@ def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:
             a, b = (b, a) if g.kinds[a] == LABELS else (a, b)
             labels = g.kinds[b] == LABELS
             Kc = centered(a)
-            M = times_labels(g.variables[b], scalar(g.parameters[b]), Kc) if labels else Kc @ centered(b)
+            M = (
+                times_labels(g.variables[b], scalar(g.parameters[b]), Kc)
+                if labels
+                else Kc @ centered(b)
+            )
             norms[frozenset((a, b))] = _norms(M)
     values = [norms[frozenset(pair)].sqrt() / g.n for pair in g.pairs]
     return torch.stack(values) if values else g.parameters.new_zeros((0,)), kept

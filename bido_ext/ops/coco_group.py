@@ -61,7 +61,9 @@ class CocoGroup:
         if i in self.wanted:
             return center_stack(self.stack[list(self.wanted).index(i)], self.dtype)
         if self.kinds[i] == LABELS:  # exact in any dtype
-            gram = same_class(self.variables[i], self.dtype) * scalar(self.parameters[i]).to(self.dtype)
+            gram = same_class(self.variables[i], self.dtype) * scalar(self.parameters[i]).to(
+                self.dtype
+            )
         else:
             gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
             self.unresolved[i] = unresolved(gram, self.kinds[i])

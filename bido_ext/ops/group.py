@@ -20,7 +20,6 @@ from bido_ext.ops._validate import is_labels
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
 
-
 Parameters = tuple[float | Tensor, ...]
 
 

@@ -22,6 +22,7 @@ from bido_ext import reference
 from bido_ext._library import keeps_tiles
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
+from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
@@ -42,6 +43,7 @@ def hsic(
     estimator: str = "biased",
     num_classes: int | None = None,
     workspace_bytes: int | None = None,
+    sigma: Sigma | None = None,
 ) -> Tensor:
     """Hilbert-Schmidt independence criterion of x and y.
 
@@ -56,6 +58,7 @@ def hsic(
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         workspace_bytes: Bound on the memory beyond inputs and gradients. Where the n x n matrices do
             not fit, tiles are streamed. Default: see :func:`bido_ext.plan`.
+        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 
     Returns:
         A 0-d tensor, float32 or, where x and y are float64, float64. Differentiable once.
@@ -70,7 +73,9 @@ def hsic(
         >>> bx.hsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))
     """
     measure = HsicMeasure(check_choice(estimator, "estimator", ESTIMATORS) == "unbiased")
-    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
+    return measure_pair(
+        measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes, sigma=sigma
+    )
 
 
 class HsicMeasure(Measure):

@@ -224,7 +224,9 @@ class Mixture(Kernel):
     def __init__(self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None) -> None:
         self.kernels = tuple(kernels)
         if not self.kernels or not all(isinstance(k, Kernel) for k in self.kernels):
-            raise TypeError("kernels must be a list of kernels such as Gaussian(2.0), at least one.")
+            raise TypeError(
+                "kernels must be a list of kernels such as Gaussian(2.0), at least one."
+            )
         given = [1 / len(self.kernels)] * len(self.kernels) if weights is None else list(weights)
         if len(given) != len(self.kernels):
             raise ValueError(
@@ -236,7 +238,9 @@ class Mixture(Kernel):
         return f"Mixture({list(self.kernels)}, weights={list(self.weights)})"
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        parts = [w * k.gram_up_to_centering(x) for w, k in zip(self.weights, self.kernels, strict=True)]
+        parts = [
+            w * k.gram_up_to_centering(x) for w, k in zip(self.weights, self.kernels, strict=True)
+        ]
         return torch.stack(parts).sum(0)
 
     def label_scale(self, num_classes: int | None) -> float:

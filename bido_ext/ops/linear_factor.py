@@ -41,7 +41,9 @@ def linear_factor(x: Tensor, c: float) -> LinearFactor:
     """Of features x (n, d), c > 0."""
     n, d = x.shape
     X = x.double() - x[:1].double()  # first, so that a common offset costs no digits
-    for _ in range(2):  # what the first mean leaves would be a singular value of its own, beside sqrt(c)
+    for _ in range(
+        2
+    ):  # what the first mean leaves would be a singular value of its own, beside sqrt(c)
         X = X - X.mean(0, keepdim=True)
     # Of the triangular factor, which is small.
     Q, R = torch.linalg.qr(X if d < n else X.mT)

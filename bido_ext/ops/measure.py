@@ -17,8 +17,10 @@ from bido_ext.ops._validate import (
     check_same_samples,
     is_labels,
 )
+from bido_ext.ops._why import why_not_finite
+from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs, make_group
-from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.kernels import Gaussian, Kernel
 from bido_ext.ops.plan import FLOAT64_UP_TO
 
 
@@ -40,6 +42,22 @@ class Measure:
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         """The measure of each pair, [pairs], differentiable once in the group's variables."""
         raise NotImplementedError
+
+    def check(self, value: Tensor, narrow: Tensor, group: Group) -> None:
+        """Raises if the value of x and y is not finite, or not as it is returned, and says why.
+
+        Args:
+            narrow: The value in the dtype that is returned.
+            group: Of x and y.
+        """
+        if bool(torch.isfinite(narrow)):
+            return
+        if bool(torch.isfinite(value)):
+            raise ValueError(
+                f"{self.name} is {float(value):g}, which float32 does not hold: pass float64, or scale the "
+                "features down."
+            )
+        raise ValueError(why_not_finite(group, ["x", "y"], self.eps))
 
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
@@ -72,8 +90,7 @@ def check_kernel(kernel: object, name: str) -> None:
             f"got {type(kernel).__name__}."
         )
     if kernel is not None and (
-        kernel.kind is None
-        and type(kernel).gram_up_to_centering is Kernel.gram_up_to_centering
+        kernel.kind is None and type(kernel).gram_up_to_centering is Kernel.gram_up_to_centering
     ):
         raise TypeError(f"{name} is a {type(kernel).__name__} without gram_up_to_centering(x).")
 
@@ -86,8 +103,20 @@ def measure_pair(
     kernel_y: Kernel | None,
     num_classes: int | None,
     workspace_bytes: int | None = None,
+    sigma: Sigma | None = None,
 ) -> Tensor:
-    """Checks the arguments of a measure d(x, y) and computes it; a 0-d tensor."""
+    """Checks the arguments of a measure d(x, y) and computes it; a 0-d tensor.
+
+    Args:
+        sigma: Short for Gaussian(sigma) as kernel of x and of float y.
+    """
+    if sigma is not None:
+        if kernel_x is not None or kernel_y is not None:
+            raise ValueError(
+                "sigma is short for Gaussian(sigma) as both kernels: give it, or kernel_x and kernel_y, not both."
+            )
+        kernel_x = Gaussian(sigma)
+        kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x
     if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
 
         def of_plain(x: Tensor, y: Tensor) -> Tensor:
@@ -109,22 +138,8 @@ def measure_pair(
     narrow = value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
     # Looking at one number is free on the CPU; elsewhere, and under torch.compile, it would stop the host.
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_value(value, narrow, measure, group)
+        measure.check(value, narrow, group)
     return narrow
-
-
-def check_value(value: Tensor, narrow: Tensor, measure: Measure, group: Group) -> None:
-    """Raises if the value of x and y is not finite, or not as it is returned, and says why."""
-    if bool(torch.isfinite(narrow)):
-        return
-    if bool(torch.isfinite(value)):
-        raise ValueError(
-            f"{measure.name} is {float(value):g}, which float32 does not hold: pass float64, or scale the "
-            "features down."
-        )
-    from bido_ext.ops._why import why_not_finite
-
-    raise ValueError(why_not_finite(group, ["x", "y"], measure.eps))
 
 
 def guarded_sqrt(value: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
+from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel, same_class
@@ -35,7 +36,6 @@ from bido_ext.reference.resolution import (
     unresolved,
 )
 
-
 #: Against c (csrc/cpu/nhsic_factors.h has the same).
 SMALLEST_GRAM = 1e-8
 
@@ -48,6 +48,7 @@ def nhsic(
     eps: float = 1e-5,
     num_classes: int | None = None,
     linalg_dtype: torch.dtype | None = None,
+    sigma: Sigma | None = None,
 ) -> Tensor:
     """Normalised HSIC (trace of the normalised cross-covariance operator) of x and y.
 
@@ -61,6 +62,7 @@ def nhsic(
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         linalg_dtype: torch.float32 or torch.float64 for centering, Cholesky and products; default
             float64 up to n = 1024, else the dtype of the Gram matrix.
+        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 
     Returns:
         A 0-d tensor in [0, n - 1], float32 or, for float64 features, float64. Differentiable once.
@@ -71,7 +73,7 @@ def nhsic(
             or Inf (checked on the CPU).
     """
     measure = NhsicMeasure(check_positive(eps, "eps"), linalg_dtype)
-    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes)
+    return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, sigma=sigma)
 
 
 class NhsicMeasure(Measure):
@@ -128,7 +130,9 @@ def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
         S = P * -c
         S.diagonal(dim1=-2, dim2=-1).add_(1)
         # Beside a K that is small against c, I - c P cancels; S is K / c there, to as many digits.
-        small = torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
+        small = (
+            torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
+        )
         return torch.where(small[:, None, None], center_stack(stack, P.dtype).div_(c), S)
     S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
     return (S + S.mT) / 2
@@ -170,7 +174,13 @@ def _default(
         for some in batches(n, len(by_gram)):
             batch = by_gram[some]
             whole = len(batch) == len(wanted)
-            E = stack if whole else stack[batch[0] : batch[0] + 1] if len(batch) == 1 else stack[batch]
+            E = (
+                stack
+                if whole
+                else stack[batch[0] : batch[0] + 1]
+                if len(batch) == 1
+                else stack[batch]
+            )
             P, cholesky = factorise(E, c, dtype)
             S = factor(E, P, cholesky, c)
             inverses[batch] = P
@@ -214,7 +224,9 @@ def _default_backward(
             T = partner_sum(grad, first, second, wanted[batch], partners, factors)
             if any(kinds[i] == LINEAR for i in wanted[batch]):
                 for t, k in zip(T, range(batch.start, batch.stop), strict=True):
-                    grads.append(_gradient(t, k, variables, parameters, stack, inverses, kinds, eps, wanted))
+                    grads.append(
+                        _gradient(t, k, variables, parameters, stack, inverses, kinds, eps, wanted)
+                    )
                 continue
             P = inverses[batch]
             G = (P @ T @ P).mul_(eps * n)

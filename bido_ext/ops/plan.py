@@ -181,7 +181,9 @@ def _plan_ring(
 ) -> Plan:  # fmt: skip
     counts = [-(-n // world_size)] * world_size
     whole = measure in ("nhsic", "coco")
-    element = 8 if measure == "nhsic" else element  # its ridge needs Gram matrices to the last digit
+    element = (
+        8 if measure == "nhsic" else element
+    )  # its ridge needs Gram matrices to the last digit
     blocks = ring_blocks(counts, len(dims), element, workspace_bytes, whole)
     moved = exchange_of_ring(counts, 0, dims, dtype.itemsize, element, measure, blocks.keep)
     needed = passing_bytes(counts, dims, dtype.itemsize, element) + blocks.bytes

@@ -17,7 +17,7 @@ def squared_distances(x: Tensor) -> Tensor:
     norms = inner.diagonal()
     D = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0)
     if _may_look(x):
-        near = torch.triu(D < NEAR * (norms[:, None] + norms[None, :]), 1).nonzero()
+        near = torch.triu(NEAR * (norms[:, None] + norms[None, :]) > D, 1).nonzero()
         for some in near.split(max(1, 2**22 // x.shape[1])):
             i, j = some.unbind(1)
             D[i, j] = D[j, i] = (x[i] - x[j]).square().sum(1)

@@ -55,7 +55,9 @@ def weight_of_entry(g: Tensor, E: Tensor, parameter: Tensor, kind: int) -> Tenso
     gamma = scalar(parameter)
     if kind == ENERGY:
         apart = E < 0
-        return torch.where(apart, 2 * gamma * g * torch.where(apart, -E, 1.0) ** (1 - 2 / gamma), 0 * g)
+        return torch.where(
+            apart, 2 * gamma * g * torch.where(apart, -E, 1.0) ** (1 - 2 / gamma), 0 * g
+        )
     K = E + 1
     if kind == GAUSSIAN:
         return 4 * gamma * g * K
@@ -63,7 +65,9 @@ def weight_of_entry(g: Tensor, E: Tensor, parameter: Tensor, kind: int) -> Tenso
         return 2 * g * K**3
     if kind == LAPLACIAN:
         apart = E < 0
-        return torch.where(apart, -2 * gamma**2 * g * K / torch.log1p(torch.where(apart, E, -0.5)), 0 * g)
+        return torch.where(
+            apart, -2 * gamma**2 * g * K / torch.log1p(torch.where(apart, E, -0.5)), 0 * g
+        )
     alpha = parameter[1]
     return 4 * alpha * gamma * g * K ** (1 + 1 / alpha)
 

@@ -18,6 +18,7 @@ from bido_ext.cli.options import parse_weights
 
 COMMANDS = (
     "train", "attack", "evaluate", "demo", "run", "sweep", "data", "bench", "list", "doctor",
+    "compare",
 )  # fmt: skip
 SMOKE = ("--preset", "smoke")
 

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido compare``: which layers of two models are alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Crop, Device, Json, Seed, parse_pairs, parse_words, print_json
+
+
+@plain_errors
+def compare(
+    model: Annotated[
+        str,
+        typer.Argument(help="A model.pt, or a name as torchvision/resnet18 (bido list models)."),
+    ],
+    other: Annotated[
+        str | None,
+        typer.Argument(help="A second model; without it the layers of MODEL with each other."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Whose test images are shown; see: bido list datasets."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of the data set, or without --dataset any folder of images."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="File of MODEL's weights; without it a name is untrained."),
+    ] = None,
+    other_weights: Annotated[
+        Path | None, typer.Option("--other-weights", help="File of OTHER's weights.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="Of MODEL, with commas; default: its building blocks."),
+    ] = None,
+    other_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--other-layers", help="Of OTHER; default: as --layers if it has them, else its blocks."
+        ),
+    ] = None,
+    arch_options: Annotated[
+        str | None,
+        typer.Option(
+            "--arch-options", help="Of models by name: image_size=32,pixel_range=imagenet."
+        ),
+    ] = None,
+    other_arch_options: Annotated[
+        str | None,
+        typer.Option("--other-arch-options", help="Of OTHER; default: as --arch-options."),
+    ] = None,
+    classes: Annotated[
+        int, typer.Option("--classes", help="Outputs of models by name, as their weights have.")
+    ] = 1000,
+    images: Annotated[int, typer.Option("--images", help="Images at most.")] = 2048,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Of a mini-batch.")] = 128,
+    measure: Annotated[
+        str, typer.Option("--measure", help="cka, or hsic for the averages themselves.")
+    ] = "cka",
+    estimator: Annotated[
+        str, typer.Option("--estimator", help="unbiased, or biased, which depends on --batch-size.")
+    ] = "unbiased",
+    kernel: Annotated[str, typer.Option("--kernel", help="linear or gaussian.")] = "linear",
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of similarity.png and similarity.json.")
+    ] = Path("runs/compare"),
+    crop: Crop = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Show which layers of two models, or of one, are alike.
+
+    Both models see the same images, a mini-batch at a time. The unbiased HSIC of every pair of layers
+    is averaged over the batches and divided to give CKA: 1 is the same representation up to rotation
+    and scale, 0 is independence, and an estimate near 0 may be negative. The picture has the layers
+    of MODEL from bottom to top and those of OTHER from left to right; a layer that gives the same
+    output for all images is grey.
+
+    \b
+    Example:
+      bido compare runs/none/model.pt runs/hsic/model.pt --dataset mnist
+      bido compare torchvision/resnet18 torchvision/resnet34 --weights resnet18.pth \\
+        --other-weights resnet34.pth --arch-options pixel_range=imagenet --data ~/photos
+      bido compare timm/vit_tiny_patch16_224 --data ~/photos --images 512 --json
+    """
+    from bido_ext.lab.compare import ImageChoice, ModelChoice, compare_models, comparison_text
+    from bido_ext.lab.pipeline import pick_device
+
+    given = {"--other-weights": other_weights, "--other-layers": other_layers,
+             "--other-arch-options": other_arch_options}  # fmt: skip
+    for option, value in given.items():
+        if other is None and value is not None:
+            raise ValueError(f"{option} needs a second model")
+    options = parse_pairs(arch_options, "--arch-options")
+    first = ModelChoice(model, weights, classes, options, parse_words(layers), seed)
+    second = None
+    if other is not None:
+        own = parse_pairs(other_arch_options, "--other-arch-options")
+        if other_arch_options is None and not other.endswith(".pt"):
+            own = options
+        second = ModelChoice(
+            other, other_weights, classes, own, parse_words(other_layers), seed + 1
+        )
+    found = compare_models(
+        first,
+        second,
+        ImageChoice(dataset, data, crop, images, batch_size, seed),
+        measure=measure,
+        estimator=estimator,
+        kernel=kernel,
+        device=pick_device(device),
+        progress=not json,
+    )
+    picture, numbers = found.save(out)
+    if json:
+        print_json({**found.to_dict(), "picture": str(picture), "numbers": str(numbers)})
+        return
+    typer.echo(f"{comparison_text(found)}\npicture: {picture}\nnumbers: {numbers}")

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Similarity of all layers of a model with all layers of another, over mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bido_ext.nn.feature_taps import Selector
+from bido_ext.nn.similarity_matrix import SimilarityMatrix
+from bido_ext.nn.similarity_ranks import RankState, state_of_ranks
+from bido_ext.nn.similarity_sums import CenteredGrams, SimilaritySums, sums_of_batch
+from bido_ext.nn.watched_model import Call, WatchedModel
+from bido_ext.ops._validate import check_choice, check_same_samples
+from bido_ext.ops.group import make_group
+from bido_ext.ops.hsic import ESTIMATORS
+from bido_ext.ops.kernels import Kernel, Linear
+from bido_ext.ops.measure import check_kernel
+
+if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
+    from torch.distributed import ProcessGroup
+
+MEASURES = ("cka", "hsic")
+
+
+class LayerSimilarity:
+    """CKA of all pairs of layers of one or two models, used like a metric: update, compute, reset.
+
+    HSIC of each pair of layers is taken in every mini-batch and averaged over the batches, then divided
+    (Nguyen, Raghu and Kornblith 2021, equations 2 and 3). With the unbiased estimator (Song et al. 2012)
+    the averages do not depend on the batch size, up to chance. Every batch counts the same.
+
+    Args:
+        model: Any module. It is run in evaluation mode and without gradients; its mode is restored, and
+            it carries hooks during an update only. A compiled model, and one wrapped for
+            DistributedDataParallel, is looked at as the module inside.
+        other: A second model; default: the layers of ``model`` are compared with each other.
+        layers: Names as in ``model.named_modules()``, modules, or a predicate ``f(name, module)``, as for
+            :class:`bido_ext.FeatureTaps`. Default: the model's children, with containers, and a child that
+            holds more than half of the parameters, replaced by their children; found at the first
+            update, by one more forward pass, which leaves out what returns no tensor of the batch.
+        other_layers: Those of ``other``, the columns; default: as ``layers``, if those are no modules.
+        measure: "cka", or "hsic" for the averages themselves.
+        estimator: "unbiased", batches of at least 4 samples; or "biased", at least 2, whose values
+            grow as batches shrink.
+        kernel: Of every layer; default Linear(), as in the literature. Features are flattened to (n, -1).
+        call: ``call(model, batch)`` runs a model on what update is given. Default: a tensor is the
+            input, a mapping the keyword arguments, and the first of a tuple or list is the input
+            (then come the labels of a DataLoader).
+        process_group: Ranks whose sums :meth:`compute` adds up; default: all, if torch.distributed is
+            initialised.
+
+    Attributes:
+        layers, other_layers: Names of rows and columns; empty before the first update where they are
+            the default.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit; a layer is not in the model (see FeatureTaps).
+
+    Example:
+        >>> similarity = bx.LayerSimilarity(model, other)
+        >>> for batch in loader:
+        ...     similarity.update(batch)
+        >>> similarity.compute().plot().savefig("similarity.png")
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        other: nn.Module | None = None,
+        layers: Selector | None = None,
+        other_layers: Selector | None = None,
+        measure: str = "cka",
+        estimator: str = "unbiased",
+        *,
+        kernel: Kernel | None = None,
+        call: Call | None = None,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        for name, value in (("model", model), ("other", other)):
+            if not isinstance(value, nn.Module) and not (name == "other" and value is None):
+                raise TypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}.")
+        if call is not None and not callable(call):
+            raise TypeError(f"call must be a function, got {type(call).__name__}.")
+        check_kernel(kernel, "kernel")
+        self.measure = check_choice(measure, "measure", MEASURES)
+        self.estimator = check_choice(estimator, "estimator", ESTIMATORS)
+        self.kernel = kernel or Linear()
+        self.process_group = process_group
+        self._model = WatchedModel(model, call)
+        self._other = self._model if other is None else WatchedModel(other, call)
+        if layers is not None and isinstance(layers, Iterator):
+            layers = list(layers)  # it may be read twice
+        columns = layers if other_layers is None else other_layers
+        self._rows = [] if layers is None else self._model.names_of(layers)
+        self._columns = [] if columns is None else self._other.names_of(columns)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all batches; the layers stay."""
+        self._sums: SimilaritySums | None = None
+        self._batches = self._samples = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(self._rows)
+
+    @property
+    def other_layers(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._columns)
+
+    @torch.no_grad()
+    def update(self, batch: Any, other_batch: Any = None) -> None:
+        """Runs the models on a mini-batch and adds its HSIC to the sums. Ranks exchange nothing.
+
+        Args:
+            batch: See ``call``; on the models' device.
+            other_batch: The same samples as ``other`` wants them, another size of image for example;
+                default: ``batch``.
+
+        Raises:
+            TypeError: A layer returned something else than a floating-point tensor, or the default
+                ``call`` does not know the batch.
+            ValueError: A layer did not run, its output has not the rows of the others, there are too few
+                samples (give the DataLoader drop_last=True), or features hold NaN or Inf (checked on
+                the CPU; on other devices by compute). The sums are then as before.
+        """
+        one = self._other is self._model
+        if other_batch is not None and one:
+            raise ValueError("other_batch needs a second model: other is None.")
+        other_batch = batch if other_batch is None else other_batch
+        rows = self._rows or self._model.default_layers(batch)
+        columns = self._columns or (rows if one else self._other.default_layers(other_batch))
+        names = list(dict.fromkeys([*rows, *columns])) if one else rows
+        first = self._grams(self._model, names, batch)
+        if one:
+            sums = sums_of_batch(first, None).only(
+                [names.index(name) for name in rows], [names.index(name) for name in columns]
+            )
+        else:
+            second = self._grams(self._other, columns, other_batch)
+            check_same_samples(
+                first.stack[0], second.stack[0], "the outputs of model", "those of other"
+            )
+            sums = sums_of_batch(first, second)
+        if sums.products.device.type == "cpu":
+            check_finite(sums, rows, columns)
+        self._rows, self._columns = rows, columns
+        self._sums = sums if self._sums is None else self._sums.plus(sums)
+        self._batches += 1
+        self._samples += first.n
+
+    def compute(self, sync: bool = True) -> SimilarityMatrix:
+        """The similarity of all pairs of layers over all batches so far; more may follow.
+
+        Args:
+            sync: Add up the sums of all ranks of process_group first, if torch.distributed is
+                initialised: every rank then has to call compute, and gets the same matrix. A rank
+                without batches takes part. The rank's own sums stay as they are.
+
+        Raises:
+            RuntimeError: No batch was given, on any rank.
+            ValueError: Features held NaN or Inf, or ranks compare other layers; raised on all ranks.
+        """
+        sums = None if self._sums is None else self._sums.cpu()
+        state = RankState(
+            sums, self.layers, self.other_layers, self._settings(), self._batches, self._samples
+        )
+        if sync:
+            state = state_of_ranks(state, self.process_group)
+        if state.sums is None:
+            raise RuntimeError("LayerSimilarity.compute() needs at least one update(batch) before.")
+        check_finite(state.sums, state.layers, state.other_layers)
+        return SimilarityMatrix(
+            state.sums.cka() if self.measure == "cka" else state.sums.products / state.batches,
+            state.layers,
+            state.other_layers,
+            self.measure,
+            self.estimator,
+            state.batches,
+            state.samples,
+        )
+
+    def _grams(self, model: WatchedModel, names: Sequence[str], batch: Any) -> CenteredGrams:
+        unbiased = self.estimator == "unbiased"
+        features = list(model.features(names, batch, 4 if unbiased else 2).values())
+        return CenteredGrams(make_group(features, [self.kernel] * len(features)), unbiased)
+
+    def _settings(self) -> str:
+        return f"measure={self.measure}, estimator={self.estimator}, kernel={type(self.kernel).__name__}"
+
+
+def check_finite(sums: SimilaritySums, layers: Sequence[str], other_layers: Sequence[str]) -> None:
+    """Raises ValueError naming the layers whose HSIC with itself is not finite."""
+    bad = [
+        name
+        for names, own in ((layers, sums.own), (other_layers, sums.other_own))
+        for name, good in zip(names, torch.isfinite(own).tolist(), strict=True)
+        if not good
+    ]
+    if bad:
+        raise ValueError(
+            f"the output of layer(s) {', '.join(dict.fromkeys(bad))} contains NaN or Inf, or is so large "
+            "that its Gram matrix overflows: the similarity is undefined."
+        )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HSIC of all layers with all layers of a batch, and its sums over batches.
+
+features: m times [n, d_v], k times [n, d_w]  ->  products [m, k], own [m], other_own [k], float64
+    unbiased: <U(K), U(L)> / (n (n-3)), U(K)_ij = K_ij - r_i/(n-2) - r_j/(n-2) + t/((n-1)(n-2)), U(K)_ii = 0
+    biased:   <HKH, HLH> / (n-1)^2
+
+The unbiased form is equation 5 of Song et al. 2012 (Szekely and Rizzo 2014): centering once makes every pair a
+product of two rows, so all pairs are one matrix product [m, n n] x [n n, k], in blocks of rows of the Gram
+matrices, in float64. Each Gram matrix is made once, and centered once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops.cka import GRAM_UNITS, has_differences
+from bido_ext.ops.gram_stack import gram_stack
+from bido_ext.ops.group import Group
+
+#: float64 numbers of centered Gram matrices that exist at a time.
+BLOCK_NUMBERS = 1 << 22
+
+
+@dataclass
+class SimilaritySums:
+    """Sums over batches: HSIC of each pair of layers and of each layer with itself, float64."""
+
+    products: Tensor
+    own: Tensor
+    other_own: Tensor
+
+    def plus(self, more: SimilaritySums) -> SimilaritySums:
+        """The sums of both."""
+        return SimilaritySums(
+            *(getattr(self, f.name) + getattr(more, f.name) for f in fields(self))
+        )
+
+    def only(self, rows: Sequence[int], columns: Sequence[int]) -> SimilaritySums:
+        """Some rows and columns."""
+        i, j = list(rows), list(columns)
+        return SimilaritySums(self.products[i][:, j], self.own[i], self.other_own[j])
+
+    def cpu(self) -> SimilaritySums:
+        """The same on the CPU."""
+        return SimilaritySums(*(getattr(self, f.name).cpu() for f in fields(self)))
+
+    def cka(self) -> Tensor:
+        """The ratio of the sums, (m, k), in [-1, 1]; NaN where a layer never had differences."""
+        known = (self.own > 0)[:, None] & (self.other_own > 0)
+        size = self.own.clamp_min(0).sqrt()[:, None] * self.other_own.clamp_min(0).sqrt()
+        ratio = (self.products / torch.where(known, size, 1.0)).clamp(-1, 1)  # rounding beyond
+        return torch.where(known, ratio, torch.nan)
+
+
+class CenteredGrams:
+    """Gram matrices of one model's layers, ready to be multiplied.
+
+    Args:
+        group: The layers' features.
+        unbiased: Which centering.
+    """
+
+    def __init__(self, group: Group, unbiased: bool) -> None:
+        self.n, self.unbiased = group.n, unbiased
+        self.stack = gram_stack(group)
+        if unbiased:
+            self.stack.diagonal(dim1=1, dim2=2).zero_()
+        n, rows = self.n, self.stack.sum(2, dtype=torch.float64)
+        total = rows.sum(1, keepdim=True)
+        one, two = (n - 2, (n - 1) * (n - 2)) if unbiased else (n, n * n)
+        self.shift = rows / one - total / (2 * two)
+        #: What centering takes off the sum of squares of each matrix.
+        self.taken = 2 * rows.square().sum(1) / one - total[:, 0].square() / two
+        self.differs = torch.stack(
+            [has_differences(v, k) for v, k in zip(group.variables, group.kinds, strict=True)]
+        )
+
+    def block(self, rows: slice) -> Tensor:
+        """Centered rows of every matrix, (m, rows * n)."""
+        part = self.stack[:, rows] - self.shift[:, rows, None]  # in float64
+        part -= self.shift[:, None, :]
+        if self.unbiased:
+            part.diagonal(rows.start, 1, 2).zero_()
+        return part.flatten(1)
+
+
+def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> SimilaritySums:
+    """HSIC of each layer of ``first`` with each of ``second``; None: with its own.
+
+    A layer whose samples differ by rounding alone has HSIC 0 with all others. Features that are not finite, or
+    whose Gram matrix overflows, give NaN or Inf in ``own``.
+    """
+    n = first.n
+    products, own, other_own = [], [], []
+    step = max(1, BLOCK_NUMBERS // (n * len(first.stack)))
+    for begin in range(0, n, step):
+        rows = slice(begin, min(n, begin + step))
+        a = first.block(rows)
+        own.append(torch.linalg.vecdot(a, a))
+        b = a if second is None else second.block(rows)
+        other_own.append(own[-1] if second is None else torch.linalg.vecdot(b, b))
+        products.append(a @ b.mT)
+    known, norms = _known(first, _total(own))
+    other_known, other_norms = _known(second or first, _total(other_own))
+    pairs = known[:, None] & other_known
+    scale = 1 / (n * (n - 3)) if first.unbiased else 1 / (n - 1) ** 2
+    return SimilaritySums(
+        torch.where(pairs, _total(products), 0.0) * scale, norms * scale, other_norms * scale
+    )
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)
+
+
+def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Which layers are more than rounding (what is not finite is), and |centered matrix|^2, else 0."""
+    squares = norms + grams.taken
+    floor = (GRAM_UNITS * torch.finfo(grams.stack.dtype).eps) ** 2 * squares
+    known = (grams.differs & (norms > floor)) | ~torch.isfinite(norms)
+    return known, torch.where(known, norms, 0.0)
