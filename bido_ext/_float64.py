@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """On the CPU: what float32 does not resolve is computed in float64.
 
-A kernel answers NaN where float32 does not hold a Gram matrix (csrc/cpu/resolution.h, ops/resolution.py):
+A kernel answers NaN where float32 does not hold a Gram matrix (csrc/cpu/resolution.h, reference/resolution.py):
 rows far apart against the bandwidth, outliers, tiny or huge scales, an eps that is small against the round-off.
-Then the op runs once more with float64 features, and its backward as well; dtypes and shapes of the results stay
-those of float32. What float64 does not resolve either stays NaN, and the public functions say why.
+Then the op runs once more with float64 features, and its backward as well; dtypes and shapes of the results
+stay those of float32. What float64 does not resolve either stays NaN, and the public functions say why.
 
 Other devices do not read values back: there the NaN stays.
 """

@@ -208,9 +208,13 @@ def _measure(case: Case, K: Tensor, L: Tensor) -> tuple[Tensor, Tensor, bool]:
     # Where one variable is constant, what is left of its Gram matrix is round-off.
     bound = (Kc.norm() * Lc.norm() + 1e-6 * K.norm() * L.norm()).detach()
     if case.measure == "unbiased":
-        k, l = Kc - torch.diag(Kc.diagonal()), Lc - torch.diag(Lc.diagonal())
+        hollow_k, hollow_l = Kc - torch.diag(Kc.diagonal()), Lc - torch.diag(Lc.diagonal())
         # U-centering: what the estimator sees; the raw sums would cancel.
-        return (_u_center(k) * _u_center(l)).sum() / (n * (n - 3)), bound / (n * (n - 3)), True
+        return (
+            (_u_center(hollow_k) * _u_center(hollow_l)).sum() / (n * (n - 3)),
+            bound / (n * (n - 3)),
+            True,
+        )
     product = (Kc * Lc).sum()
     if case.measure == "hsic":
         return product / (n - 1) ** 2, bound / (n - 1) ** 2, True
@@ -372,12 +376,13 @@ def worst_ratio(case: Case) -> tuple[float, str]:
         largest = truth(case, x, y).gradient.abs().amax()
         assert largest > 6e4, "not finite"  # float16 does not hold it
         return 0.0, "float16"
-    assert bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all()), "not finite"
+    assert bool(torch.isfinite(value)), "not finite"
+    assert bool(torch.isfinite(gradient).all()), "not finite"
     true = truth(case, x, y)
-    if (
-        not math.isfinite(true.value) or true.bound == 0
-    ):  # 0/0 of constant features, which the package defines as 0
-        assert float(value) == 0 and not bool(gradient.any())
+    # 0/0 of constant features, which the package defines as 0.
+    if not math.isfinite(true.value) or true.bound == 0:
+        assert float(value) == 0
+        assert not bool(gradient.any())
         return 0.0, "constant"
     budget = VALUE[case.measure] * max(abs(true.value), 0.01 * true.bound) + TINY
     ratio, what = abs(float(value) - true.value) / budget, "value"

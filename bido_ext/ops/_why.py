@@ -62,6 +62,6 @@ def _of_ridge(name: str, v: Tensor, parameter: Tensor, kind: int, eps: float) ->
     what = "the Gram matrix given for" if kind == GRAM else "the Gram matrix of"
     wider = " Make it in float64, or raise eps." if dtype == torch.float32 else " Raise eps."
     return (
-        f"nhsic: {what} {name} is not resolved by {str(dtype).removeprefix('torch.')}: its round-off is not small "
-        f"against the ridge eps n, eps={eps:g}.{wider}"
+        f"nhsic: {what} {name} is not resolved by {str(dtype).removeprefix('torch.')}: its round-off is not "
+        f"small against the ridge eps n, eps={eps:g}.{wider}"
     )

@@ -84,8 +84,8 @@ def make_group(
     labels = [is_labels(v) for v in variables]
     wide = any(v.dtype == torch.float64 for v in variables)
     if exact:
-        given = zip(kernels, labels, strict=True)
-        wide = wide or any(k is not None and k.kind is None and not l for k, l in given)
+        given = [k for k, label in zip(kernels, labels, strict=True) if k is not None and not label]
+        wide = wide or any(k.kind is None for k in given)
     tensors: list[Tensor] = []
     parameters: list[Parameters] = []
     kinds: list[int] = []

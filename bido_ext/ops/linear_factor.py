@@ -25,14 +25,14 @@ LARGEST_ERROR, LARGEST_ERROR_OF_GRADIENT = 1e-6, 1e-5
 
 @dataclass(frozen=True)
 class LinearFactor:
-    """S = Kc (Kc + c I)^-1, cP = I - S and PX (n, d), all float64.
+    """S = Kc (Kc + c I)^-1, the rest I - S = c P, and PX (n, d), all float64.
 
     Attributes:
         unresolved: 0-d bool: singular values lie where float64 cannot tell them from sqrt(c).
     """
 
     S: Tensor
-    cP: Tensor
+    rest: Tensor
     PX: Tensor
     unresolved: Tensor
 
@@ -53,11 +53,11 @@ def linear_factor(x: Tensor, c: float) -> LinearFactor:
     s = torch.where(s > roundoff, s, 0.0)
     ridged = s.square() + c
     S = center_stack((U * (s.square() / ridged)) @ U.mT, X.dtype)
-    cP = torch.eye(n, dtype=X.dtype, device=X.device) - S
+    rest = torch.eye(n, dtype=X.dtype, device=X.device) - S
     PX = (U * (s / ridged)) @ Vh
     error = (2 * c * s * roundoff / ridged.square()).amax()
     near = (s > 0) & (s.square() < 1e4 * c)
     of_gradient = torch.where(near.any(), roundoff / c, 0.0)
     resolved = (error <= LARGEST_ERROR) & torch.isfinite(R).all()
     resolved = resolved & (of_gradient <= LARGEST_ERROR_OF_GRADIENT * torch.linalg.vector_norm(PX))
-    return LinearFactor(S, cP, PX, ~resolved)
+    return LinearFactor(S, rest, PX, ~resolved)

@@ -113,7 +113,8 @@ def measure_pair(
     if sigma is not None:
         if kernel_x is not None or kernel_y is not None:
             raise ValueError(
-                "sigma is short for Gaussian(sigma) as both kernels: give it, or kernel_x and kernel_y, not both."
+                "sigma is short for Gaussian(sigma) as both kernels: give it, or kernel_x and kernel_y, "
+                "not both."
             )
         kernel_x = Gaussian(sigma)
         kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x

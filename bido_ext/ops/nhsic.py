@@ -155,7 +155,7 @@ def _default(
                 factors[i] = label_factor(variables[i], scalar(parameters[i]), c, dtype)
             elif kind == LINEAR:
                 made = linear_factor(variables[i], c)
-                factors[i], linear[i] = made.S.to(dtype), (made.cP / c).to(dtype)
+                factors[i], linear[i] = made.S.to(dtype), (made.rest / c).to(dtype)
                 bad[i] = made.unresolved
             elif i not in wanted:
                 E = gram_stack_of(variables, parameters, kinds, [i])
@@ -245,7 +245,7 @@ def _gradient(
     c = eps * len(T)
     if kinds[i] == LINEAR:
         made = linear_factor(variables[i], c)
-        gradient = 2 * made.cP @ (T.double() @ made.PX)
+        gradient = 2 * made.rest @ (T.double() @ made.PX)
         return (gradient - gradient.mean(0, keepdim=True)).to(variables[i].dtype)
     G = c * (inverses[k] @ T @ inverses[k])
     G = center_stack((G + G.mT) / 2, stack.dtype)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels of the measures on one entry: from a squared distance D to the Gram entry up to centering, e(D), and
-from an entry and its gradient g to the weight A of the feature gradient,
+"""The kernels of the measures on one entry: from a squared distance D to the Gram entry up to centering, e(D),
+and from an entry and its gradient g to the weight A of the feature gradient,
 
     grad_x = (A - diag(A 1)) x,   A_ij = -4 g_ij e'(D_ij)
 

@@ -46,9 +46,8 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     if kind in NOT_SMOOTH:  # float64 makes near distances from differences
         return ~nothing
     mean = 1 + E.sum(dtype=torch.float64) / (n * (n - 1))
-    if kind == GAUSSIAN:
-        far = size > -math.expm1(-FARTHEST)
-    else:  # of the inverse multiquadric K^-2 = 1 + D
+    far = size > -math.expm1(-FARTHEST)
+    if kind != GAUSSIAN:  # of the inverse multiquadric K^-2 = 1 + D
         far = (1 - size).square() * FARTHEST_MULTIQUADRIC < 1
     return extreme | far | (mean < SMALLEST_MEAN)
 
