@@ -12,6 +12,7 @@ from bido_ext.reference.gaussian_gram import gaussian_gram
 from bido_ext.reference.gram_stack import gram_stack
 from bido_ext.reference.hsic import hsic, hsic_gradient
 from bido_ext.reference.nhsic import nhsic
+from bido_ext.reference.permuted_products import permuted_factor_products, permuted_products
 
 __all__ = [
     "cka",
@@ -22,4 +23,6 @@ __all__ = [
     "hsic",
     "hsic_gradient",
     "nhsic",
+    "permuted_factor_products",
+    "permuted_products",
 ]
