@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from bido_ext.ops._plan_arguments import WorkspaceError
     from bido_ext.ops.cka import cka
     from bido_ext.ops.coco import coco
+    from bido_ext.ops.distance_covariance import distance_correlation, distance_covariance
     from bido_ext.ops.double_center import double_center
     from bido_ext.ops.gaussian_gram import gaussian_gram
     from bido_ext.ops.hsic import hsic
+    from bido_ext.ops.independence_test import IndependenceTest, independence_test
     from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel, Linear
+    from bido_ext.ops.mmd import mmd
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
 
@@ -41,8 +44,9 @@ _HOME = {
         "bido_ext.nn",
     ),
     **dict.fromkeys(
-        ("Gaussian", "InverseMultiquadric", "Kernel", "Linear", "WorkspaceError", "cka", "coco",
-         "double_center", "gaussian_gram", "hsic", "nhsic", "plan"),
+        ("Gaussian", "IndependenceTest", "InverseMultiquadric", "Kernel", "Linear", "WorkspaceError",
+         "cka", "coco", "distance_correlation", "distance_covariance", "double_center",
+         "gaussian_gram", "hsic", "independence_test", "mmd", "nhsic", "plan"),
         "bido_ext.ops",
     ),
 }  # fmt: skip
@@ -54,6 +58,7 @@ __all__ = [
     "DependenceTerms",
     "FeatureTaps",
     "Gaussian",
+    "IndependenceTest",
     "InverseMultiquadric",
     "Kernel",
     "Linear",
@@ -65,9 +70,13 @@ __all__ = [
     "build_info",
     "cka",
     "coco",
+    "distance_correlation",
+    "distance_covariance",
     "double_center",
     "gaussian_gram",
     "hsic",
+    "independence_test",
+    "mmd",
     "nhsic",
     "plan",
 ]

@@ -3,10 +3,11 @@
 // permuted_products:         sum_ij K_ij L_p(i)p(j)  of symmetric K and L, for many permutations p.
 // permuted_factor_products:  the same for K = A A', L = B B':  |A' B[p]|^2 in the Frobenius norm.
 //
-// Products: half of the pairs suffice, j <= i. A row of L stays in the first-level cache while all permutations
-// of a chunk gather from it, each against the row of K that it sends there, which is read in order; indices
-// take 16 bits up to n = 65536. Products and sums are in float64. K may be a panel of rows of the matrix.
-// Factors: B lies in strips, so a permuted strip is a copy of whole vectors, and panel_block multiplies.
+// Products: half of the pairs suffice, j <= i. A row of L stays in the first-level cache while all
+// permutations of a chunk gather from it, each against the row of K that it sends there, which is read in
+// order; indices take 16 bits up to n = 65536. Products and sums are in float64. K may be a panel of rows of
+// the matrix. Factors: B lies in strips, so a permuted strip is a copy of whole vectors, and panel_block
+// multiplies.
 //
 // A permutation is summed by one thread in an order of its own: results do not depend on the threads.
 #include <algorithm>
@@ -23,13 +24,16 @@ namespace {
 
 constexpr int64_t kChunk = 64;   // permutations that share the rows of L
 constexpr int64_t kDepth = 256;  // rows of a permuted strip that stay in cache
+constexpr int64_t kAhead = 512;  // bytes of the next row of K, after which the hardware sees it coming
+constexpr int kGatherLanes = 2 * kLanes;
 
 template <typename T, typename Index>
 BIDO_VECTORIZE double gathered_product(const T* k, const T* l, const Index* p, int64_t n) {
-  double lanes[kLanes] = {}, sum = 0;
+  double lanes[kGatherLanes] = {}, sum = 0;
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int s = 0; s < kLanes; ++s) lanes[s] += static_cast<double>(k[j + s]) * static_cast<double>(l[p[j + s]]);
+  for (; j + kGatherLanes <= n; j += kGatherLanes)
+    for (int s = 0; s < kGatherLanes; ++s)
+      lanes[s] += static_cast<double>(k[j + s]) * static_cast<double>(l[p[j + s]]);
   for (; j < n; ++j) sum += static_cast<double>(k[j]) * static_cast<double>(l[p[j]]);
   for (double lane : lanes) sum += lane;
   return sum;
@@ -39,7 +43,7 @@ BIDO_VECTORIZE double gathered_product(const T* k, const T* l, const Index* p, i
 template <typename T, typename Index>
 void multiply_chunk(const T* k, int64_t first, int64_t rows, const T* l, const int32_t* permutations,
                     int64_t count, int64_t n, double* out) {
-  const auto images = make_scratch<Index>(count * n);    // [count][n], p(j)
+  const auto images = make_scratch<Index>(count * n);     // [count][n], p(j)
   const auto origins = make_scratch<int32_t>(count * n);  // [n][count], the i with p(i) = q
   for (int64_t b = 0; b < count; ++b) {
     for (int64_t j = 0; j < n; ++j) {
@@ -55,6 +59,11 @@ void multiply_chunk(const T* k, int64_t first, int64_t rows, const T* l, const i
       const int64_t i = origins[q * count + b];
       if (i < first || i >= first + rows) continue;
       const T* own = k + (i - first) * n;
+      if (const int64_t next = b + 1 < count ? origins[q * count + b + 1] : -1;
+          next >= first && next < first + rows) {
+        const auto* ahead = reinterpret_cast<const char*>(k + (next - first) * n);
+        for (int64_t byte = 0; byte < kAhead; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
+      }
       out[b] += 2 * gathered_product<T, Index>(own, row, images.get() + b * n, i) +
                 static_cast<double>(own[i]) * static_cast<double>(row[q]);
     }
@@ -82,12 +91,13 @@ void multiply(const Tensor& k, int64_t first, const Tensor& l, const Tensor& per
 void multiply_factors(const Tensor& a, const Tensor& b, const Tensor& permutations, double* out) {
   const auto& kernels = product_kernels<double>();
   const int64_t n = a.size(0), r = a.size(1), s = b.size(1), total = permutations.size(0);
-  const int64_t width = kernels.strip, strips = (s + width - 1) / width, height = round_up(r, kernels.panel_rows);
+  const int64_t width = kernels.strip, strips = (s + width - 1) / width,
+                height = round_up(r, kernels.panel_rows);
   const double* a_data = static_cast<const double*>(a.const_data_ptr());
   const double* b_data = static_cast<const double*>(b.const_data_ptr());
   const int32_t* p = static_cast<const int32_t*>(permutations.const_data_ptr());
-  const auto left = make_scratch<double>(n * height);             // A, columns padded with zeros
-  const auto right = make_scratch<double>(n * strips * width);    // B, [n][strips * width]
+  const auto left = make_scratch<double>(n * height);           // A, columns padded with zeros
+  const auto right = make_scratch<double>(n * strips * width);  // B, [n][strips * width]
   std::fill_n(left.get(), n * height, 0.0);
   std::fill_n(right.get(), n * strips * width, 0.0);
   for (int64_t i = 0; i < n; ++i) {
@@ -117,8 +127,10 @@ void multiply_factors(const Tensor& a, const Tensor& b, const Tensor& permutatio
 }
 
 void check_permutations(const Tensor& permutations, int64_t n) {
-  STD_TORCH_CHECK(permutations.dim() == 2 && permutations.size(1) == n, "permuted_products: needs rows of n indices");
-  STD_TORCH_CHECK(permutations.scalar_type() == ScalarType::Int, "permuted_products: needs int32 permutations");
+  STD_TORCH_CHECK(permutations.dim() == 2 && permutations.size(1) == n,
+                  "permuted_products: needs rows of n indices");
+  STD_TORCH_CHECK(permutations.scalar_type() == ScalarType::Int,
+                  "permuted_products: needs int32 permutations");
   const int32_t* p = static_cast<const int32_t*>(permutations.const_data_ptr());
   for (int64_t e = 0; e < permutations.numel(); ++e)
     STD_TORCH_CHECK(p[e] >= 0 && p[e] < n, "permuted_products: an index is out of range");
