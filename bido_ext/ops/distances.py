@@ -49,17 +49,13 @@ def distance_gram(x: Tensor, beta: float = 1.0) -> Tensor:
     return torch.ops.bido_ext.distance_gram(x, beta)
 
 
-def distances(x: Tensor) -> Tensor:
-    """|x_i - x_j| of the rows of x (n, d), (n, n) float64, without a derivative."""
-    return cross_distances(x, x)
-
-
 def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
     """|a_i - b_j|, or its square, of rows (m, d) and (n, d), (m, n) float64, without a derivative."""
     a, b = a.double(), b.double()
     if a.shape[1] <= DIRECT_UP_TO:
         r = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         return r.square_() if squared else r
+    given_a, given_b = a, b  # less the medians they are rounded: nothing beside their norms, but close pairs
     center = b.median(0).values
     a, b = a - center, b - center
     own, other = a.square().sum(1), b.square().sum(1)
@@ -72,7 +68,7 @@ def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
         close = (D < size.mul_(CLOSE)).nonzero()
         for some in close.split(max(1, PAIRS // a.shape[1])):
             i, j = some.unbind(1)
-            D[i, j] = (rows[i] - b[j]).square_().sum(1)
+            D[i, j] = (given_a[begin + i] - given_b[j]).square_().sum(1)
         if not squared:
             D.sqrt_()
     return result
@@ -80,7 +76,7 @@ def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
 
 def _default(x: Tensor, beta: float) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        r = distances(x.detach())
+        r = cross_distances(x.detach(), x.detach())
         return r.neg_() if beta == 1 else r.pow_(beta).neg_()
 
 
