@@ -35,13 +35,13 @@ class CenteredGram:
 
     Attributes:
         n: Number of samples.
-        means: [n], row means of K.
-        kept: K whole, where ``keep``.
+        codes: Of labels: the number of each sample's class, [n].
     """
 
     def __init__(self, group: Group, index: int, keep: bool) -> None:
         self.n = group.n
         self.kind = group.kinds[index]
+        self.codes = self._counts = group.variables[index].new_empty((0,), dtype=torch.int64)
         self._parameter = group.parameters[index].double()
         x = group.variables[index].detach()
         self._x = x if self.kind == LABELS else x.double()
@@ -52,6 +52,10 @@ class CenteredGram:
             self.kind = GRAM
         self._keep = keep
         self._means: Tensor | None = None
+        if self.kind == LABELS:
+            _, self.codes, self._counts = x.unique(return_inverse=True, return_counts=True)
+            self._x = self.codes
+            self._means = self._counts[self.codes].double() * (self._parameter / self.n)
         self._whole: Tensor | None = None
 
     @property
@@ -114,13 +118,24 @@ class CenteredGram:
         self._keep = False
         return result
 
+    @property
+    def scale(self) -> Tensor:
+        """What the indicator of the same class is multiplied with."""
+        return self._parameter
+
+    def squared_norm_of_labels(self) -> float:
+        """|HLH|^2 of labels from the sizes of the classes alone."""
+        counts = self._counts.double()
+        squares, n = float(counts.square().sum()), self.n
+        value = squares - 2 * float(counts.pow(3).sum()) / n + squares**2 / n**2
+        return value * float(self._parameter) ** 2
+
     def factor(self, most: int) -> Tensor | None:
         """A (n, r) with HKH = A A' but for :data:`RESIDUAL`, or None where r would exceed ``most``."""
         if self.kind == LABELS:
-            classes, codes = self._x.unique(return_inverse=True)
-            if len(classes) > most:
+            if len(self._counts) > most:
                 return None
-            one_hot = torch.nn.functional.one_hot(codes, len(classes)).double()
+            one_hot = torch.nn.functional.one_hot(self.codes, len(self._counts)).double()
             A = one_hot * self._parameter.sqrt()
         elif self.kind == LINEAR and self._x.shape[1] <= most:
             A = self._x

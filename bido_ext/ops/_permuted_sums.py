@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T(p) = tr(HKH P HLH P') for many permutations of the samples, in the cheapest of four forms.
+"""T(p) = tr(HKH P HLH P') for many permutations of the samples, in the cheapest of five forms.
 
 factors: both matrices have thin factors A (n, r), B (n, s): |A' B[p]|^2, n r s operations a permutation
+classes: L is of labels: panels of the centered K pass once over the permuted labels, no gathers
 dense: the centered L is kept, panels of the centered K pass over it: n^2 / 2 gathers
 half: L does not fit but K has a thin factor (or the other way round): panels of L pass over the permuted
     factor, n^2 r operations, many permutations a pass
@@ -12,18 +13,25 @@ The first permutation must be the identity: its T is the observed one, summed in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bido_ext.ops._centered_gram import PANEL, CenteredGram
-from bido_ext.ops.permuted_products import permuted_factor_products, permuted_products
+from bido_ext.ops.permuted_products import (
+    permuted_class_sums,
+    permuted_factor_products,
+    permuted_products,
+)
+from bido_ext.reference.gram_stack import LABELS
 
 #: Below this n the dense form takes no time.
 FACTORS_FROM = 128
-#: Measured seconds of a gathered product (float32, float64) and of a product of factors, times 1e9.
-GATHERED_NS, FACTOR_NS = {4: 0.45, 8: 0.75}, 0.05
+#: Measured nanoseconds of a gathered product (float32, float64), of an entry that is masked by classes, and of
+#: a product of factors.
+GATHERED_NS, CLASSES_NS, FACTOR_NS = {4: 0.4, 8: 0.75}, 0.15, 0.05
 #: Bytes of a panel of K that passes over a kept L.
 PANEL_BYTES = 1 << 28
 
@@ -67,6 +75,9 @@ def permuted_sums(
         products = permuted_factor_products(A, B, permutations)
         norms = float((A.T @ A).square().sum()), float((B.T @ B).square().sum())
         form = f"factors of rank {A.shape[1]} and {B.shape[1]}"
+    elif L.kind == LABELS:
+        products, norms = _classes(K, L, permutations, dtype, budget)
+        form = f"classes, {str(dtype).removeprefix('torch.')}"
     elif fits:
         products, norms = _dense(K, L, permutations, dtype, budget)
         form = f"dense, {str(dtype).removeprefix('torch.')}"
@@ -78,10 +89,10 @@ def permuted_sums(
         form = "streaming, both sides made again"
     a = K.diagonal() if A is None else A.square().sum(1)
     b = L.diagonal() if B is None else B.square().sum(1)
-    exact = form.startswith("factors") or dtype == torch.float64 or not fits
+    rounded = form.endswith("float32")
     return PermutedSums(
         products, _diagonals(a, b, permutations), norms, (float(a.sum()), float(b.sum())),
-        (float(a.square().sum()), float(b.square().sum())), 1e-12 if exact else 1e-7, form,
+        (float(a.square().sum()), float(b.square().sum())), 1e-7 if rounded else 1e-12, form,
     )  # fmt: skip
 
 
@@ -95,6 +106,11 @@ def _factors(
     # r s up to this costs less than the dense form; beyond what fits, whatever the budget holds.
     area = n / 2 * GATHERED_NS[element] / FACTOR_NS
     widest = min(n // 4, budget // (8 * 4 * n))
+    if L.kind == LABELS:  # cheap to find, and exact; without K's it is of no use
+        area *= CLASSES_NS / GATHERED_NS[element]
+        B = L.factor(min(widest, int(area**0.5)))
+        A = None if B is None else K.factor(min(widest, int(area / B.shape[1])))
+        return (None, None) if A is None else (A, B)
     if not fits:
         return K.factor(widest), L.factor(widest)
     A = K.factor(min(widest, int(area**0.5) * 2))
@@ -105,19 +121,37 @@ def _factors(
 def _dense(
     K: CenteredGram, L: CenteredGram, permutations: Tensor, dtype: torch.dtype, budget: int
 ) -> tuple[Tensor, tuple[float, float]]:
-    n = K.n
     kept = L.matrix(dtype)
-    rows = max(PANEL, min(n, min(PANEL_BYTES, budget // 4) // (n * dtype.itemsize)))
     total = permutations.new_zeros((len(permutations),), dtype=torch.float64)
     norm = 0.0
-    for begin in range(0, n, rows):
-        if rows >= n:
-            panel = K.matrix(dtype)
-        else:
-            panel = K.panel(slice(begin, begin + rows)).to(dtype)
+    for begin, panel in _panels(K, dtype, budget):
         total += permuted_products(panel, begin, kept, permutations)
         norm += _squared_norm(panel)
     return total, (norm, _squared_norm(kept))
+
+
+def _classes(
+    K: CenteredGram, L: CenteredGram, permutations: Tensor, dtype: torch.dtype, budget: int
+) -> tuple[Tensor, tuple[float, float]]:
+    """The rows of HKH sum to zero, so those of L need no centering."""
+    labels = L.codes[permutations.long()].int()
+    total = permutations.new_zeros((len(permutations),), dtype=torch.float64)
+    norm = 0.0
+    for begin, panel in _panels(K, dtype, budget):
+        total += permuted_class_sums(panel, begin, labels)
+        norm += _squared_norm(panel)
+    return total * L.scale, (norm, L.squared_norm_of_labels())
+
+
+def _panels(K: CenteredGram, dtype: torch.dtype, budget: int) -> Iterator[tuple[int, Tensor]]:
+    """Panels of rows of HKH, and where they begin."""
+    rows = min(PANEL_BYTES, budget // 4) // (K.n * dtype.itemsize)
+    if rows >= K.n:
+        yield 0, K.matrix(dtype)
+        return
+    rows = max(PANEL, rows)
+    for begin in range(0, K.n, rows):
+        yield begin, K.panel(slice(begin, begin + rows)).to(dtype)
 
 
 def _half(

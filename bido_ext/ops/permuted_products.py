@@ -4,9 +4,11 @@
 rows: [m, n] rows first .. first + m of symmetric K, L: [n, n] symmetric, permutations: [B, n] int32
     ->  values: [B] float64,  sum over those rows i of  K_ii L_p(i)p(i) + 2 sum_{j<i} K_ij L_p(i)p(j)
 A: [n, r], B: [n, s] float64, permutations: [B, n] int32  ->  values: [B] float64,  |A' B[p]|^2
+rows as above, labels: [B, n] int32, y_p(i)  ->  values: [B] float64,
+    sum over those rows i of  K_ii + 2 sum_{j<i} K_ij [y_p(i) = y_p(j)]
 
-Over all rows the first is sum_ij K_ij L_p(i)p(j), the second the same of K = A A', L = B B'. Neither has a
-derivative: a null distribution needs none.
+Over all rows the first is sum_ij K_ij L_p(i)p(j), the second the same of K = A A', L = B B', the
+third of L_ij = [y_i = y_j]. None has a derivative: a null distribution needs none.
 """
 
 from __future__ import annotations
@@ -40,18 +42,36 @@ def permuted_factor_products(A: Tensor, B: Tensor, permutations: Tensor) -> Tens
     return torch.ops.bido_ext.permuted_factor_products(A, B, permutations)
 
 
+def permuted_class_sums(rows: Tensor, first: int, labels: Tensor) -> Tensor:
+    """The share of rows ``first, first + 1, ...`` of K in tr(K P L P') of L_ij = [y_i = y_j], [B] float64.
+
+    Args:
+        rows: (m, n), float32 or float64: consecutive rows of a symmetric matrix K (n, n).
+        first: The number of the first.
+        labels: (B, n) int32, the permuted labels: labels[b, i] = y[permutations[b, i]].
+    """
+    return torch.ops.bido_ext.permuted_class_sums(rows, first, labels)
+
+
 def _default(rows: Tensor, first: int, L: Tensor, permutations: Tensor) -> Tensor:
     """One permuted matrix at a time; right on every device."""
-    m, n = rows.shape
-    below = rows.double().tril(first)  # of row first + i, the columns up to the diagonal
-    below = 2 * below - torch.zeros_like(below).diagonal_scatter(
-        below.diagonal(first), first
-    )
-    wide = L.double()
+    m, below, wide = rows.shape[0], _twice_below(rows, first), L.double()
     values = [
         (below * wide[p[first : first + m]][:, p]).sum() for p in permutations.long().unbind()
     ]
     return torch.stack(values) if values else wide.new_empty((0,))
+
+
+def _default_classes(rows: Tensor, first: int, labels: Tensor) -> Tensor:
+    m, below = rows.shape[0], _twice_below(rows, first)
+    values = [(below * (y[first : first + m, None] == y)).sum() for y in labels.unbind()]
+    return torch.stack(values) if values else below.new_empty((0,))
+
+
+def _twice_below(rows: Tensor, first: int) -> Tensor:
+    """Of row first + i: twice the entries before the diagonal, once that on it, none beyond; float64."""
+    wide = rows.double()
+    return wide.tril(first - 1) + wide.tril(first)
 
 
 def _default_factors(A: Tensor, B: Tensor, permutations: Tensor) -> Tensor:
@@ -72,4 +92,10 @@ define_op(
     "(Tensor A, Tensor B, Tensor permutations) -> Tensor",
     default=_default_factors,
     fake=lambda A, B, permutations: A.new_empty((permutations.shape[0],)),
+)
+define_op(
+    "permuted_class_sums",
+    "(Tensor rows, int first, Tensor labels) -> Tensor",
+    default=_default_classes,
+    fake=lambda rows, first, labels: rows.new_empty((labels.shape[0],), dtype=torch.float64),
 )

@@ -19,7 +19,11 @@ from bido_ext.reference.gram_stack import gram_stack
 from bido_ext.reference.hsic import hsic, hsic_gradient
 from bido_ext.reference.mmd import mmd
 from bido_ext.reference.nhsic import nhsic
-from bido_ext.reference.permuted_products import permuted_factor_products, permuted_products
+from bido_ext.reference.permuted_products import (
+    permuted_class_sums,
+    permuted_factor_products,
+    permuted_products,
+)
 
 __all__ = [
     "cka",
@@ -33,6 +37,7 @@ __all__ = [
     "hsic_gradient",
     "mmd",
     "nhsic",
+    "permuted_class_sums",
     "permuted_factor_products",
     "permuted_products",
     "squared_distance_correlation",

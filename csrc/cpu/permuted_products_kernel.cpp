@@ -2,12 +2,15 @@
 //
 // permuted_products:         sum_ij K_ij L_p(i)p(j)  of symmetric K and L, for many permutations p.
 // permuted_factor_products:  the same for K = A A', L = B B':  |A' B[p]|^2 in the Frobenius norm.
+// permuted_class_sums:       the same for L_ij = [y_i = y_j], from the permuted labels y_p(i).
 //
 // Products: half of the pairs suffice, j <= i. A row of L stays in the first-level cache while all
 // permutations of a chunk gather from it, each against the row of K that it sends there, which is read in
 // order; indices take 16 bits up to n = 65536. Products and sums are in float64. K may be a panel of rows of
 // the matrix. Factors: B lies in strips, so a permuted strip is a copy of whole vectors, and panel_block
 // multiplies.
+// Classes: no gathers. A row of K stays in cache while the labels of a chunk of permutations pass over it,
+// and the entries of other classes are masked away.
 //
 // A permutation is summed by one thread in an order of its own: results do not depend on the threads.
 #include <algorithm>
@@ -22,9 +25,10 @@
 namespace bido {
 namespace {
 
-constexpr int64_t kChunk = 64;   // permutations that share the rows of L
-constexpr int64_t kDepth = 256;  // rows of a permuted strip that stay in cache
-constexpr int64_t kAhead = 512;  // bytes of the next row of K, after which the hardware sees it coming
+constexpr int64_t kChunk = 64;       // permutations that share the rows of L
+constexpr int64_t kDepth = 256;      // rows of a permuted strip that stay in cache
+constexpr int64_t kAhead = 512;      // bytes of the next row of K, after which the hardware sees it coming
+constexpr int64_t kLabelChunk = 32;  // permuted labels that share a row of K
 constexpr int kGatherLanes = 2 * kLanes;
 
 template <typename T, typename Index>
@@ -126,6 +130,54 @@ void multiply_factors(const Tensor& a, const Tensor& b, const Tensor& permutatio
   });
 }
 
+typedef double Doubles __attribute__((vector_size(8 * sizeof(double))));
+template <typename T>
+struct Eight {
+  typedef T type __attribute__((vector_size(8 * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+// The sum of the entries whose label is `own`.
+template <typename T, typename Mask>
+BIDO_VECTORIZE double class_sum(const T* k, const int32_t* labels, int32_t own, int64_t n) {
+  using V = typename Eight<T>::type;
+  using M = typename Eight<Mask>::type;
+  using I = typename Eight<int32_t>::type;
+  Doubles sums = {}, others = {};
+  int64_t j = 0;
+  for (; j + 16 <= n; j += 16) {  // written out: a lambda would not be compiled for the wider vectors
+    const M mask = __builtin_convertvector(*reinterpret_cast<const I*>(labels + j) == own, M);
+    const M other_mask = __builtin_convertvector(*reinterpret_cast<const I*>(labels + j + 8) == own, M);
+    const M bits = reinterpret_cast<const M&>(*reinterpret_cast<const V*>(k + j)) & mask;
+    const M other_bits = reinterpret_cast<const M&>(*reinterpret_cast<const V*>(k + j + 8)) & other_mask;
+    sums += __builtin_convertvector(reinterpret_cast<const V&>(bits), Doubles);
+    others += __builtin_convertvector(reinterpret_cast<const V&>(other_bits), Doubles);
+  }
+  sums += others;
+  double sum = 0;
+  for (; j < n; ++j) sum += labels[j] == own ? static_cast<double>(k[j]) : 0.0;
+  for (int lane = 0; lane < 8; ++lane) sum += sums[lane];
+  return sum;
+}
+
+template <typename T, typename Mask>
+void sum_classes(const Tensor& k, int64_t first, const Tensor& labels, double* out) {
+  const int64_t n = k.size(1), rows = k.size(0), total = labels.size(0);
+  const T* k_data = static_cast<const T*>(k.const_data_ptr());
+  const int32_t* y = static_cast<const int32_t*>(labels.const_data_ptr());
+  const int64_t chunks = (total + kLabelChunk - 1) / kLabelChunk;
+  run_tasks(chunks, [&](Tasks& tasks) {
+    for (int64_t t = tasks.take(); t >= 0; t = tasks.take()) {
+      const int64_t begin = t * kLabelChunk, end = std::min(total, begin + kLabelChunk);
+      std::fill(out + begin, out + end, 0.0);
+      for (int64_t i = first; i < first + rows; ++i) {
+        const T* row = k_data + (i - first) * n;
+        for (int64_t b = begin; b < end; ++b)
+          out[b] += 2 * class_sum<T, Mask>(row, y + b * n, y[b * n + i], i) + static_cast<double>(row[i]);
+      }
+    }
+  });
+}
+
 void check_permutations(const Tensor& permutations, int64_t n) {
   STD_TORCH_CHECK(permutations.dim() == 2 && permutations.size(1) == n,
                   "permuted_products: needs rows of n indices");
@@ -176,9 +228,32 @@ Tensor permuted_factor_products_cpu(Tensor a, Tensor b, Tensor permutations) {
   return out;
 }
 
+Tensor permuted_class_sums_cpu(Tensor k, int64_t first, Tensor labels) {
+  STD_TORCH_CHECK(k.dim() == 2 && first >= 0 && first + k.size(0) <= k.size(1),
+                  "permuted_class_sums: K must be rows of a square matrix");
+  STD_TORCH_CHECK(labels.dim() == 2 && labels.size(1) == k.size(1) && labels.scalar_type() == ScalarType::Int,
+                  "permuted_class_sums: needs rows of n int32 labels");
+  k = torch::stable::contiguous(k);
+  labels = torch::stable::contiguous(labels);
+  Tensor out = empty_like_with(k, {labels.size(0)}, ScalarType::Double);
+  double* data = static_cast<double*>(out.mutable_data_ptr());
+  switch (k.scalar_type()) {
+    case ScalarType::Double:
+      sum_classes<double, int64_t>(k, first, labels, data);
+      break;
+    case ScalarType::Float:
+      sum_classes<float, int32_t>(k, first, labels, data);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "permuted_class_sums: K must be float32 or float64");
+  }
+  return out;
+}
+
 }  // namespace bido
 
 STABLE_TORCH_LIBRARY_IMPL(bido_ext, CPU, m) {
   m.impl("permuted_products", TORCH_BOX(&bido::permuted_products_cpu));
   m.impl("permuted_factor_products", TORCH_BOX(&bido::permuted_factor_products_cpu));
+  m.impl("permuted_class_sums", TORCH_BOX(&bido::permuted_class_sums_cpu));
 }

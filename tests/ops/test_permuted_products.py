@@ -24,6 +24,10 @@ FACTORS: dict[str, Callable[..., Tensor]] = {
     "default": CONTRACT._default_factors,
     "textbook": reference.permuted_factor_products,
 }
+CLASSES: dict[str, Callable[..., Tensor]] = {
+    "native": CONTRACT.permuted_class_sums,
+    "default": CONTRACT._default_classes,
+}
 each_product = pytest.mark.parametrize("implementation", PRODUCTS)
 each_factor = pytest.mark.parametrize("implementation", FACTORS)
 each_n = pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 63, 130, 333])
@@ -69,6 +73,21 @@ def test_factors(implementation: str, shape: tuple[int, int, int]) -> None:
     assert relative_error(FACTORS[implementation](A, B, p), truth) < 1e-12
 
 
+@pytest.mark.parametrize("implementation", CLASSES)
+@each_wide_dtype
+@each_n
+@pytest.mark.parametrize("classes", [1, 3, 1000])
+def test_classes(implementation: str, dtype: torch.dtype, n: int, classes: int) -> None:
+    K, y = symmetric(n, dtype), (torch.arange(n) % classes).int()
+    labels = y[permutations(n, 40).long()]
+    same = (y[:, None] == y).double()
+    truth = reference.permuted_products(K.double(), same, permutations(n, 40))
+    of, cut = CLASSES[implementation], n // 3
+    assert relative_error(of(K, 0, labels), truth) < FLOORS[torch.float64]
+    assert relative_error(of(K[:cut], 0, labels) + of(K[cut:], cut, labels), truth) < 1e-12
+    assert relative_error(reference.permuted_class_sums(K.double(), labels), truth) < 1e-12
+
+
 def test_strided_input_and_no_permutations() -> None:
     K, L, p = symmetric(60), symmetric(60, seed=1), permutations(30, 4)
     strided = CONTRACT.permuted_products(K[::2, ::2], 0, L[::2, ::2], p[:, :])
@@ -88,13 +107,16 @@ def test_sums_do_not_depend_on_the_threads() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             results.append(
-                (CONTRACT.permuted_products(K, 0, L, p), CONTRACT.permuted_factor_products(A, A, p))
+                (
+                    CONTRACT.permuted_products(K, 0, L, p),
+                    CONTRACT.permuted_factor_products(A, A, p),
+                    CONTRACT.permuted_class_sums(K, 0, p % 7),
+                )
             )
     finally:
         torch.set_num_threads(before)
-    for products, factors in results[1:]:
-        assert torch.equal(products, results[0][0])
-        assert torch.equal(factors, results[0][1])
+    for others in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(others, results[0], strict=True))
 
 
 @pytest.mark.parametrize("index", [-1, 5])
@@ -109,6 +131,7 @@ def test_opcheck() -> None:
     K, L, p = symmetric(7), symmetric(7, seed=1), permutations(7, 3)
     torch.library.opcheck(torch.ops.bido_ext.permuted_products, (K[2:6], 2, L, p))
     torch.library.opcheck(torch.ops.bido_ext.permuted_factor_products, (K[:, :3], L[:, :2], p))
+    torch.library.opcheck(torch.ops.bido_ext.permuted_class_sums, (K[2:6].float(), 2, p % 3))
 
 
 def test_compile() -> None:
