@@ -108,10 +108,10 @@ class CenteredGram:
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """HKH, (n, n); a K that was kept is given up."""
-        means = self.means
+        like = self.means  # makes K where it is kept
         result = self._whole
         if result is None or dtype != torch.float64:
-            result = self._x.new_empty((self.n, self.n), dtype=dtype)
+            result = like.new_empty((self.n, self.n), dtype=dtype)
         for begin in range(0, self.n, PANEL):
             result[begin : begin + PANEL] = self.panel(slice(begin, begin + PANEL))
         self._whole = None

@@ -55,7 +55,10 @@ def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
     if a.shape[1] <= DIRECT_UP_TO:
         r = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         return r.square_() if squared else r
-    given_a, given_b = a, b  # less the medians they are rounded: nothing beside their norms, but close pairs
+    given_a, given_b = (
+        a,
+        b,
+    )  # less the medians they are rounded: nothing beside their norms, but close pairs
     center = b.median(0).values
     a, b = a - center, b - center
     own, other = a.square().sum(1), b.square().sum(1)
@@ -65,7 +68,7 @@ def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
         size = own[begin : begin + ROWS, None] + other
         torch.mm(rows, b.T, out=D)
         D.mul_(-2).add_(size)
-        close = (D < size.mul_(CLOSE)).nonzero()
+        close = (size.mul_(CLOSE) > D).nonzero()
         for some in close.split(max(1, PAIRS // a.shape[1])):
             i, j = some.unbind(1)
             D[i, j] = (given_a[begin + i] - given_b[j]).square_().sum(1)

@@ -34,7 +34,6 @@ from bido_ext.ops.hsic import ESTIMATORS
 from bido_ext.ops.kernels import Gaussian, Kernel
 from bido_ext.ops.measure import check_kernel
 from bido_ext.ops.plan import DENSE_SHARE, FLOAT64_UP_TO, free_memory
-from bido_ext.reference.gram_stack import GRAM
 
 MEASURES = ("hsic", "cka", "distance_covariance", "distance_correlation")
 METHODS = ("permutation", "gamma")

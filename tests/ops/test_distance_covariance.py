@@ -36,7 +36,9 @@ def truth_of(measure: str, x: Tensor, y: Tensor, estimator: str, beta: float = 1
 @each_estimator
 @each_dtype
 @each_shape
-def test_forward(measure: str, estimator: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+def test_forward(
+    measure: str, estimator: str, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
     n, d, e = shape
     x, y = features(n, d).to(dtype), features(n, e, seed=1).to(dtype)
     value = MEASURES[measure][0](x, y, estimator)
@@ -126,7 +128,9 @@ def test_offsets_cost_no_digits(d: int) -> None:
     far = (x.detach() + 2.0**17).requires_grad_()
     value = bx.distance_covariance(far, y)
     (shifted,) = torch.autograd.grad(value, far)
-    assert relative_error(value.detach(), bx.distance_covariance(x, y).detach()) < 1e-10  # the addition rounds x
+    assert (
+        relative_error(value.detach(), bx.distance_covariance(x, y).detach()) < 1e-10
+    )  # the addition rounds x
     assert relative_error(shifted, plain) < 1e-9
 
 

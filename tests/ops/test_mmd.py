@@ -49,7 +49,9 @@ def truth_of(kernel: str, x: Tensor, y: Tensor, estimator: str) -> Tensor:
 @each_estimator
 @each_dtype
 @pytest.mark.parametrize("shape", [(2, 3, 1), (63, 40, 37), (130, 129, 5)], ids=readable)
-def test_forward(kernel: str, estimator: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+def test_forward(
+    kernel: str, estimator: str, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
     n, m, d = shape
     x, y = features(n, d).to(dtype), (features(m, d, seed=1) * 1.3 + 0.1).to(dtype)
     value = bx.mmd(x, y, KERNELS[kernel], estimator)
@@ -89,7 +91,11 @@ def test_unbiased_is_unbiased() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.stack(
         [
-            bx.mmd(*torch.randn(2, 10, 2, generator=generator).double(), sigma=1.0, estimator="unbiased")
+            bx.mmd(
+                *torch.randn(2, 10, 2, generator=generator).double(),
+                sigma=1.0,
+                estimator="unbiased",
+            )
             for _ in range(400)
         ]
     )

@@ -62,7 +62,9 @@ def test_panels_add_up(implementation: str, cut: int) -> None:
 
 
 @each_factor
-@pytest.mark.parametrize("shape", [(1, 1, 1), (40, 1, 17), (300, 33, 40), (257, 8, 16)], ids=readable)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (40, 1, 17), (300, 33, 40), (257, 8, 16)], ids=readable
+)
 def test_factors(implementation: str, shape: tuple[int, int, int]) -> None:
     n, r, s = shape
     generator = torch.Generator().manual_seed(n)
