@@ -4,9 +4,10 @@
 python -m benchmarks.independence --peers-python /tmp/peers/bin/python [--n 2000] [--threads 1]
 
 The packages live in an interpreter of their own (pip install hyppo dcor) and wait there for their turns
-(rivals/independence_peers.py); every call of a round is timed in its own process, on the same samples, in float64.
-Values must agree before times count. hyppo would need the better part of an hour for 1000 permutations: its time
-is that of 1 permutation plus what each of ten more adds, and the record says so ("extrapolated").
+(rivals/independence_peers.py); every call of a round is timed in its own process, on the same samples, in
+float64. Values must agree before times count. hyppo would need the better part of an hour for 1000
+permutations: its time is that of 1 permutation plus what each of ten more adds, and the record says so
+("extrapolated").
 """
 
 from __future__ import annotations

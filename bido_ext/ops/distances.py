@@ -87,12 +87,15 @@ def _default_backward(grad: Tensor, gram: Tensor, x: Tensor, beta: float) -> Ten
     with torch.autocast(x.device.type, enabled=False):
         wide = x.double()
         wide = wide - wide.median(0).values
-        W = grad + grad.T
-        # -K is r^beta, so r^(beta - 2) is (-K)^(1 - 2 / beta).
-        W = W / gram.neg() if beta == 1 else W * gram.neg().pow(1 - 2 / beta)
-        W = torch.where(gram == 0, 0.0, W).mul_(beta)
-        grad_x = torch.addmm(wide * W.sum(1, keepdim=True), W, wide, beta=-1)
-        return grad_x.to(x.dtype)
+        grad_x = torch.empty_like(wide)
+        for begin in range(0, len(wide), ROWS):
+            rows = slice(begin, begin + ROWS)
+            W, K = grad[rows] + grad[:, rows].T, gram[rows]
+            # The negative of W / beta; -K is r^beta, so r^(beta - 2) is (-K)^(1 - 2 / beta).
+            W = W.div_(K) if beta == 1 else W.mul_(K.neg().pow_(1 - 2 / beta)).neg_()
+            W = W.masked_fill_(K == 0, 0.0)
+            torch.addmm(wide[rows] * W.sum(1, keepdim=True), W, wide, alpha=-1, out=grad_x[rows])
+        return grad_x.mul_(beta).to(x.dtype)
 
 
 define_op(
