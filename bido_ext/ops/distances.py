@@ -52,6 +52,9 @@ def distance_gram(x: Tensor, beta: float = 1.0) -> Tensor:
 def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
     """|a_i - b_j|, or its square, of rows (m, d) and (n, d), (m, n) float64, without a derivative."""
     a, b = a.double(), b.double()
+    if a.shape[1] == 1:
+        r = (a - b.T).abs_()
+        return r.square_() if squared else r
     if a.shape[1] <= DIRECT_UP_TO:
         r = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         return r.square_() if squared else r
