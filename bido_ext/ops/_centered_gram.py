@@ -123,13 +123,6 @@ class CenteredGram:
         """What the indicator of the same class is multiplied with."""
         return self._parameter
 
-    def squared_norm_of_labels(self) -> float:
-        """|HLH|^2 of labels from the sizes of the classes alone."""
-        counts = self._counts.double()
-        squares, n = float(counts.square().sum()), self.n
-        value = squares - 2 * float(counts.pow(3).sum()) / n + squares**2 / n**2
-        return value * float(self._parameter) ** 2
-
     def factor(self, most: int) -> Tensor | None:
         """A (n, r) with HKH = A A' but for :data:`RESIDUAL`, or None where r would exceed ``most``."""
         if self.kind == LABELS:

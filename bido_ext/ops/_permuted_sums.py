@@ -41,7 +41,8 @@ class PermutedSums:
     """The sums of each permutation.
 
     Attributes:
-        products: [B] float64, T(p).
+        products: [B] float64, T(p); the first is the identity's, in the form of the others.
+        observed: T of the identity without rounded entries.
         diagonals: [B] float64, sum_i (HKH)_ii (HLH)_p(i)p(i).
         norms: Squared Frobenius norms of HKH and HLH.
         traces: Traces of HKH and HLH.
@@ -51,6 +52,7 @@ class PermutedSums:
     """
 
     products: Tensor
+    observed: float
     diagonals: Tensor
     norms: tuple[float, float]
     traces: tuple[float, float]
@@ -70,16 +72,19 @@ def permuted_sums(
     """
     n, element = K.n, dtype.itemsize
     fits = n * n * element + n * PANEL * 8 * 3 <= budget
+    observed = 0.0
     A, B = _factors(K, L, element, fits, budget)
     if A is not None and B is not None:
         products = permuted_factor_products(A, B, permutations)
         norms = float((A.T @ A).square().sum()), float((B.T @ B).square().sum())
         form = f"factors of rank {A.shape[1]} and {B.shape[1]}"
     elif L.kind == LABELS:
-        products, norms = _classes(K, L, permutations, dtype, budget)
+        observed, norms = _exact(K, L)
+        products = _classes(K, L, permutations, dtype, budget)
         form = f"classes, {str(dtype).removeprefix('torch.')}"
     elif fits:
-        products, norms = _dense(K, L, permutations, dtype, budget)
+        observed, norms = _exact(K, L)
+        products = _dense(K, L, permutations, dtype, budget)
         form = f"dense, {str(dtype).removeprefix('torch.')}"
     elif A is not None or B is not None:
         products, norms = _half(K, L, A, B, permutations, budget)
@@ -90,8 +95,10 @@ def permuted_sums(
     a = K.diagonal() if A is None else A.square().sum(1)
     b = L.diagonal() if B is None else B.square().sum(1)
     rounded = form.endswith("float32")
+    if not rounded:
+        observed = float(products[0])
     return PermutedSums(
-        products, _diagonals(a, b, permutations), norms, (float(a.sum()), float(b.sum())),
+        products, observed, _diagonals(a, b, permutations), norms, (float(a.sum()), float(b.sum())),
         (float(a.square().sum()), float(b.square().sum())), 1e-7 if rounded else 1e-12, form,
     )  # fmt: skip
 
@@ -118,29 +125,36 @@ def _factors(
     return (None, None) if B is None else (A, B)
 
 
+def _exact(K: CenteredGram, L: CenteredGram) -> tuple[float, tuple[float, float]]:
+    """T of the identity and the squared norms, in float64."""
+    sums = [0.0, 0.0, 0.0]
+    for begin in range(0, K.n, PANEL):
+        rows = slice(begin, begin + PANEL)
+        own, other = K.panel(rows), L.panel(rows)
+        for at, product in enumerate((own * other, own.square_(), other.square_())):
+            sums[at] += float(product.sum())
+    return sums[0], (sums[1], sums[2])
+
+
 def _dense(
     K: CenteredGram, L: CenteredGram, permutations: Tensor, dtype: torch.dtype, budget: int
-) -> tuple[Tensor, tuple[float, float]]:
+) -> Tensor:
     kept = L.matrix(dtype)
     total = permutations.new_zeros((len(permutations),), dtype=torch.float64)
-    norm = 0.0
     for begin, panel in _panels(K, dtype, budget):
         total += permuted_products(panel, begin, kept, permutations)
-        norm += _squared_norm(panel)
-    return total, (norm, _squared_norm(kept))
+    return total
 
 
 def _classes(
     K: CenteredGram, L: CenteredGram, permutations: Tensor, dtype: torch.dtype, budget: int
-) -> tuple[Tensor, tuple[float, float]]:
+) -> Tensor:
     """The rows of HKH sum to zero, so those of L need no centering."""
     labels = L.codes[permutations.long()].int()
     total = permutations.new_zeros((len(permutations),), dtype=torch.float64)
-    norm = 0.0
     for begin, panel in _panels(K, dtype, budget):
         total += permuted_class_sums(panel, begin, labels)
-        norm += _squared_norm(panel)
-    return total * L.scale, (norm, L.squared_norm_of_labels())
+    return total * L.scale
 
 
 def _panels(K: CenteredGram, dtype: torch.dtype, budget: int) -> Iterator[tuple[int, Tensor]]:

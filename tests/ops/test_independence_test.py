@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -90,16 +91,22 @@ def test_every_form_is_met() -> None:
     assert other.statistic == pytest.approx(one_side.statistic, rel=1e-11)
 
 
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 @pytest.mark.parametrize("kind", ["wide", "labels"])
-def test_float32_above_the_float64_limit(kind: str) -> None:
+def test_float32_entries_above_the_float64_limit(
+    kind: str, estimator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = samples(kind, 1100)
-    x, y = x.float(), y.float() if y.is_floating_point() else y
-    narrow = bx.independence_test(x, y, permutations=20)
-    wide = bx.independence_test(x.double(), y.double() if kind == "wide" else y, permutations=20)
-    assert narrow.form.endswith("float32")
-    assert wide.form.endswith("float64")
-    assert narrow.pvalue == wide.pvalue
-    torch.testing.assert_close(narrow.null, wide.null, rtol=1e-5, atol=0)
+    rounded = bx.independence_test(x, y, permutations=20, estimator=estimator)
+    monkeypatch.setattr(sys.modules["bido_ext.ops.independence_test"], "FLOAT64_UP_TO", 2000)
+    exact = bx.independence_test(x, y, permutations=20, estimator=estimator)
+    assert rounded.form.endswith("float32")
+    assert exact.form.endswith("float64")
+    assert rounded.statistic == pytest.approx(exact.statistic, rel=1e-10)
+    assert rounded.pvalue == exact.pvalue
+    scale = float(exact.null.abs().max())
+    assert float((rounded.null - exact.null).abs().max()) < 1e-6 * scale
+    assert float((rounded.null - exact.null).abs().max()) > 0
 
 
 @pytest.mark.parametrize("kernel", [bx.Linear(), bx.InverseMultiquadric(), bx.Gaussian("median")])
