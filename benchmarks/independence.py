@@ -258,7 +258,8 @@ def text(record: Record) -> str:
     for row in record["rows"]:
         mark = "  (extrapolated)" if row["extrapolated"] else ""
         lines.append(
-            f"  {row['name']:<24} {row['median_ms']:12.1f} ms  {row['times_own']:8.2f} x{mark}"
+            f"  {row['name']:<24} {row['median_ms']:10.1f} ms, CPU {row['cpu_ms']:10.1f} ms  "
+            f"{row['times_own']:8.2f} x{mark}"
         )
     return "\n".join(lines)
 
