@@ -150,7 +150,9 @@ def _classes(
     K: CenteredGram, L: CenteredGram, permutations: Tensor, dtype: torch.dtype, budget: int
 ) -> Tensor:
     """The rows of HKH sum to zero, so those of L need no centering."""
-    labels = L.codes[permutations.long()].int()
+    labels = torch.empty_like(permutations)
+    for some, own in zip(labels.split(64), permutations.split(64), strict=True):
+        some.copy_(L.codes[own.long()])
     total = permutations.new_zeros((len(permutations),), dtype=torch.float64)
     for begin, panel in _panels(K, dtype, budget):
         total += permuted_class_sums(panel, begin, labels)
@@ -217,5 +219,5 @@ def _squared_norm(matrix: Tensor) -> float:
 
 def _diagonals(a: Tensor, b: Tensor, permutations: Tensor) -> Tensor:
     """sum_i a_i b_p(i) for each permutation."""
-    parts = [(b[p.long()] * a).sum(1) for p in permutations.split(256)]
+    parts = [(b[p.long()] * a).sum(1) for p in permutations.split(64)]
     return torch.cat(parts)
