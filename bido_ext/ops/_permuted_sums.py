@@ -167,7 +167,12 @@ def _panels(K: CenteredGram, dtype: torch.dtype, budget: int) -> Iterator[tuple[
         return
     rows = max(PANEL, rows)
     for begin in range(0, K.n, rows):
-        yield begin, K.panel(slice(begin, begin + rows)).to(dtype)
+        end = min(K.n, begin + rows)
+        panel = K.means.new_empty((end - begin, K.n), dtype=dtype)
+        for first in range(begin, end, PANEL):  # few rows are in float64 at a time
+            last = min(end, first + PANEL)
+            panel[first - begin : last - begin] = K.panel(slice(first, last))
+        yield begin, panel
 
 
 def _half(
