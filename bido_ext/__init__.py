@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from bido_ext.ops._plan_arguments import WorkspaceError
     from bido_ext.ops.cka import cka
     from bido_ext.ops.coco import coco
+    from bido_ext.ops.distance_covariance import distance_correlation, distance_covariance
     from bido_ext.ops.double_center import double_center
     from bido_ext.ops.gaussian_gram import gaussian_gram
     from bido_ext.ops.hsic import hsic
+    from bido_ext.ops.independence_test import IndependenceTest, independence_test
     from bido_ext.ops.kernels import (
         Energy,
         Gaussian,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Polynomial,
         RationalQuadratic,
     )
+    from bido_ext.ops.mmd import mmd
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
 
@@ -55,9 +58,10 @@ _HOME = {
     "LayerSimilarity": "bido_ext.nn.layer_similarity",
     "SimilarityMatrix": "bido_ext.nn.similarity_matrix",
     **dict.fromkeys(
-        ("Energy", "Gaussian", "InverseMultiquadric", "Kernel", "Laplacian", "Linear", "Mixture",
-         "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco", "double_center",
-         "gaussian_gram", "hsic", "nhsic", "plan"),
+        ("Energy", "Gaussian", "IndependenceTest", "InverseMultiquadric", "Kernel", "Laplacian", "Linear",
+         "Mixture", "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco",
+         "distance_correlation", "distance_covariance", "double_center", "gaussian_gram", "hsic",
+         "independence_test", "mmd", "nhsic", "plan"),
         "bido_ext.ops",
     ),
 }  # fmt: skip
@@ -70,6 +74,7 @@ __all__ = [
     "Energy",
     "FeatureTaps",
     "Gaussian",
+    "IndependenceTest",
     "InverseMultiquadric",
     "Kernel",
     "Laplacian",
@@ -87,9 +92,13 @@ __all__ = [
     "build_info",
     "cka",
     "coco",
+    "distance_correlation",
+    "distance_covariance",
     "double_center",
     "gaussian_gram",
     "hsic",
+    "independence_test",
+    "mmd",
     "nhsic",
     "plan",
 ]

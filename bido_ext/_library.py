@@ -27,8 +27,10 @@ from bido_ext import _serve
 #: Ops with a compiled kernel, by library; the others are compositions of these.
 TRITON_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
 CUDA_KERNELS = (*TRITON_KERNELS, "nhsic")
-CPU_KERNELS = (*CUDA_KERNELS, "coco")
-ALL_OPS = ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
+CPU_KERNELS = (*CUDA_KERNELS, "coco", "permuted_products")
+ALL_OPS = (
+    "gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka", "permuted_products",
+)  # fmt: skip
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",
     "coco": "composition of gram_stack and torch.linalg",
@@ -204,6 +206,8 @@ def _row(op: str, device: str, has_kernel: bool, problem: str | None) -> Backend
             return BackendRow(op, device, "cuda", reason + note)
         why_not = problem if has_kernel else "bido_cuda has no kernel for it"
         return BackendRow(op, device, "refused", f"BIDO_EXT_BACKEND=native: {why_not}{note}")
+    if op not in (*TRITON_KERNELS, *CUDA_KERNELS):
+        return BackendRow(op, device, "reference", f"it has no kernel for GPUs{note}")
     if _serve.has_triton():
         how = (
             forced

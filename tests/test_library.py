@@ -42,7 +42,16 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     rows = bx.backends()
     assert {(r.op, r.device) for r in rows} == {
         (op, device)
-        for op in ("gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka")
+        for op in (
+            "gaussian_gram",
+            "gram_stack",
+            "double_center",
+            "hsic",
+            "nhsic",
+            "coco",
+            "cka",
+            "permuted_products",
+        )
         for device in ("cpu", "cuda")
     }
     assert all(r.reason for r in rows)
@@ -50,6 +59,8 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     assert chosen["hsic", "cpu"] == chosen["gram_stack", "cpu"] == "cpu"
     assert chosen["nhsic", "cpu"] == chosen["cka", "cuda"] == "composite"
     assert chosen["gaussian_gram", "cuda"] == "triton"
+    assert chosen["permuted_products", "cpu"] == "cpu"
+    assert chosen["permuted_products", "cuda"] == "reference"  # it has no kernel for GPUs
     reasons = {(r.op, r.device): r.reason for r in rows}
     # until a run on hardware is recorded
     assert "never run on hardware; serves after a self-check" in reasons["gaussian_gram", "cuda"]

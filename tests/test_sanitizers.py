@@ -106,7 +106,16 @@ def test_fuzz(package: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", ["gaussian_gram", "gram_stack", "double_center", "nhsic", "coco", "bad_input"]
+    "op",
+    [
+        "gaussian_gram",
+        "gram_stack",
+        "double_center",
+        "nhsic",
+        "coco",
+        "permuted_products",
+        "bad_input",
+    ],
 )
 def test_op_tests(package: Path, op: str) -> None:
     """The op's own tests, with the package that is on the path."""

@@ -5,9 +5,12 @@ from bido_ext._library import load_kernels
 from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops.cka import cka
 from bido_ext.ops.coco import coco
+from bido_ext.ops.distance_covariance import distance_correlation, distance_covariance
 from bido_ext.ops.double_center import double_center
 from bido_ext.ops.gaussian_gram import gaussian_gram
 from bido_ext.ops.hsic import hsic
+from bido_ext.ops.independence_test import IndependenceTest, independence_test
+from bido_ext.ops.mmd import mmd
 from bido_ext.ops.kernels import (
     Energy,
     Gaussian,
@@ -25,6 +28,7 @@ from bido_ext.ops.plan import Plan, plan
 __all__ = [
     "Energy",
     "Gaussian",
+    "IndependenceTest",
     "InverseMultiquadric",
     "Kernel",
     "Laplacian",
@@ -36,9 +40,13 @@ __all__ = [
     "WorkspaceError",
     "cka",
     "coco",
+    "distance_correlation",
+    "distance_covariance",
     "double_center",
     "gaussian_gram",
     "hsic",
+    "independence_test",
+    "mmd",
     "nhsic",
     "plan",
 ]

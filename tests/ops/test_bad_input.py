@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bido_ext as bx
+from bido_ext.reference.gram_stack import GRAM, LABELS
 
 X = torch.rand(6, 4)
 Y = torch.arange(6) % 3
@@ -105,7 +106,7 @@ def test_words_and_numbers() -> None:
 def test_kernels_guard_memory_below_python() -> None:
     with pytest.raises(RuntimeError, match="must be square"):
         torch.ops.bido_ext.double_center(torch.ones(2, 3))
-    ones, gram_kinds = torch.ones(2, dtype=torch.float64), [4, 4]
+    ones, gram_kinds = torch.ones(2, dtype=torch.float64), [GRAM, GRAM]
     hsic, pair = torch.ops.bido_ext.hsic, ([0], [1], False, 8, -1)
     with pytest.raises(RuntimeError, match="variables must have the same rows"):
         hsic([torch.ones(2, 2), torch.ones(3, 3)], ones, gram_kinds, *pair)
@@ -118,7 +119,7 @@ def test_kernels_guard_memory_below_python() -> None:
     with pytest.raises(RuntimeError, match="must have one length"):
         torch.ops.bido_ext.gram_stack([X, X], ones[:1], [0, 0])
     with pytest.raises(RuntimeError, match="labels must be int64"):
-        torch.ops.bido_ext.gram_stack([X, Y.int()], ones, [0, 3])
+        torch.ops.bido_ext.gram_stack([X, Y.int()], ones, [0, LABELS])
     with pytest.raises(RuntimeError, match="accumulate in the same dtype"):
         torch.ops.bido_ext.gram_stack([X, X.double()], ones, [0, 0])
     with pytest.raises(RuntimeError, match=r"grad and stack must be \(m, n, n\)"):

@@ -98,7 +98,7 @@ def launch_group(
     x, z = (torch.zeros(n, d, dtype=dtype) for d in dims)
     labels = torch.zeros(n, dtype=torch.int64)
     parameters = torch.ones(3, dtype=torch.float64)
-    group, kinds = [x, z, labels], [0, 0, 3]
+    group, kinds = [x, z, labels], [GAUSSIAN, GAUSSIAN, LABELS]
     K = gaussian_gram.gaussian_gram(x, parameters[:1], False)
     gaussian_gram.gaussian_gram_backward(K, K, x, parameters[:1], False)
     double_center.double_center(K)
