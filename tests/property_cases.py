@@ -190,7 +190,7 @@ def truth(case: Case, x: Tensor, y: Tensor) -> Truth:
     value, bound, firm = _measure(case, K, L)
     (G,) = torch.autograd.grad(value, K)
     # Of a constant variable what is left is round-off, of numbers as large as the entries of L.
-    size = G.abs() + 1e-9 * L.abs().amax() / case.n**2
+    size = G.abs() + 1e-8 * L.abs().amax() / case.n**2
     if case.measure == "nhsic":  # an inverse is right in its norm: to 1e-7 of it
         size = size + 0.1 * G.abs().amax()
     if case.measure == "cka":  # the difference of two terms, equal where cka is 1
@@ -314,7 +314,7 @@ def _nhsic_in_50_digits(
         size = float(terms.norm())
         if isinstance(K_of, bx.Linear):
             PX = P * X
-            size = float(gradient.norm()) + 1e-6 * float(
+            size = float(gradient.norm()) + 0.1 * float(
                 mpmath.mnorm(PX, "f") * mpmath.mnorm(T, "f")
             )
         return Truth(float(value), gradient, float(n - 1), size)

@@ -46,6 +46,24 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
     )
 
 
+def check_statistic(name: str, value: Tensor, narrow: Tensor, **features: Tensor) -> None:
+    """Raises if a number of some samples is not finite, or not in the dtype that is returned.
+
+    Only where looking is free: on the CPU, and not under torch.compile.
+    """
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(narrow)):
+        return
+    bad = [name for name, x in features.items() if not bool(torch.isfinite(x).all())]
+    if bad:
+        raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: {name} is undefined.")
+    if bool(torch.isfinite(value)):
+        raise ValueError(
+            f"{name} is {float(value.detach()):g}, which float32 does not hold: pass float64, or scale the "
+            "features down."
+        )
+    raise ValueError(f"{name} overflows although the features are finite: scale them down.")
+
+
 def _of_ridge(name: str, v: Tensor, parameter: Tensor, kind: int, eps: float) -> str:
     n = v.shape[0]
     if kind == LINEAR:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bido_ext.ops._transforms import through_transforms, transforms_active
-from bido_ext.ops._validate import check_choice, check_features, check_finite_result
+from bido_ext.ops._validate import check_choice, check_features
+from bido_ext.ops._why import check_statistic
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.hsic import ESTIMATORS
 from bido_ext.ops.kernels import Gaussian, Kernel
@@ -74,7 +75,7 @@ def mmd(
         else:
             within = sums[0] / n**2 + sums[1] / m**2
         value = within - 2 * sums[2] / (n * m)
-    check_finite_result(value, x=x, y=y)
+    check_statistic("mmd", value, value.to(dtype), x=x, y=y)
     return value.to(dtype)
 
 

@@ -25,6 +25,8 @@ FARTHEST = 16.0
 FARTHEST_MULTIQUADRIC = 128.0
 #: Of float32: K = 1 + e keeps its digits only where it is not small.
 SMALLEST_MEAN = 0.02
+#: Of float32 and the linear kernel: the largest squared norm against the median.
+LARGEST_OUTLIER = 100.0
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
 SMALLEST, LARGEST = 1e-30, 1e30
 #: Of nhsic: the round-off of K against eps n. Where float64 is no second try, float32 may be as coarse as that.
@@ -40,7 +42,9 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     size = E.abs().amax()
     extreme = ~((size >= SMALLEST) & (size <= LARGEST))
     if kind == LINEAR:
-        return extreme
+        norms = E.diagonal()
+        outlier = norms.amax() > LARGEST_OUTLIER * norms.median()
+        return extreme | outlier if E.device.type == "cpu" else extreme
     if E.device.type != "cpu":
         return size.isnan()
     if kind in NOT_SMOOTH:  # float64 makes near distances from differences

@@ -30,6 +30,10 @@ constexpr double kSmallestMean = 0.02;
 // Of float32: products of smaller norms lose digits to the smallest float.
 constexpr double kSmallestNorm = 1e-30, kLargestNorm = 1e30;
 
+// Of float32 and the linear kernel: the largest norm against the median. Products with an outlier are nearly
+// the same for all other rows, and centering leaves their difference.
+constexpr double kLargestOutlier = 100;
+
 // norms [n]: squared norms of the centered rows; sums [n]: of the rows of the Gram matrix up to centering,
 // the diagonal is 0. NaN is never resolved.
 template <typename T>
@@ -45,7 +49,11 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   if (std::is_same_v<T, double>) return true;
   if (std::isnan(total)) return false;
   if (!(largest >= kSmallestNorm && largest <= kLargestNorm)) return false;
-  if (v.kind == KernelKind::linear) return true;
+  if (v.kind == KernelKind::linear) {
+    std::vector<T> ordered(norms, norms + n);
+    std::nth_element(ordered.begin(), ordered.begin() + n / 2, ordered.end());
+    return largest <= kLargestOutlier * static_cast<double>(ordered[n / 2]);
+  }
   if (v.kind == KernelKind::energy) return true;
   const double gamma = v.kind == KernelKind::inverse_multiquadric ? 1 : v.exact_parameter;
   // Of the Laplacian kernel, in distances and not in their squares.

@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from bido_ext.reference.gram_stack import GAUSSIAN, LABELS
 from bido_ext.triton_kernels import (
     double_center,
     features,
@@ -115,7 +116,7 @@ def launches_of_a_step() -> dict[str, list[str]]:
     """The kernels of value and gradient of one BiDO step with HSIC, VGG16 shapes, n = 64."""
     n, dims = 64, [12288, 65536, 32768, 16384, 8192, 2048]
     group = [torch.zeros(n, d) for d in dims] + [torch.zeros(n, dtype=torch.int64)]
-    parameters, kinds = torch.ones(7, dtype=torch.float64), [0] * 6 + [3]
+    parameters, kinds = torch.ones(7, dtype=torch.float64), [GAUSSIAN] * 6 + [LABELS]
     pairs = ([j for j in range(1, 6) for _ in range(2)], [0, 6] * 5)
     with compiling(90) as compiled:
         values, sums, kept = hsic.hsic(group, parameters, kinds, *pairs, False, 512, -1)
