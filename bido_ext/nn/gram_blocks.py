@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bido_ext.ops.group import Pairs
 from bido_ext.reference.gram_stack import GAUSSIAN, LABELS, LINEAR
+from bido_ext.reference.resolution import far_or_extreme
 from bido_ext.reference.kernel_entries import entry_of_distance, scalar, weight_of_entry
 
 
@@ -66,6 +67,15 @@ def gram_block(
     if kind == GAUSSIAN:  # in place
         return D.mul_(-scalar(parameter).to(dtype)).expm1_()
     return entry_of_distance(D, parameter.to(dtype), kind)
+
+
+def nan_if_unresolved(E: Tensor, kind: int) -> Tensor:
+    """0, or NaN where float32 does not hold the block E (r, c) of a Gram matrix; 0-d float64.
+
+    Added to the row sums it reaches the values on all ranks: no number rather than a wrong one.
+    """
+    bad = far_or_extreme(E, kind) & (E != 0).any()  # nothing but 0 is a dead layer
+    return torch.where(bad, torch.nan, 0.0).to(torch.float64)
 
 
 def weight_block(G: Tensor, E: Tensor, same: slice | None, parameter: Tensor, kind: int) -> Tensor:

@@ -18,7 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bido_ext.nn.gram_blocks import gradient_of_gram, gram_block, partner_weights
+from bido_ext.nn.gram_blocks import (
+    gradient_of_gram,
+    gram_block,
+    nan_if_unresolved,
+    partner_weights,
+)
 from bido_ext.nn.ready_gradients import with_ready_gradients
 from bido_ext.nn.ring_grams import GramGradient, RingGrams
 from bido_ext.nn.row_panels import exchange_sums, hsic_of_sums
@@ -137,9 +142,11 @@ class _RingHsic:
         grams = self.grams
         products = grams.group.parameters.new_zeros(len(pairs.first))
         sums = products.new_zeros((len(grams.group.kinds), grams.count))
-        for rows, _, E in grams.first_trip():
+        for rows, columns, E in grams.first_trip():
             for v, gram in enumerate(E):
                 sums[v, rows] += gram.sum(1, dtype=torch.float64)
+                if grams.group.n > 1 and columns.stop - columns.start > 1:
+                    sums[v, rows] += nan_if_unresolved(gram, grams.group.kinds[v])
             for p, (a, b) in enumerate(zip(*pairs, strict=True)):
                 products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
         self.sums, products = exchange_sums(grams.shards, grams.handle, sums, products)

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from bido_ext.nn.gram_blocks import (
     gradient_of_gram,
     gram_block,
+    nan_if_unresolved,
     partner_weights,
     rows_of,
     weight_block,
@@ -83,9 +84,9 @@ class _RowPanels(torch.autograd.Function):
             for rows in blocks_of_rows(start, count, panels.block):
                 E = _grams(group, rows)
                 for v, gram in enumerate(E):
-                    sums[v, rows.start - start : rows.stop - start] = gram.sum(
-                        1, dtype=torch.float64
-                    )
+                    here = slice(rows.start - start, rows.stop - start)
+                    sums[v, here] = gram.sum(1, dtype=torch.float64)
+                    sums[v, here] += nan_if_unresolved(gram, group.kinds[v])
                 for p, (a, b) in enumerate(zip(*panels.pairs, strict=True)):
                     products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
             sums, products = exchange_sums(shards, panels.handle, sums, products)

@@ -36,24 +36,35 @@ NHSIC_FLOAT32, NHSIC_FLOAT64, NHSIC_COARSE = 1e-4, 1e-6, 3e-3
 def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     """Whether float32 does not hold E (n, n) of features; a 0-d bool tensor. float64 does."""
     n = E.shape[-1]
-    nothing = torch.zeros((), dtype=torch.bool, device=E.device)
     if E.dtype == torch.float64 or kind >= LABELS or n < 2:
-        return nothing
+        return torch.zeros((), dtype=torch.bool, device=E.device)
+    bad = far_or_extreme(E, kind)
+    if E.device.type != "cpu":
+        return bad
+    if kind == LINEAR:
+        norms = E.diagonal()
+        return bad | (norms.amax() > LARGEST_OUTLIER * norms.median())
+    if kind in NOT_SMOOTH:  # float64 makes near distances from differences
+        return torch.ones_like(bad)
+    return bad | (1 + E.sum(dtype=torch.float64) / (n * (n - 1)) < SMALLEST_MEAN)
+
+
+def far_or_extreme(E: Tensor, kind: int) -> Tensor:
+    """Whether entries of a Gram matrix of features, or of a block of it, are beyond float32; 0-d bool."""
+    if E.dtype == torch.float64 or kind >= LABELS or E.numel() == 0:
+        return torch.zeros((), dtype=torch.bool, device=E.device)
     size = E.abs().amax()
     extreme = ~((size >= SMALLEST) & (size <= LARGEST))
     if kind == LINEAR:
-        norms = E.diagonal()
-        outlier = norms.amax() > LARGEST_OUTLIER * norms.median()
-        return extreme | outlier if E.device.type == "cpu" else extreme
+        return extreme
     if E.device.type != "cpu":
         return size.isnan()
-    if kind in NOT_SMOOTH:  # float64 makes near distances from differences
-        return ~nothing
-    mean = 1 + E.sum(dtype=torch.float64) / (n * (n - 1))
+    if kind in NOT_SMOOTH:
+        return extreme
     far = size > -math.expm1(-FARTHEST)
     if kind != GAUSSIAN:  # of the inverse multiquadric K^-2 = 1 + D
         far = (1 - size).square() * FARTHEST_MULTIQUADRIC < 1
-    return extreme | far | (mean < SMALLEST_MEAN)
+    return extreme | far
 
 
 def too_coarse_for_ridge(E: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
