@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bido_ext.ops.group import Pairs
 from bido_ext.reference.gram_stack import GAUSSIAN, LABELS, LINEAR
-from bido_ext.reference.resolution import far_or_extreme
 from bido_ext.reference.kernel_entries import entry_of_distance, scalar, weight_of_entry
+from bido_ext.reference.resolution import far_or_extreme
 
 
 class Rows(NamedTuple):

@@ -10,7 +10,6 @@ from bido_ext.ops.double_center import double_center
 from bido_ext.ops.gaussian_gram import gaussian_gram
 from bido_ext.ops.hsic import hsic
 from bido_ext.ops.independence_test import IndependenceTest, independence_test
-from bido_ext.ops.mmd import mmd
 from bido_ext.ops.kernels import (
     Energy,
     Gaussian,
@@ -22,6 +21,7 @@ from bido_ext.ops.kernels import (
     Polynomial,
     RationalQuadratic,
 )
+from bido_ext.ops.mmd import mmd
 from bido_ext.ops.nhsic import nhsic
 from bido_ext.ops.plan import Plan, plan
 

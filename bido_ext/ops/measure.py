@@ -54,8 +54,8 @@ class Measure:
             return
         if bool(torch.isfinite(value)):
             raise ValueError(
-                f"{self.name} is {float(value.detach()):g}, which float32 does not hold: pass float64, or scale the "
-                "features down."
+                f"{self.name} is {float(value.detach()):g}, which float32 does not hold: pass float64, "
+                "or scale the features down."
             )
         raise ValueError(why_not_finite(group, ["x", "y"], self.eps))
 
