@@ -26,6 +26,7 @@ from benchmarks.results import Record, default_path, save
 from bido_ext import _serve
 from bido_ext._precision import tf32_allowed
 from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
+from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
 
 IMPLEMENTATIONS = ("reference", "triton", "cuda")
 #: (n, widths): the step of VGG16 and pairs of large batches, what tells most first.
@@ -63,7 +64,7 @@ def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) ->
     return Step(
         [*group, (torch.arange(n) % max(2, n // 4)).to(device)],
         parameters.to(device),
-        [0] * labels + [3],
+        [GAUSSIAN] * labels + [LABELS],
         [i for i in layers for _ in (0, 1)],
         [0, labels] * len(layers),
         layers,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 Functions = Mapping[str, Callable[..., object]]
 #: The functions that stand or fall together.
@@ -115,7 +116,7 @@ def _gram_stack(
     linear = TOLERANCES["tf32"] if tf32 else (values, grads)
     allowed = [(values, grads), linear, (values, grads)]
     half = max(1, d // 2)
-    kinds = [0, 1, 2]
+    kinds = [GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC]
     parameters = torch.tensor([1 / (50 * d), 1.0, 1.0], dtype=torch.float64)
     wide = [x.double().requires_grad_() for _ in kinds]
     views = [wide[0], wide[1][:, :half], wide[2][:, :half]]
@@ -147,7 +148,7 @@ def _hsic(f: Functions, x: Tensor, device: torch.device, values: float, grads: f
     labels = torch.arange(n) % 3
     z = (x * torch.rand((1, d), generator=torch.Generator().manual_seed(2))).to(x.dtype)
     parameters = torch.tensor([1 / (50 * d), 1 / (50 * d), 1.0], dtype=torch.float64)
-    kinds, first, second = [0, 0, 3], [1, 1], [0, 2]
+    kinds, first, second = [GAUSSIAN, GAUSSIAN, LABELS], [1, 1], [0, 2]
     there = [x.to(device), z.to(device), labels.to(device)]
     wide = z.double().requires_grad_()
     stack = reference.gram_stack([x.double(), wide, labels], parameters, kinds)
@@ -183,7 +184,7 @@ def _nhsic(f: Functions, x: Tensor, device: torch.device, values: float, grads: 
     labels = torch.arange(n) % 3
     z = (x * torch.rand((1, d), generator=torch.Generator().manual_seed(2))).to(x.dtype)
     parameters = torch.tensor([1 / (50 * d), 1 / (50 * d), 1.0], dtype=torch.float64)
-    kinds, first, second, eps = [0, 0, 3], [1, 1], [0, 2], 1e-5
+    kinds, first, second, eps = [GAUSSIAN, GAUSSIAN, LABELS], [1, 1], [0, 2], 1e-5
     there = [x.to(device), z.to(device), labels.to(device)]
     wide = z.double().requires_grad_()
     stack = reference.gram_stack([x.double(), wide, labels], parameters, kinds)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from bido_ext import _serve, reference
 from bido_ext._self_check import TOLERANCES
+from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 Functions = Mapping[str, Callable[..., Any]]
-GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS = range(4)
 #: A single entry may be this many times as wrong, beside the largest: one that nobody wrote is far more.
 ONE_ENTRY = 8.0
 

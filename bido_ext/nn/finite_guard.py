@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from bido_ext.ops._validate import readable
+
 #: Where no rank has the whole batch at hand.
 SOME_REASON = (
     "products of its features overflow, or its Gram matrix is not resolved beside the ridge of nhsic. Scale "
@@ -32,9 +34,9 @@ class FiniteGuard:
         self.enabled = enabled
         self.steps = 0
 
-    def looks_at(self, device: torch.device) -> bool:
-        """Whether values on the device are looked at."""
-        return device.type == "cpu" if self.enabled is None else self.enabled
+    def looks_at(self, values: Tensor) -> bool:
+        """Whether such values are looked at."""
+        return readable(values) if self.enabled is None else self.enabled
 
     def check(
         self,
@@ -57,7 +59,7 @@ class FiniteGuard:
         if torch.compiler.is_compiling():
             return
         self.steps += 1
-        if not self.looks_at(total.device) or bool(torch.isfinite(total).all()):
+        if not self.looks_at(total) or bool(torch.isfinite(total).all()):
             return
         where = f"step {self.steps}"
         for name, tensor in inputs.items():

@@ -151,7 +151,7 @@ class MicroBatchedBiDO:
         outputs: list[Any] = []
         prints: list[Fingerprint] = []
         devices = devices_of(self.model, x)
-        looks = self.criterion._guard.looks_at(x.device)
+        looks = self.criterion._guard.looks_at(x)
         for rows in self._parts(len(x)):
             restores.append(generator_states(devices))
             output = self.model(x[rows])

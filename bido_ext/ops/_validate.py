@@ -10,6 +10,17 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def readable(*tensors: Tensor) -> bool:
+    """Whether looking at values is free and possible: on the CPU, outside of torch.compile, and not where
+    they are traced or fake (make_fx, FakeTensorMode and other dispatch modes)."""
+    return (
+        all(t.device.type == "cpu" for t in tensors)
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not any(isinstance(t, torch._subclasses.FakeTensor) for t in tensors)
+    )
+
+
 def is_labels(y: Tensor) -> bool:
     """Whether y is a vector of integer class labels."""
     return y.dtype in INTEGERS
@@ -95,7 +106,7 @@ def check_labels(y: Tensor, name: str, num_classes: int | None) -> Tensor:
             f"{_one_dim(y, name)}."
         )
     # Reading a device tensor's values would stop the host; torch.compile cannot branch on them.
-    if y.device.type == "cpu" and not torch.compiler.is_compiling() and y.numel() > 0:
+    if readable(y) and y.numel() > 0:
         low, high = int(y.min()), int(y.max())
         if low < 0 or (num_classes is not None and high >= num_classes):
             allowed = f"0..{num_classes - 1}" if num_classes is not None else "non-negative"

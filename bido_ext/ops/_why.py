@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bido_ext.ops._validate import readable
 from bido_ext.ops.group import Group
 from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, gram_up_to_centering
@@ -51,7 +52,7 @@ def check_statistic(name: str, value: Tensor, narrow: Tensor, **features: Tensor
 
     Only where looking is free: on the CPU, and not under torch.compile.
     """
-    if value.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(narrow)):
+    if not readable(value) or bool(torch.isfinite(narrow)):
         return
     bad = [name for name, x in features.items() if not bool(torch.isfinite(x).all())]
     if bad:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bido_ext.ops._validate import check_positive
+from bido_ext.ops._validate import check_positive, readable
 from bido_ext.reference.gaussian_gram import squared_distances
 
 Sigma = float | int | str | Tensor
@@ -35,7 +35,7 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
             )
         if sigma.requires_grad:
             raise ValueError(f"{name} requires a gradient, which is not supported: detach it.")
-        if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
+        if readable(sigma):
             check_positive(float(sigma), name)
         return sigma
     value = check_positive(sigma, name)

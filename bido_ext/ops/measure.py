@@ -16,6 +16,7 @@ from bido_ext.ops._validate import (
     check_num_classes,
     check_same_samples,
     is_labels,
+    readable,
 )
 from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.bandwidth import Sigma
@@ -138,7 +139,7 @@ def measure_pair(
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     narrow = value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
     # Looking at one number is free on the CPU; elsewhere, and under torch.compile, it would stop the host.
-    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(value):
         measure.check(value, narrow, group)
     return narrow
 

@@ -10,7 +10,6 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from bido_ext.ops._plan_arguments import (
 from bido_ext.ops._validate import FLOATS, check_choice
 from bido_ext.ops.exchange import exchange_of_ring, exchange_of_step
 from bido_ext.ops.group import Group
+from bido_ext.ops.host_memory import free_host_memory
 from bido_ext.ops.ring_memory import (
     EXCHANGES,
     GIB,
@@ -317,9 +317,4 @@ def free_memory(device: str) -> int:
     """Free bytes of a device, as the operating system or the driver reports them."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 8 * GIB  # unknown system: assume a small one
+    return free_host_memory()

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import bido_ext as bx
 from bido_ext import _C
+from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR
 
 N = 12
-FIRST, SECOND, WANTED, KINDS = [0, 0, 1], [1, 2, 2], [0, 1], [0, 1, 3]
+FIRST, SECOND, WANTED, KINDS = [0, 0, 1], [1, 2, 2], [0, 1], [GAUSSIAN, LINEAR, LABELS]
 
 
 def views_of(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:

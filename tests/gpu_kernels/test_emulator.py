@@ -9,6 +9,8 @@ import pytest
 import torch
 from cuda_emulator import build
 
+from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
+
 BLOCK = 256
 
 
@@ -67,7 +69,7 @@ def vgg16_step(n: int = 64) -> tuple[list[torch.Tensor], torch.Tensor, list[int]
     widths = [96, 512, 256, 128, 64, 16]
     group = [torch.rand(n, d) for d in widths]
     parameters = torch.tensor([1 / (50 * d) for d in widths] + [1.0], dtype=torch.float64)
-    return [*group, torch.arange(n) % 16], parameters, [0] * 6 + [3]
+    return [*group, torch.arange(n) % 16], parameters, [GAUSSIAN] * 6 + [LABELS]
 
 
 FIRST, SECOND = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5], [0, 6] * 5

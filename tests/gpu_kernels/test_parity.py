@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext.reference.kernel_entries import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 ops = importlib.import_module("bido_ext.ops.hsic")
 ops_stack = importlib.import_module("bido_ext.ops.gram_stack")
 
-GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM = range(5)
 #: Relative errors allowed: values, gradients. Half-precision gradients are rounded to their dtype.
 TOLERANCE = {torch.float32: (2e-6, 1e-5), torch.bfloat16: (1e-5, 8e-3), torch.float16: (1e-5, 1e-3)}
 SHAPES = [(1, 1), (2, 3), (17, 33), (40, 130)]
@@ -261,7 +261,7 @@ def test_nhsic_of_features_that_are_not_numbers_is_not_a_number(cuda_kernels: An
     args = (
         [x, torch.arange(10) % 2],
         torch.ones(2, dtype=torch.float64),
-        [0, 3],
+        [GAUSSIAN, LABELS],
         [0],
         [1],
         1e-5,
