@@ -84,7 +84,8 @@ class Coco {
     return CenteredGram<T>(grams_.gram(v), group_[v].is_gram(), n_);
   }
   LabelProduct label_product(int64_t v) const {
-    return LabelProduct(static_cast<const int64_t*>(group_[v].data.const_data_ptr()), group_[v].exact_parameter, n_);
+    return LabelProduct(static_cast<const int64_t*>(group_[v].data.const_data_ptr()),
+                        group_[v].exact_parameter, n_);
   }
   bool is_wanted(int64_t v) const { return grams_.place_of_wanted(v) >= 0; }
 

@@ -54,8 +54,7 @@ BIDO_VECTORIZE void copy_strips(const In* row, const In* origin, Out* out, int64
                                 int64_t stride) {
   for (int64_t s = 0; s < count; ++s)
     for (int64_t j = 0; j < strip; ++j)
-      out[s * stride + j] =
-          static_cast<Out>(row[s * strip + j]) - static_cast<Out>(origin[s * strip + j]);
+      out[s * stride + j] = static_cast<Out>(row[s * strip + j]) - static_cast<Out>(origin[s * strip + j]);
 }
 
 template <typename In, typename Out>
@@ -65,8 +64,7 @@ BIDO_VECTORIZE void add_to_row(const In* row, Out* out, int64_t width) {
 
 template <typename In, typename T>
 BIDO_VECTORIZE void subtract_scaled_row(const In* row, const In* origin, T weight, T* out, int64_t width) {
-  for (int64_t j = 0; j < width; ++j)
-    out[j] -= weight * (static_cast<T>(row[j]) - static_cast<T>(origin[j]));
+  for (int64_t j = 0; j < width; ++j) out[j] -= weight * (static_cast<T>(row[j]) - static_cast<T>(origin[j]));
 }
 
 template <typename In, typename T>

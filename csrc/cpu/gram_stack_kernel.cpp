@@ -97,8 +97,7 @@ std::vector<Tensor> gram_stack_backward_cpu(Tensor grad, Tensor stack, std::vect
 
 // bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
-  m.def(
-      "gram_stack(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor");
+  m.def("gram_stack(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor");
   m.def(
       "gram_stack_backward(Tensor grad, Tensor stack, Tensor[] variables, Tensor parameters, int[] kinds)"
       " -> Tensor[]");

@@ -250,7 +250,8 @@ std::vector<Tensor> backward(const std::vector<Variable<T>>& group, const Pairs&
   GramTiles<T> tiles(group, tile, kept);
   tiles.reuse();
   std::vector<HsicGradient<T>> gradients;
-  for (int64_t own : wanted) gradients.emplace_back(group, pairs, own, grads, sums, unbiased, T(tiles.minus_one(own) ? 1 : 0));
+  for (int64_t own : wanted)
+    gradients.emplace_back(group, pairs, own, grads, sums, unbiased, T(tiles.minus_one(own) ? 1 : 0));
   // Without features there is nothing to make again.
   if (!tiles.keeps_all() && kept.size(0) > 0) {
     for (size_t v = 0; v < group.size(); ++v)

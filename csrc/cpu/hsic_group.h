@@ -34,9 +34,10 @@ bool keeps_minus_one(const Variable<T>& v, const T* norms, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(norms[i]);
   const double distance = 2 * sum / static_cast<double>(n);  // on average
-  return kernel_of_distance(v.kind, distance, Variable<double>{v.data, v.kind, v.exact_parameter,
-                                                               v.exact_parameter, v.alpha}
-                                                  .parameters()) > kSmallKernel;
+  return kernel_of_distance(
+             v.kind, distance,
+             Variable<double>{v.data, v.kind, v.exact_parameter, v.exact_parameter, v.alpha}.parameters()) >
+         kSmallKernel;
 }
 
 template <typename T>
@@ -80,8 +81,7 @@ class GramTiles {
     filled_ = true;
     for (size_t v = 0; v < group_.size() && keeps_all(); ++v)
       minus_one_[v] = !group_[v].is_features() || group_[v].kind == KernelKind::linear ||
-                      group_[v].kind == KernelKind::energy ||
-                      stores_[v].data[0] != T(1);
+                      group_[v].kind == KernelKind::energy || stores_[v].data[0] != T(1);
   }
   // Whether entries are K - 1, and not K.
   bool minus_one(size_t v) const { return minus_one_[v]; }

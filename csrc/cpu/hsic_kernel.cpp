@@ -205,6 +205,4 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
       " int[] kinds, int[] first, int[] second, bool unbiased, int tile, int[] wanted) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) {
-  m.impl("hsic", TORCH_BOX(&bido::hsic_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(bido_cpu, CPU, m) { m.impl("hsic", TORCH_BOX(&bido::hsic_cpu)); }

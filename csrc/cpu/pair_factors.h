@@ -76,8 +76,8 @@ PairFactors factor_pairs(const char* op, const std::vector<Tensor>& variables, c
                                    : other_factors.get() + (place[v] - kept_factors) * size;
   };
   const auto make_factor = [&](int64_t v, RowBuffer<double>* work) {
-    factorise(
-        FactorRequest<T>{v, group[v], group[v].exact_parameter, grams.gram(v), grams.place_of_wanted(v), factor(v), work});
+    factorise(FactorRequest<T>{v, group[v], group[v].exact_parameter, grams.gram(v), grams.place_of_wanted(v),
+                               factor(v), work});
   };
   const auto sum = [&](int64_t p) { value[p] = inner_product(factor(first[p]), n, factor(second[p]), n, n); };
   if (few) {

@@ -32,9 +32,9 @@ struct PanelPart {
   int64_t depth;
 };
 
-// Rows out_row.. of `out` (+)= panel [rows, depth] times rows x_begin.. of x less row 0. The panel is given in segments
-// of `segment` rows: part(row, k) is the stretch of the segment that begins at `row`, from depth k on. Its
-// buffers are readable up to whole steps of rows. `out` has contiguous rows in any floating dtype.
+// Rows out_row.. of `out` (+)= panel [rows, depth] times rows x_begin.. of x less row 0. The panel is given
+// in segments of `segment` rows: part(row, k) is the stretch of the segment that begins at `row`, from depth
+// k on. Its buffers are readable up to whole steps of rows. `out` has contiguous rows in any floating dtype.
 template <typename T, typename Part>
 void multiply_panel(int64_t rows, int64_t segment, int64_t depth, const Part& part, const Tensor& x,
                     int64_t x_begin, const Tensor& out, int64_t out_row, bool accumulate) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether a dtype resolves the Gram matrix of a variable. What float32 does not, a kernel answers with NaN; the
-// caller asks again in float64 (bido_ext/_float64.py), which makes near distances from differences (gram.h).
+// Whether a dtype resolves the Gram matrix of a variable. What float32 does not, a kernel answers with NaN;
+// the caller asks again in float64 (bido_ext/_float64.py), which makes near distances from differences
+// (gram.h).
 //
 // With u the round-off, the error of an entry is about u s (N_i + N_j), N_i the squared norm of the centered
 // row and s = |de/dD|: gamma K (Gaussian), K^3 / 2 (inverse multiquadric). N_i is large against the distances
@@ -57,7 +58,8 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   if (v.kind == KernelKind::energy) return true;
   const double gamma = v.kind == KernelKind::inverse_multiquadric ? 1 : v.exact_parameter;
   // Of the Laplacian kernel, in distances and not in their squares.
-  const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma, count = static_cast<double>(n);
+  const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma,
+               count = static_cast<double>(n);
   if (!(scale >= kSmallestNorm && scale <= kLargestNorm && scale * largest >= kSmallestNorm)) return false;
   const double mean = 1 + total / (count * (count - 1));  // of K beside the diagonal
   const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;

@@ -48,8 +48,8 @@ inline ScalarType group_dtype(const std::vector<Tensor>& variables, const std::v
 template <typename T>
 std::vector<Variable<T>> make_group(const char* op, const std::vector<Tensor>& variables,
                                     const Tensor& parameters, const std::vector<int64_t>& kinds) {
-  STD_TORCH_CHECK(!variables.empty() && variables.size() == kinds.size() &&
-                      parameters.dim() >= 1 && parameters.size(0) == static_cast<int64_t>(variables.size()),
+  STD_TORCH_CHECK(!variables.empty() && variables.size() == kinds.size() && parameters.dim() >= 1 &&
+                      parameters.size(0) == static_cast<int64_t>(variables.size()),
                   op, ": variables, parameters and kinds must have one length");
   STD_TORCH_CHECK(parameters.scalar_type() == ScalarType::Double && parameters.is_contiguous(), op,
                   ": parameters must be contiguous float64");

@@ -138,6 +138,9 @@ FeatureList features_of(const char* op, const std::vector<Tensor>& variables, co
   STD_TORCH_CHECK(list.n >= 1 && list.n <= kMostRowsOfFeatures, op, ": the rows must be 1 to ",
                   kMostRowsOfFeatures, ", got ", list.n);
   for (size_t v = 0; v < variables.size(); ++v) {
+    STD_TORCH_CHECK(
+        kinds[v] <= static_cast<int64_t>(KernelKind::inverse_multiquadric) || !is_features(kinds[v]), op,
+        ": the kernels of the GPU are the Gaussian, linear and inverse multiquadric ones");
     const bool labels = kinds[v] == static_cast<int64_t>(KernelKind::labels);
     STD_TORCH_CHECK(kinds[v] >= 0 && kinds[v] <= static_cast<int64_t>(KernelKind::gram) &&
                         variables[v].dim() == (labels ? 1 : 2) && variables[v].size(0) == list.n,
