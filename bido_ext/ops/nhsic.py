@@ -24,20 +24,13 @@ from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_s
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
-from bido_ext.ops.kernels import Kernel, same_class
+from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
+from bido_ext.ops.nhsic_factors import factor, factorise, is_unresolved, label_factor
 from bido_ext.ops.plan import check_algebra_fits
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
-from bido_ext.reference.resolution import (
-    nan_where_unresolved,
-    too_coarse_for_ridge,
-    unresolved,
-)
-
-#: Against c (csrc/cpu/nhsic_factors.h has the same).
-SMALLEST_GRAM = 1e-8
 
 
 def nhsic(
@@ -94,50 +87,6 @@ class NhsicMeasure(Measure):
         )[0]  # fmt: skip
 
 
-def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.dtype) -> Tensor:
-    """S of Kc = scale H [y_i = y_j] H in closed form: no factorisation.
-
-    With c' = c / scale, Y one-hot and Yc = H Y, S = Yc (Yc'Yc + c' I)^-1 Yc' and Yc'Yc = diag(n_c) -
-    n_c n_c'/n is diagonal plus rank one. By Sherman-Morrison, with g_i = c' / (n_{y_i} + c') for sample i:
-    S = H ([y_i = y_j] / (n_{y_i} + c')) H + (g - mean g)(g - mean g)' / (n mean g).
-    """
-    n = labels.shape[0]
-    ridge = c / scale
-    same = same_class(labels, torch.float64)
-    class_sizes = same.sum(1)  # of each sample's own class
-    weight = 1 / (class_sizes + ridge)
-    # Rows of [y_i = y_j] / (n_{y_i} + c) sum to n_{y_i} / (n_{y_i} + c) = 1 - g_i.
-    g = ridge * weight
-    offset = g - g.mean()
-    S = same.mul_(weight[:, None])
-    S.add_(offset[:, None] / n).add_(offset[None, :] / n).sub_((1 - g.mean()) / n)
-    return S.add_(torch.outer(offset, offset / g.sum())).to(dtype)
-
-
-def factorise(stack: Tensor, c: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """P and the Cholesky factor of Kc + c I, of Gram matrices up to centering (b, n, n)."""
-    ridge = center_stack(stack, dtype)
-    ridge.diagonal(dim1=-2, dim2=-1).add_(c)
-    # _ex: no host sync for an error check; a failed factorisation turns into NaN.
-    cholesky, info = torch.linalg.cholesky_ex(ridge)
-    cholesky.masked_fill_((info != 0)[:, None, None], float("nan"))
-    return torch.cholesky_inverse(cholesky), cholesky
-
-
-def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
-    """S of each Gram matrix, from its inverse or, in float32, where I - c P cancels, by the solve form."""
-    if P.dtype == torch.float64:
-        S = P * -c
-        S.diagonal(dim1=-2, dim2=-1).add_(1)
-        # Beside a K that is small against c, I - c P cancels; S is K / c there, to as many digits.
-        small = (
-            torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
-        )
-        return torch.where(small[:, None, None], center_stack(stack, P.dtype).div_(c), S)
-    S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
-    return (S + S.mT) / 2
-
-
 def _default(
     variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
     second: Sequence[int], eps: float, wide: bool, wanted: Sequence[int],
@@ -159,7 +108,7 @@ def _default(
                 bad[i] = made.unresolved
             elif i not in wanted:
                 E = gram_stack_of(variables, parameters, kinds, [i])
-                bad[i] = _unresolved(E[0], kind, eps, dtype)
+                bad[i] = is_unresolved(E[0], kind, eps, dtype)
                 factors[i] = factor(E, *factorise(E, c, dtype), c)[0]
         values = parameters.new_zeros((len(first),))
         pending = _fill_values(values, range(len(first)), first, second, factors)
@@ -169,7 +118,7 @@ def _default(
             if i in linear:
                 inverses[k] = linear[i]
             else:
-                bad[i] = _unresolved(stack[k], kinds[i], eps, dtype)
+                bad[i] = is_unresolved(stack[k], kinds[i], eps, dtype)
         by_gram = [k for k, i in enumerate(wanted) if i not in linear]
         for some in batches(n, len(by_gram)):
             batch = by_gram[some]
@@ -190,12 +139,6 @@ def _default(
         values = nan_where_unresolved(values, bad, first, second)
     kept = [factors[i] for i in partners]
     return values, stack, inverses, torch.stack(kept) if kept else inverses.new_empty((0, n, n))
-
-
-def _unresolved(E: Tensor, kind: int, eps: float, algebra: torch.dtype) -> Tensor:
-    """Whether the Gram matrix E, or the algebra, is too coarse for eps n; a 0-d bool tensor."""
-    coarse = E.dtype if E.dtype.itemsize < algebra.itemsize else algebra
-    return unresolved(E, kind) | too_coarse_for_ridge(E, eps, coarse)
 
 
 def _fill_values(

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The factors of nhsic as a composition: S = Kc (Kc + c I)^-1 = I - c P, P = (Kc + c I)^-1.
+
+Of labels in closed form, of Gram matrices by Cholesky; linear_factor.py has those of linear kernels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bido_ext.ops.algebra import center_stack
+from bido_ext.ops.kernels import same_class
+from bido_ext.reference.resolution import too_coarse_for_ridge, unresolved
+
+#: Against c (csrc/cpu/nhsic_factors.h has the same).
+SMALLEST_GRAM = 1e-8
+
+
+def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.dtype) -> Tensor:
+    """S of Kc = scale H [y_i = y_j] H in closed form: no factorisation.
+
+    With c' = c / scale, Y one-hot and Yc = H Y, S = Yc (Yc'Yc + c' I)^-1 Yc' and Yc'Yc = diag(n_c) -
+    n_c n_c'/n is diagonal plus rank one. By Sherman-Morrison, with g_i = c' / (n_{y_i} + c') for sample i:
+    S = H ([y_i = y_j] / (n_{y_i} + c')) H + (g - mean g)(g - mean g)' / (n mean g).
+    """
+    n = labels.shape[0]
+    ridge = c / scale
+    same = same_class(labels, torch.float64)
+    class_sizes = same.sum(1)  # of each sample's own class
+    weight = 1 / (class_sizes + ridge)
+    # Rows of [y_i = y_j] / (n_{y_i} + c) sum to n_{y_i} / (n_{y_i} + c) = 1 - g_i.
+    g = ridge * weight
+    offset = g - g.mean()
+    S = same.mul_(weight[:, None])
+    S.add_(offset[:, None] / n).add_(offset[None, :] / n).sub_((1 - g.mean()) / n)
+    return S.add_(torch.outer(offset, offset / g.sum())).to(dtype)
+
+
+def factorise(stack: Tensor, c: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """P and the Cholesky factor of Kc + c I, of Gram matrices up to centering (b, n, n)."""
+    ridge = center_stack(stack, dtype)
+    ridge.diagonal(dim1=-2, dim2=-1).add_(c)
+    # _ex: no host sync for an error check; a failed factorisation turns into NaN.
+    cholesky, info = torch.linalg.cholesky_ex(ridge)
+    cholesky.masked_fill_((info != 0)[:, None, None], float("nan"))
+    return torch.cholesky_inverse(cholesky), cholesky
+
+
+def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
+    """S of each Gram matrix, from its inverse or, in float32, where I - c P cancels, by the solve form."""
+    if P.dtype == torch.float64:
+        S = P * -c
+        S.diagonal(dim1=-2, dim2=-1).add_(1)
+        # Beside a K that is small against c, I - c P cancels; S is K / c there, to as many digits.
+        small = (
+            torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
+        )
+        return torch.where(small[:, None, None], center_stack(stack, P.dtype).div_(c), S)
+    S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
+    return (S + S.mT) / 2
+
+
+def is_unresolved(E: Tensor, kind: int, eps: float, algebra: torch.dtype) -> Tensor:
+    """Whether the Gram matrix E, or the algebra, is too coarse for eps n; a 0-d bool tensor."""
+    coarse = E.dtype if E.dtype.itemsize < algebra.itemsize else algebra
+    return unresolved(E, kind) | too_coarse_for_ridge(E, eps, coarse)
