@@ -31,6 +31,7 @@ from bido_ext.ops.nhsic_factors import factor, factorise, is_unresolved, label_f
 from bido_ext.ops.plan import check_algebra_fits
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
+from bido_ext.reference.resolution import nan_where_unresolved
 
 
 def nhsic(
