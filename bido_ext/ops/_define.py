@@ -8,13 +8,19 @@ from typing import Any
 
 import torch
 
+from bido_ext._float64 import set_attempt
 from bido_ext._serve import set_default
 
 _library = torch.library.Library("bido_ext", "FRAGMENT")
 
 
 def define_op(
-    name: str, schema: str, *, default: Callable[..., Any], fake: Callable[..., Any]
+    name: str,
+    schema: str,
+    *,
+    default: Callable[..., Any],
+    fake: Callable[..., Any],
+    in_float64: Callable[..., Any] | None = None,
 ) -> None:
     """Declares ``bido_ext::name``.
 
@@ -23,10 +29,13 @@ def define_op(
         schema: Arguments and results, for example ``"(Tensor x) -> Tensor"``.
         default: Implementation for every device without a kernel of its own.
         fake: Shapes and dtypes of the results, for torch.compile.
+        in_float64: How the op runs again on the CPU where float32 does not do (bido_ext._float64).
     """
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, default, "CompositeExplicitAutograd")
     set_default(name, default)
+    if in_float64 is not None:
+        set_attempt(name, in_float64)
     torch.library.register_fake(f"bido_ext::{name}", fake, lib=_library)
 
 

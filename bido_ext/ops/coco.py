@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops import coco_frobenius, coco_spectral
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
@@ -135,12 +136,32 @@ def _fake(
     return parameters.new_empty((len(first),)), stack, kept
 
 
+def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    values, stack, kept = result = call("coco", *args)
+    wide = widened(args[0], args[2]) if has_nan(values) else None
+    if wide is None:
+        return result
+    return again("coco", wide, *args[1:6], True, args[7])[0], mark(stack), kept
+
+
+def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
+    grad, _, variables, parameters, stack, _, kinds, first, second, norm, _, wanted = args
+    wide = widened(variables, kinds) if marked(stack) else None
+    if wide is None:
+        return call("coco_backward", *args)
+    settings = kinds, first, second, norm, True, wanted
+    values, stack, kept = again("coco", wide, parameters, *settings)
+    grads = again("coco_backward", grad, values, wide, parameters, stack, kept, *settings)
+    return in_dtypes(grads, variables, wanted)
+
+
 define_op(
     "coco",
     "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, str norm,"
     " bool wide, int[] wanted) -> (Tensor, Tensor, Tensor)",
     default=_default,
     fake=_fake,
+    in_float64=_in_float64,
 )
 define_op(
     "coco_backward",
@@ -150,6 +171,7 @@ define_op(
     fake=lambda grad, values, variables, *arguments: [
         variables[i].new_empty(variables[i].shape) for i in arguments[-1]
     ],
+    in_float64=_backward_in_float64,
 )
 refuse_double_backward("coco_backward")
 

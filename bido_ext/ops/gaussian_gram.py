@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext._float64 import Function
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_bool, check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
 from bido_ext.reference.gram_stack import accumulation_dtype
+from bido_ext.reference.resolution import unresolved
 
 
 def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> Tensor:
@@ -63,6 +65,23 @@ def _default_backward(
         return _textbook_backward(grad, K, x.to(dtype), gamma.to(dtype)).to(x.dtype)
 
 
+def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    x, *rest = args
+    K = call("gaussian_gram", *args)
+    if x.dtype == torch.float64 or not bool(unresolved(K if args[2] else K - 1)):
+        return K
+    return again("gaussian_gram", x.double(), *rest).to(K.dtype)
+
+
+def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
+    grad, K, x, gamma, minus_one = args
+    if x.dtype == torch.float64 or not bool(unresolved(K if minus_one else K - 1)):
+        return call("gaussian_gram_backward", *args)
+    wide = x.double()
+    K = again("gaussian_gram", wide, gamma, minus_one)
+    return again("gaussian_gram_backward", grad.double(), K, wide, gamma, minus_one).to(x.dtype)
+
+
 define_op(
     "gaussian_gram",
     "(Tensor x, Tensor gamma, bool minus_one) -> Tensor",
@@ -70,12 +89,14 @@ define_op(
     fake=lambda x, gamma, minus_one: x.new_empty(
         (x.shape[0], x.shape[0]), dtype=accumulation_dtype(x.dtype)
     ),
+    in_float64=_in_float64,
 )
 define_op(
     "gaussian_gram_backward",
     "(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one) -> Tensor",
     default=_default_backward,
     fake=lambda grad, gram, x, gamma, minus_one: x.new_empty(x.shape),
+    in_float64=_backward_in_float64,
 )
 refuse_double_backward("gaussian_gram_backward")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext._float64 import Function, unresolved_of
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops.group import Group
 from bido_ext.reference.gram_stack import GRAM, gram_backward, group_dtype
@@ -47,11 +48,42 @@ def _fake(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int])
     return parameters.new_empty((len(kinds), n, n), dtype=group_dtype(variables, kinds))
 
 
+def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    variables, parameters, kinds = args
+    stack = call("gram_stack", *args)
+    for i in unresolved_of(stack, kinds):
+        wide = [variables[i].double()], parameters[i : i + 1], [kinds[i]]
+        stack[i] = again("gram_stack", *wide)[0]
+    return stack
+
+
+def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
+    grad, stack, variables, parameters, kinds = args
+    failed = unresolved_of(stack, kinds)
+    if not failed:
+        return call("gram_stack_backward", *args)
+    grads = []
+    for i, (x, kind) in enumerate(zip(variables, kinds, strict=True)):
+        here = slice(i, i + 1)
+        if i not in failed:
+            grads += call(
+                "gram_stack_backward", grad[here], stack[here], [x], parameters[here], [kind]
+            )
+            continue
+        wide = [x.double()], parameters[here], [kind]
+        E = again("gram_stack", *wide)
+        grads += [
+            g.to(x.dtype) for g in again("gram_stack_backward", grad[here].double(), E, *wide)
+        ]
+    return grads
+
+
 define_op(
     "gram_stack",
     "(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor",
     default=_default,
     fake=_fake,
+    in_float64=_in_float64,
 )
 define_op(
     "gram_stack_backward",
@@ -60,6 +92,7 @@ define_op(
     fake=lambda grad, stack, variables, parameters, kinds: [
         v.new_empty(v.shape) for v in variables
     ],
+    in_float64=_backward_in_float64,
 )
 refuse_double_backward("gram_stack_backward")
 

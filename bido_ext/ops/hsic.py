@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
 from bido_ext._library import keeps_tiles
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
@@ -196,12 +197,51 @@ def _shape_of_kept(
     return features, count, tile, tile
 
 
+def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    values, sums, kept = result = call("hsic", *args)
+    wide = widened(args[0], args[2]) if has_nan(values) else None
+    if wide is None:
+        return result
+    values, sums, _ = again("hsic", wide, *args[1:-1], 0)
+    return values, sums, mark(kept)
+
+
+def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
+    grad, variables, parameters, sums, tiles, kinds, first, second, unbiased, tile, wanted = args
+    wide = None
+    if tiles.numel() > 0:
+        wide = widened(variables, kinds) if marked(tiles) else None
+        grads = call("hsic_backward", *args) if wide is None else []
+    else:  # the backward sees by itself that it makes what it cannot resolve
+        grads = call("hsic_backward", *args)
+        wide = widened(variables, kinds) if marked(grads[0]) else None
+    if wide is None:
+        return grads
+    _, sums, tiles = again("hsic", wide, parameters, kinds, first, second, unbiased, tile, 0)
+    grads = again(
+        "hsic_backward",
+        grad,
+        wide,
+        parameters,
+        sums,
+        tiles,
+        kinds,
+        first,
+        second,
+        unbiased,
+        tile,
+        wanted,
+    )
+    return in_dtypes(grads, variables, wanted)
+
+
 define_op(
     "hsic",
     "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, bool unbiased,"
     " int tile, int kept_tiles) -> (Tensor, Tensor, Tensor)",
     default=_default,
     fake=_fake,
+    in_float64=_in_float64,
 )
 define_op(
     "hsic_backward",
@@ -211,6 +251,7 @@ define_op(
     fake=lambda grad, variables, parameters, sums, tiles, kinds, first, second, unbiased, tile, wanted: [
         variables[i].new_empty(variables[i].shape) for i in wanted
     ],
+    in_float64=_backward_in_float64,
 )
 refuse_double_backward("hsic_backward")
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
@@ -210,12 +211,31 @@ def _fake(
     )
 
 
+def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    values, stack, *rest = result = call("nhsic", *args)
+    wide = widened(args[0], args[2], exact=True) if has_nan(values) else None
+    if wide is None:
+        return result
+    return again("nhsic", wide, *args[1:6], True, args[7])[0], mark(stack), *rest
+
+
+def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
+    grad, variables, parameters, stack, _, _, kinds, *settings, wanted = args
+    wide = widened(variables, kinds, exact=True) if marked(stack) else None
+    if wide is None:
+        return call("nhsic_backward", *args)
+    kept = again("nhsic", wide, parameters, kinds, *settings, True, wanted)[1:]
+    grads = again("nhsic_backward", grad, wide, parameters, *kept, kinds, *settings, wanted)
+    return in_dtypes(grads, variables, wanted)
+
+
 define_op(
     "nhsic",
     "(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, float eps,"
     " bool wide, int[] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
     default=_default,
     fake=_fake,
+    in_float64=_in_float64,
 )
 define_op(
     "nhsic_backward",
@@ -225,6 +245,7 @@ define_op(
     fake=lambda grad, variables, parameters, stack, inverses, factors, kinds, first, second, eps, wanted: [
         variables[i].new_empty(variables[i].shape) for i in wanted
     ],
+    in_float64=_backward_in_float64,
 )
 refuse_double_backward("nhsic_backward")
 
