@@ -33,7 +33,11 @@ PAIRS = 1 << 16
 
 @dataclass(frozen=True)
 class DistanceKernel(Kernel):
-    """k(a, b) = -|a - b|^beta, 0 < beta < 2: HSIC with it is distance covariance (Sejdinovic et al. 2013)."""
+    """k(a, b) = -|a - b|^beta, 0 < beta < 2: HSIC with it is distance covariance (Sejdinovic et al. 2013).
+
+    In float64 whatever the features are, with a Gram matrix of its own; ``Energy`` is the same kernel fused
+    into the ops, in the dtype of the features.
+    """
 
     beta: float = 1.0
 
@@ -58,10 +62,8 @@ def cross_distances(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
     if a.shape[1] <= DIRECT_UP_TO:
         r = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         return r.square_() if squared else r
-    given_a, given_b = (
-        a,
-        b,
-    )  # less the medians they are rounded: nothing beside their norms, but close pairs
+    # Less the medians they are rounded: nothing beside their norms, but close pairs see it.
+    given_a, given_b = a, b
     center = b.median(0).values
     a, b = a - center, b - center
     own, other = a.square().sum(1), b.square().sum(1)

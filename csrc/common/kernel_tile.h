@@ -32,6 +32,13 @@ BIDO_HOST_DEVICE inline bool is_smooth(KernelKind kind) {
   return kind != KernelKind::laplacian && kind != KernelKind::energy;
 }
 
+// (1 + D)^(-1/2) - 1 without cancellation.
+template <typename T>
+BIDO_HOST_DEVICE inline T inverse_multiquadric_entry(T distance) {
+  const T root = std::sqrt(T(1) + distance);
+  return -distance / (root * (T(1) + root));
+}
+
 // K - 1 from a squared distance, -D^(beta/2) of the energy kernel.
 template <typename T>
 BIDO_HOST_DEVICE inline T entry_of_distance(KernelKind kind, T distance, KernelParameters<T> p) {
@@ -47,9 +54,7 @@ BIDO_HOST_DEVICE inline T entry_of_distance(KernelKind kind, T distance, KernelP
     default:
       break;
   }
-  // (1 + D)^(-1/2) - 1 without cancellation.
-  const T root = std::sqrt(T(1) + distance);
-  return -distance / (root * (T(1) + root));
+  return inverse_multiquadric_entry(distance);
 }
 
 // Gram entry up to centering: K - 1, or for the linear kernel the product itself.
@@ -64,8 +69,7 @@ BIDO_HOST_DEVICE inline T gram_entry(KernelKind kind, T norm_i, T norm_j, T inne
   if (kind == KernelKind::linear) return inner;
   const T distance = squared_distance(norm_i, norm_j, inner);
   if (kind == KernelKind::gaussian) return expm1_nonpositive(-gamma * distance);
-  const T root = std::sqrt(T(1) + distance);
-  return -distance / (root * (T(1) + root));
+  return inverse_multiquadric_entry(distance);
 }
 
 // K itself from a squared distance: where it is small, its digits are not those of K - 1.
