@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton, CUDA C++ and the reference side by side: ``python -m benchmarks.implementations --device cuda``.
+"""Triton, CUDA C++, PyTorch's products and the reference side by side: ``python -m benchmarks.implementations --device cuda``.
 
 One group of variables per shape, forward and backward of each function family as the contracts call them,
 each checked against the float64 reference first. On a CUDA device few samples are also timed as a graph replay,
-where launches cost least. What is right and fastest on an architecture goes into ``RECORDED`` of
-bido_ext/_serve.py, with the file that shows it.
+where launches cost least.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ from torch import Tensor
 from benchmarks.machine import machine_line
 from benchmarks.measure import MIN_ROUNDS, interleaved
 from benchmarks.results import Record, default_path, save
-from bido_ext import _serve
 from bido_ext._precision import tf32_allowed
-from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
 from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
+from bido_ext.serving import implementations as serving
+from bido_ext.serving.check import SelfCheckError, self_check
+from bido_ext.serving.row import ROWS, checked_ops
 
-IMPLEMENTATIONS = ("reference", "triton", "cuda")
+IMPLEMENTATIONS = ("reference", "composed", "triton", "cuda")
 #: (n, widths): the step of VGG16 and pairs of large batches, what tells most first.
 VGG16 = (12288, 65536, 32768, 16384, 8192, 2048)
 SHAPES = ((1024, VGG16), (4096, (2048, 2048)), (64, VGG16), (256, VGG16), (8192, (2048, 2048)))
@@ -132,8 +132,8 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     rows: list[dict[str, Any]] = []
     tf32 = tf32_allowed()
     for name in IMPLEMENTATIONS:
-        functions = _serve.functions_of(op, name)
-        if not functions or not _serve.serves(FAMILIES[op][0], name, {dtype}, sample_args(op, s)):
+        functions, known = serving.functions_of(op, name), ROWS[op].get(name)
+        if not functions or (known is not None and known.refusal(sample_arguments(s))):
             continue
         try:
             self_check(op, functions, dtype, torch.device(device), tf32=tf32)
@@ -166,10 +166,9 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     }
 
 
-def sample_args(op: str, s: Step) -> tuple[Any, ...]:
-    """What ``_serve.serves`` looks at."""
-    pairs = (s.kinds, s.first, s.second)
-    return (s.group, s.parameters, *pairs, EPS, True, s.wanted) if op == "nhsic" else ()
+def sample_arguments(s: Step) -> dict[str, Any]:
+    """What the limits of an implementation look at, of any op."""
+    return {"variables": s.group, "kinds": s.kinds, "first": s.first, "wide": True}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.implementations", description=__doc__
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--ops", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
+    parser.add_argument("--ops", nargs="+", choices=tuple(checked_ops()), default=tuple(checked_ops()))
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--precision", default="highest", choices=("highest", "high"))
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)

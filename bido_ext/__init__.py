@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from bido_ext._version import __version__
 
 if TYPE_CHECKING:
-    from bido_ext._library import BackendRow, backends, build_info
     from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
     from bido_ext.nn.layer_similarity import LayerSimilarity
     from bido_ext.nn.similarity_matrix import SimilarityMatrix
@@ -47,10 +46,13 @@ if TYPE_CHECKING:
     from bido_ext.ops.mmd import mmd
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
+    from bido_ext.serving.libraries import build_info
+    from bido_ext.serving.report import BackendRow, backends
 
 #: Public name -> the module that has it.
 _HOME = {
-    **dict.fromkeys(("BackendRow", "backends", "build_info"), "bido_ext._library"),
+    "build_info": "bido_ext.serving.libraries",
+    **dict.fromkeys(("BackendRow", "backends"), "bido_ext.serving.report"),
     **dict.fromkeys(
         ("BiDOLoss", "DependenceTerms", "FeatureTaps", "MicroBatchedBiDO", "StepLosses"),
         "bido_ext.nn",
