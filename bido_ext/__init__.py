@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bido_ext.ops.mmd import mmd
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
+    from bido_ext.ops.tune import Tuning, tune
     from bido_ext.serving.libraries import build_info
     from bido_ext.serving.report import BackendRow, backends
 
@@ -61,9 +62,9 @@ _HOME = {
     "SimilarityMatrix": "bido_ext.nn.similarity_matrix",
     **dict.fromkeys(
         ("Energy", "Gaussian", "IndependenceTest", "InverseMultiquadric", "Kernel", "Laplacian", "Linear",
-         "Mixture", "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco",
+         "Mixture", "Polynomial", "RationalQuadratic", "Tuning", "WorkspaceError", "cka", "coco",
          "distance_correlation", "distance_covariance", "double_center", "gaussian_gram", "hsic",
-         "independence_test", "mmd", "nhsic", "plan"),
+         "independence_test", "mmd", "nhsic", "plan", "tune"),
         "bido_ext.ops",
     ),
 }  # fmt: skip
@@ -88,6 +89,7 @@ __all__ = [
     "RationalQuadratic",
     "SimilarityMatrix",
     "StepLosses",
+    "Tuning",
     "WorkspaceError",
     "__version__",
     "backends",
@@ -103,6 +105,7 @@ __all__ = [
     "mmd",
     "nhsic",
     "plan",
+    "tune",
 ]
 
 

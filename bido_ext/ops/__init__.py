@@ -23,6 +23,7 @@ from bido_ext.ops.kernels import (
 from bido_ext.ops.mmd import mmd
 from bido_ext.ops.nhsic import nhsic
 from bido_ext.ops.plan import Plan, plan
+from bido_ext.ops.tune import Tuning, tune
 from bido_ext.rows import load_rows
 from bido_ext.serving.install import install
 
@@ -38,6 +39,7 @@ __all__ = [
     "Plan",
     "Polynomial",
     "RationalQuadratic",
+    "Tuning",
     "WorkspaceError",
     "cka",
     "coco",
@@ -50,6 +52,7 @@ __all__ = [
     "mmd",
     "nhsic",
     "plan",
+    "tune",
 ]
 
 load_rows()

@@ -46,7 +46,7 @@ class Layer:
         parameters = torch.tensor([1 / (50 * d), 1 / (50 * d), 1.0], dtype=torch.float64)
         self.parameters = parameters.to(self.device)
         self.there = [t.to(self.device) for t in (x, z, labels)]
-        self.wide = z.double().requires_grad_()
+        self.wide = z.to(torch.float64, copy=True).requires_grad_()
         self.stack = reference.gram_stack([x.double(), self.wide, labels], parameters, self.kinds)
         self.g = torch.tensor([0.3, -1.0], dtype=torch.float64)
 

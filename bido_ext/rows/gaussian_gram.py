@@ -21,7 +21,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     """K - 1 and the gradient of a random combination of its entries."""
     n, d = x.shape
     gamma = torch.tensor(1 / (2 * 25 * d), dtype=torch.float64)
-    wide = x.double().requires_grad_()
+    wide = x.to(torch.float64, copy=True).requires_grad_()
     K = reference.gaussian_gram(wide, gamma, True)
     there = x.to(check.device), gamma.to(check.device), True
     got = f["gaussian_gram"](*there)

@@ -36,7 +36,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     half = max(1, d // 2)
     kinds = [GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC]
     parameters = torch.tensor([1 / (50 * d), 1.0, 1.0], dtype=torch.float64)
-    wide = [x.double().requires_grad_() for _ in kinds]
+    wide = [x.to(torch.float64, copy=True).requires_grad_() for _ in kinds]
     views = [wide[0], wide[1][:, :half], wide[2][:, :half]]
     stack = torch.stack(reference.gram_stack(views, parameters, kinds))
     there = [t.to(check.device) for t in (x, x[:, :half], x[:, :half])]

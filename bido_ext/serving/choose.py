@@ -23,18 +23,32 @@ from bido_ext._precision import tf32_allowed
 from bido_ext.serving import libraries, measure, verdicts
 from bido_ext.serving.implementations import functions_of
 from bido_ext.serving.limits import features_of
-from bido_ext.serving.row import CONTRACTS, Arguments, Function, Row, default_of, named, row_of
+from bido_ext.serving.row import (
+    COMPOSITION,
+    CONTRACTS,
+    ON_GPU,
+    Arguments,
+    Function,
+    Row,
+    default_of,
+    named,
+    row_of,
+)
 
 _log = logging.getLogger("bido_ext")
 #: What serves a call of such a kind (:func:`signature`); forgotten together when there are too many.
 _served: dict[tuple[Any, ...], Function] = {}
 MOST_SERVED = 4096
+#: Where the calls of a step are collected (bido_ext.ops.tune); None: they are not.
+collected: list[tuple[str, Arguments]] | None = None
 #: Seconds from which on the user is told that a first call took its time.
 WORTH_TELLING = 1.0
 
 
 def call(name: str, *args: Any) -> Any:
     """Calls the function ``name`` of the implementation that serves such arguments."""
+    if collected is not None:
+        collected.append((name, named(name, args)))
     key = signature(name, args)
     function = _served.get(key)
     if function is None:
@@ -79,35 +93,54 @@ def choose(
     row = row_of(name)
     if forced is not None:
         return _forced(name, row, "cuda" if forced == "native" else forced, arguments)
-    able = candidates(row, arguments)
-    dtypes = floating_dtypes(features_of(arguments))
-    right = {
-        implementation: functions
-        for implementation, functions in able.items()
-        if implementation == "composition"
-        or all(verdicts.passes(row.op, implementation, functions, d, device) for d in dtypes)
-    }
+    right = right_ones(row, candidates(row, arguments), arguments, device)
     if not right:
         return default_of(name)
     key = bucket(row.op, arguments, right, device)
     times = verdicts.measured(*key)
     if times is None and len(right) > 1 and may_measure(device) and name == row.functions[0]:
-        times = _measure(row, right, arguments, device)
+        begun = time.perf_counter()
+        times = times_of(row, right, arguments, device)
         if times is not None:
             verdicts.keep_measured(times, *key)
+            _tell(row.op, times, time.perf_counter() - begun)
     return right[fastest(times) if times else next(iter(right))][name]
 
 
-def candidates(row: Row, arguments: Arguments) -> dict[str, dict[str, Function]]:
-    """The implementations for GPUs that are there and take the arguments, in the order of ON_GPU."""
+def _tell(op: str, times: dict[str, Any], seconds: float) -> None:
+    """Why a first call took its time: kernels were compiled."""
+    if seconds > WORTH_TELLING:
+        _log.warning(
+            "bido_ext::%s: compiled and timed %s in %.1f s; %s serves. Later runs remember it.",
+            op, ", ".join(times), seconds, fastest(times),
+        )  # fmt: skip
+
+
+def candidates(
+    row: Row, arguments: Arguments, order: Sequence[str] = ON_GPU
+) -> dict[str, dict[str, Function]]:
+    """The implementations that are there and take the arguments, in the order given."""
     able = {}
-    for implementation in row.on_gpu():
+    for implementation in filter(None, map(row.get, order)):
         functions = functions_of(row.op, implementation.name)
         if functions and implementation.refusal(arguments) is None:
             able[implementation.name] = functions
     if row.composition:
-        able["composition"] = functions_of(row.op, "composition")
+        able[COMPOSITION] = functions_of(row.op, COMPOSITION)
     return able
+
+
+def right_ones(
+    row: Row, able: dict[str, dict[str, Function]], arguments: Arguments, device: torch.device
+) -> dict[str, dict[str, Function]]:
+    """Those that pass their check on the device; a composition is made of ops that are checked themselves."""
+    dtypes = floating_dtypes(features_of(arguments))
+    return {
+        name: functions
+        for name, functions in able.items()
+        if name == COMPOSITION
+        or all(verdicts.passes(row.op, name, functions, dtype, device) for dtype in dtypes)
+    }
 
 
 def bucket(
@@ -148,7 +181,7 @@ def fastest(times: dict[str, Any]) -> str:
     return min((t, name) for name, t in times.items() if isinstance(t, (int, float)))[1]
 
 
-def _measure(
+def times_of(
     row: Row,
     right: dict[str, dict[str, Function]],
     arguments: Arguments,
@@ -156,19 +189,10 @@ def _measure(
     budget: float = measure.BUDGET,
 ) -> dict[str, float | str] | None:
     """Times of the candidates; None where none of them ran."""
-    begun = time.perf_counter()
     steps = {name: step_of(row, functions, arguments) for name, functions in right.items()}
     with torch.autocast(device.type, enabled=False):
         times = measure.times(steps, device, budget)
-    took = time.perf_counter() - begun
-    if not any(isinstance(t, float) for t in times.values()):
-        return None
-    if took > WORTH_TELLING:
-        _log.warning(
-            "bido_ext::%s: compiled and timed %s in %.1f s; %s serves. Later runs remember it.",
-            row.op, ", ".join(times), took, fastest(times),
-        )  # fmt: skip
-    return times
+    return times if any(isinstance(t, float) for t in times.values()) else None
 
 
 def step_of(row: Row, functions: dict[str, Function], arguments: Arguments) -> measure.Step:

@@ -21,6 +21,10 @@ Limit = Callable[[Arguments], str | None]
 
 #: On a GPU, in the order in which they are tried where nothing may be measured.
 ON_GPU = ("triton", "cuda", "composed")
+#: What may be compared on the CPU, where the first always serves.
+ON_CPU = ("cpu", "composed")
+#: The default of an op that is made of others: as good as any, and checked with those.
+COMPOSITION = "composition"
 #: Rows and columns of a check: one sample block, several, more columns than one block takes, and multiples of
 #: 16, for which a compiler makes other code.
 SHAPES = ((5, 3), (67, 130), (150, 2100), (128, 512))
