@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton, CUDA C++, PyTorch's products and the reference side by side: ``python -m benchmarks.implementations --device cuda``.
+"""Triton, CUDA C++, PyTorch's products and the reference side by side.
+
+    python -m benchmarks.implementations --device cuda
 
 One group of variables per shape, forward and backward of each function family as the contracts call them,
 each checked against the float64 reference first. On a CUDA device few samples are also timed as a graph replay,
@@ -73,7 +75,7 @@ def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) ->
 
 def call_of(op: str, functions: dict[str, Callable[..., Any]], s: Step) -> Callable[[], object]:
     """Forward and backward of a family on a step; gaussian_gram and double_center on its last layer."""
-    names = FAMILIES[op]
+    names = checked_ops()[op]
     forward = functions[names[0]]
     grad = torch.ones(len(s.first), dtype=torch.float64, device=s.parameters.device)
     x, gamma = s.group[-2], s.parameters[-2]
@@ -177,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.implementations", description=__doc__
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--ops", nargs="+", choices=tuple(checked_ops()), default=tuple(checked_ops()))
+    parser.add_argument(
+        "--ops", nargs="+", choices=tuple(checked_ops()), default=tuple(checked_ops())
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--precision", default="highest", choices=("highest", "high"))
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)

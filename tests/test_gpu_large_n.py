@@ -19,9 +19,9 @@ from oracle import readable
 from torch import Tensor
 
 from bido_ext import reference
+from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 from bido_ext.serving.check import TOLERANCES
 from bido_ext.serving.implementations import functions_of
-from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 Functions = Mapping[str, Callable[..., Any]]
 #: A single entry may be this many times as wrong, beside the largest: one that nobody wrote is far more.

@@ -86,9 +86,9 @@ def tune(
 ) -> Tuning:
     """Checks and times every implementation on a BiDO step of these shapes, and keeps the verdicts.
 
-    The step has an input of dims[0] columns, a layer of each further width, and labels. On a CUDA device what is
-    measured decides who serves from then on, in later processes too. On the CPU the kernels of bido_cpu
-    always serve; there the table only compares.
+    The step has an input of dims[0] columns, a layer of each further width, and labels. On a CUDA device
+    what is measured decides who serves from then on, in later processes too. On the CPU the kernels of
+    bido_cpu always serve; there the table only compares.
 
     Args:
         n: Samples of a batch, at least 4.

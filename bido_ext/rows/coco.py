@@ -33,9 +33,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     settings = list(layer.kinds), *pairs, "fro", True, [1]
     values, stack, kept = f["coco"](layer.there, layer.parameters, *settings)
     check.compare("coco", values, wanted.detach(), check.values)
-    grads = f["coco_backward"](
-        g, values, layer.there, layer.parameters, stack, kept, *settings
-    )
+    grads = f["coco_backward"](g, values, layer.there, layer.parameters, stack, kept, *settings)
     check.compare("coco_backward", grads[0], wanted_grad, check.grads)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who serves an op: the registry, the check, the measurement, the choice and the report. No op is known by name.
+"""Who serves an op: registry, check, measurement, choice and report. No op is known by name.
 
 An op says in bido_ext/rows/<op>.py which implementations it has, what each of them takes, how a result is
 checked and how its backward is called. What is done with that:

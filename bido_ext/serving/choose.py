@@ -57,21 +57,21 @@ def call(name: str, *args: Any) -> Any:
 
 
 def signature(name: str, args: Sequence[Any]) -> tuple[Any, ...]:
-    """All that a choice may depend on: shapes, strides, dtypes and constants, never values."""
-    parts: list[Any] = [name, tf32_allowed()]
-    for arg in args:
+    """All that a choice may depend on: the layout of the features, other dtypes and constants, never values."""
+    at = CONTRACTS[name].features_at
+    features = args[at]
+    if type(features) is not list:
+        features = (features,)
+    parts: list[Any] = [name, tf32_allowed(), features[0].device]
+    for t in features:
+        parts += (t.dtype, t.shape, t.stride())
+    for i, arg in enumerate(args):
         if isinstance(arg, Tensor):
-            parts += (arg.dtype, arg.shape, arg.stride())
-        elif isinstance(arg, list):
-            if arg and isinstance(arg[0], Tensor):
-                for t in arg:
-                    parts += (t.dtype, t.shape, t.stride())
-            else:
-                parts.append(tuple(arg))
-        else:
+            parts.append(arg.dtype)
+        elif type(arg) is not list:
             parts.append(arg)
-    at = args[CONTRACTS[name].features_at]
-    parts.append((at[0] if isinstance(at, list) else at).device)
+        elif i != at:
+            parts.append(tuple(arg))
     return tuple(parts)
 
 
@@ -233,5 +233,3 @@ def forget() -> None:
     """As a new process would begin, but for what is on disk."""
     _served.clear()
     verdicts.forget()
-
-

@@ -69,7 +69,9 @@ def _on_gpu(row: Row) -> BackendRow:
             reason = f"{_words(known)}; forced by BIDO_EXT_BACKEND"
             return BackendRow(row.op, "cuda", name, reason + note)
         why = libraries.problems["cuda"] if name == "cuda" and known else f"it has no {name} kernel"
-        return BackendRow(row.op, "cuda", "refused", f"BIDO_EXT_BACKEND={libraries.FORCED}: {why}{note}")
+        return BackendRow(
+            row.op, "cuda", "refused", f"BIDO_EXT_BACKEND={libraries.FORCED}: {why}{note}"
+        )
     there = [i for i in row.on_gpu() if functions_of(row.op, i.name)]
     reason = "; ".join([", ".join(_words(i) for i in there), *(_times(row) or [_HOW])])
     return BackendRow(row.op, "cuda", there[0].name, reason + note)

@@ -39,7 +39,8 @@ def device_name(device: torch.device) -> str:
 @functools.cache
 def _driver() -> str:
     try:
-        return str(torch._C._cuda_getDriverVersion()) if torch.cuda.is_available() else "none"
+        driver = torch._C._cuda_getDriverVersion  # type: ignore[attr-defined]
+        return str(driver()) if torch.cuda.is_available() else "none"
     except (AttributeError, RuntimeError):
         return "unknown"
 
@@ -74,8 +75,8 @@ def passes(
             _checked[key] = known
         elif capturing(device):
             warnings.warn(
-                f"bido_ext::{op}: the {implementation} implementation cannot be checked during a graph capture; "
-                "it does not serve there. Call the op once before the capture.",
+                f"bido_ext::{op}: the {implementation} implementation cannot be checked during a graph "
+                "capture; it does not serve there. Call the op once before the capture.",
                 stacklevel=2,
             )
             return False

@@ -49,7 +49,11 @@ def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9" if name == "cuda-wgmma" else "8")
     monkeypatch.setenv("BIDO_EMULATOR_WGMMA", "lazy")
     monkeypatch.setenv("BIDO_EMULATOR_ORDER", "shuffle")
-    return Kernels(name, build.functions(tuple(name for names in checked_ops().values() for name in names)), monkeypatch)
+    return Kernels(
+        name,
+        build.functions(tuple(name for names in checked_ops().values() for name in names)),
+        monkeypatch,
+    )
 
 
 @pytest.fixture(params=["triton", "cuda-mma", "cuda-wgmma"])

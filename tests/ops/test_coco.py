@@ -7,10 +7,10 @@ from oracle import each_wide_dtype, features, gram, relative_error
 
 import bido_ext as bx
 from bido_ext import reference
-from bido_ext.serving import on_cpu
 from bido_ext.ops.coco import CocoMeasure
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS, LINEAR
+from bido_ext.serving import on_cpu
 
 each_norm = pytest.mark.parametrize("norm", ["spectral", "fro"])
 #: The kernel of the Frobenius norm has one way up to 128 samples and another beyond.

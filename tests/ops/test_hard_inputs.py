@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import property_cases as cases
-from compositions import serve_compositions
 import pytest
 import torch
+from compositions import serve_compositions
 from oracle import relative_error
 from torch import Tensor
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from compositions import serve_compositions
 import pytest
 import torch
 import torch.nn.functional as F
+from compositions import serve_compositions
 from oracle import features, relative_error
 from torch import Tensor
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import property_cases as cases
-from compositions import serve_compositions
 import pytest
 import torch
+from compositions import serve_compositions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from property_cases import Case, Data
-
 
 FAST, SLOW = 300, 20_000
 
@@ -97,5 +96,3 @@ def test_right_or_refused_many(implementation: str, monkeypatch: pytest.MonkeyPa
     if implementation == "composition":
         serve_compositions(monkeypatch)
     _run(SLOW)
-
-

@@ -141,9 +141,7 @@ def test_forward_and_backward_are_served_by_the_same(stand_ins: StandIns) -> Non
     x, gamma = torch.rand(7, 3), torch.tensor(0.1, dtype=torch.float64)
     forward = choose.choose("gaussian_gram", named("gaussian_gram", (x, gamma, True)), CPU)
     args = (torch.rand(7, 7), torch.rand(7, 7), x, gamma, True)
-    backward = choose.choose(
-        "gaussian_gram_backward", named("gaussian_gram_backward", args), CPU
-    )
+    backward = choose.choose("gaussian_gram_backward", named("gaussian_gram_backward", args), CPU)
     assert forward is fast["gaussian_gram"]
     assert backward is fast["gaussian_gram_backward"]
 
