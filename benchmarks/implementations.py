@@ -14,7 +14,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from bido_ext._precision import tf32_allowed
 from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
 from bido_ext.serving import implementations as serving
 from bido_ext.serving.check import SelfCheckError, self_check
-from bido_ext.serving.row import ROWS, checked_ops
+from bido_ext.serving.choose import step_of
+from bido_ext.serving.row import CONTRACTS, ROWS, checked_ops
 
 IMPLEMENTATIONS = ("reference", "composed", "triton", "cuda")
 #: (n, widths): the step of VGG16 and pairs of large batches, what tells most first.
@@ -73,45 +73,15 @@ def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) ->
     )
 
 
-def call_of(op: str, functions: dict[str, Callable[..., Any]], s: Step) -> Callable[[], object]:
-    """Forward and backward of a family on a step; gaussian_gram and double_center on its last layer."""
-    names = checked_ops()[op]
-    forward = functions[names[0]]
-    grad = torch.ones(len(s.first), dtype=torch.float64, device=s.parameters.device)
-    x, gamma = s.group[-2], s.parameters[-2]
-    gram = torch.rand((s.n, s.n), device=x.device)
-    layers = [s.group[i] for i in s.wanted]
-    parameters = torch.stack([s.parameters[i] for i in s.wanted])
-    kinds = [s.kinds[i] for i in s.wanted]
-    pairs = (s.kinds, s.first, s.second)
-
-    def hsic() -> object:
-        _, sums, kept = forward(s.group, s.parameters, *pairs, False, s.n, -1)
-        return functions["hsic_backward"](
-            grad, s.group, s.parameters, sums, kept, *pairs, False, s.n, s.wanted
-        )
-
-    def nhsic() -> object:
-        _, *kept = forward(s.group, s.parameters, *pairs, EPS, True, s.wanted)
-        return functions["nhsic_backward"](
-            grad, s.group, s.parameters, *kept, *pairs, EPS, s.wanted
-        )
-
-    def gram_stack() -> object:
-        stack = forward(layers, parameters, kinds)
-        return functions["gram_stack_backward"](stack, stack, layers, parameters, kinds)
-
-    def gaussian_gram() -> object:
-        return functions["gaussian_gram_backward"](gram, forward(x, gamma, True), x, gamma, True)
-
-    calls: dict[str, Callable[[], object]] = {
-        "hsic": hsic,
-        "nhsic": nhsic,
-        "gram_stack": gram_stack,
-        "gaussian_gram": gaussian_gram,
-        "double_center": partial(forward, gram),
-    }
-    return calls[op]
+def arguments_of(op: str, s: Step) -> dict[str, Any]:
+    """The arguments of an op's forward on a step; gaussian_gram and double_center on its last layer."""
+    known = {
+        "variables": s.group, "parameters": s.parameters, "kinds": s.kinds, "first": s.first,
+        "second": s.second, "wanted": s.wanted, "unbiased": False, "tile": s.n, "kept_tiles": -1,
+        "eps": EPS, "wide": True, "norm": "fro", "x": s.group[-2], "gamma": s.parameters[-2],
+        "minus_one": True, "K": torch.rand((s.n, s.n), device=s.parameters.device),
+    }  # fmt: skip
+    return {name: known[name] for name in CONTRACTS[ROWS[op].functions[0]].arguments}
 
 
 def as_graph(call: Callable[[], object]) -> Callable[[], object]:
@@ -135,11 +105,11 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     tf32 = tf32_allowed()
     for name in IMPLEMENTATIONS:
         functions, known = serving.functions_of(op, name), ROWS[op].get(name)
-        if not functions or (known is not None and known.refusal(sample_arguments(s))):
+        if not functions or (known is not None and known.refusal(arguments_of(op, s))):
             continue
         try:
             self_check(op, functions, dtype, torch.device(device), tf32=tf32)
-            call = call_of(op, functions, s)
+            call = step_of(ROWS[op], functions, arguments_of(op, s))
             call()
         except (SelfCheckError, RuntimeError, NotImplementedError) as error:
             rows.append({"name": name, "refusal": str(error).splitlines()[0]})
@@ -166,11 +136,6 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
         "rows": rows,
         "machine": machine_line(device),
     }
-
-
-def sample_arguments(s: Step) -> dict[str, Any]:
-    """What the limits of an implementation look at, of any op."""
-    return {"variables": s.group, "kinds": s.kinds, "first": s.first, "wide": True}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,7 +52,14 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
 
 
 def backward_of(arguments: Arguments, stack: Tensor) -> tuple[Any, ...]:
-    return stack, stack, arguments["variables"], arguments["parameters"], arguments["kinds"]
+    variables, kinds = arguments["variables"], arguments["kinds"]
+    features = [i for i, v in enumerate(variables) if v.is_floating_point()]
+    matrices = torch.stack([stack[i] for i in features])
+    parameters = torch.stack([arguments["parameters"][i] for i in features])
+    return (
+        matrices, matrices, [variables[i] for i in features], parameters,
+        [kinds[i] for i in features],
+    )  # fmt: skip
 
 
 ROW = Row(
