@@ -211,7 +211,7 @@ def rehearse(tmp_path: Path, budget: int, *steps: str) -> dict[str, dict[str, st
 
 
 def test_rehearsal_of_the_first_steps(tmp_path: Path) -> None:
-    steps = rehearse(tmp_path, 60, "facts", "right")
+    steps = rehearse(tmp_path, 120, "facts", "right")  # far more than they take on a quiet machine
     assert [step["status"] for step in steps.values()] == ["right", "right"]
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["copy_gb_s"] > 0
@@ -224,4 +224,12 @@ def test_rehearsal_of_the_first_steps(tmp_path: Path) -> None:
 def test_whole_rehearsal_reports_every_step_within_its_budget(tmp_path: Path) -> None:
     steps = rehearse(tmp_path, 60)
     assert list(steps) == [step.name for step in STEPS]
-    assert {step["status"] for step in steps.values()} <= {"right", "cut", "needs a GPU"}
+    assert {step["status"] for step in steps.values()} <= {
+        "right",
+        "cut",
+        "needs a GPU",
+        "left out",
+    }
+    # A slow machine leaves the last steps out, but only once the seconds are used.
+    if "left out" in {step["status"] for step in steps.values()}:
+        assert sum(float(step["seconds"]) for step in steps.values()) > 45
