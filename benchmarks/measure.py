@@ -79,7 +79,7 @@ def interleaved(
     """
     if rounds < minimum_rounds:
         raise ValueError(f"rounds must be at least {minimum_rounds}, got {rounds}.")
-    sample = partial(_cuda_sample, device) if _is_cuda(device) else _host_sample
+    sample = partial(_cuda_sample, device) if is_cuda(device) else _host_sample
     repeats = {}
     for name, call in calls.items():
         sample(call, 1)
@@ -116,10 +116,11 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 def clock_of(device: str) -> str:
     """What times a device, as records name it."""
-    return "CUDA events" if _is_cuda(device) else "host clock"
+    return "CUDA events" if is_cuda(device) else "host clock"
 
 
-def _is_cuda(device: str) -> bool:
+def is_cuda(device: str) -> bool:
+    """Whether a device is a CUDA device."""
     return torch.device(device).type == "cuda"
 
 
