@@ -103,15 +103,15 @@ def attack(
     """
     from dataclasses import replace
 
-    from bido_ext.lab.attack import find_attack, load_stylegan2
-    from bido_ext.lab.attack_settings import settings_for
-    from bido_ext.lab.attacking import attack_target, train_prior
-    from bido_ext.lab.checkpoint import load_model
+    from bido_ext.lab.attacks import find_attack, load_stylegan2
     from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.experiments.attack_settings import settings_for
+    from bido_ext.lab.experiments.attacking import attack_target, train_prior
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.presets import find_preset
+    from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.models import find_model
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.presets import find_preset
-    from bido_ext.lab.stage import RunOptions
+    from bido_ext.lab.models.checkpoint import load_model
 
     base = find_preset(preset).with_seed(seed)
     spec = find_attack(attack)
@@ -196,9 +196,9 @@ def _public_set(
     *, progress: bool,
 ) -> Any:  # fmt: skip
     """The attacker's images: those of ``--public-images``, else of the data set."""
-    from bido_ext.lab.attacking import PublicSet
     from bido_ext.lab.data.registry import check_channels, class_counts
-    from bido_ext.lab.pipeline import load_images
+    from bido_ext.lab.experiments.attacking import PublicSet
+    from bido_ext.lab.experiments.pipeline import load_images
 
     if file is not None:
         images = PublicSet.read(file)

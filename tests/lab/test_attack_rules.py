@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from bido_ext.lab import attack as attacks
-from bido_ext.lab import attacking
-from bido_ext.lab.attack import (
+from bido_ext.lab import attacks
+from bido_ext.lab.attacks import (
     ATTACKS,
     Critic,
     Gan,
@@ -26,10 +25,11 @@ from bido_ext.lab.attack import (
     PpaConfig,
     VmiConfig,
 )
-from bido_ext.lab.attack.ked import TargetDiscriminator
-from bido_ext.lab.attack.rows import Rows, stream_seed
-from bido_ext.lab.checkpoint import load_checkpoint, weights_digest
+from bido_ext.lab.attacks.ked import TargetDiscriminator
+from bido_ext.lab.attacks.rows import Rows, stream_seed
+from bido_ext.lab.experiments import attacking
 from bido_ext.lab.models import build_model
+from bido_ext.lab.models.checkpoint import load_checkpoint, weights_digest
 
 SHORT = {
     "gmi": GmiConfig(steps=3, restarts=2, batch_size=4),
@@ -134,10 +134,10 @@ KILLED = """
 import os, sys
 folder, tests, threads = sys.argv[1:]
 sys.path[:0] = [tests]
-sys.modules["bido_ext.lab.judge"] = None  # cannot be imported: the attacks must not need it
+sys.modules["bido_ext.lab.judging"] = None  # cannot be imported: the attacks must not need it
 import torch
 import test_attack_rules as rules
-from bido_ext.lab.attack import search
+from bido_ext.lab.attacks import search
 
 save, saved = search._save, []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bido_ext.lab.safe_load import check_finite_weights, load_tensors, state_dict_of
+from bido_ext.lab.models.safe_load import check_finite_weights, load_tensors, state_dict_of
 
 from .base import FeatureClassifier
 from .mid import BottleneckClassifier
