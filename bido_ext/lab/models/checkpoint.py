@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from bido_ext.lab.data.atomic import replacing
-from bido_ext.lab.models import build_model
 
-from .safe_load import check_finite_weights, load_plain
+from .authors import layout_of, model_of
+from .registry import build_model
+from .safe_load import check_finite_weights, load_plain, state_or_none
 
 FORMAT = "bido_ext.model"
 VERSION = 1
@@ -104,7 +105,7 @@ def save_model(
 def load_model(
     path: Path | str, expect_arch: str | None = None, expect_num_classes: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the classifier of a ``save_model`` file, in eval mode.
+    """Build the classifier of a ``save_model`` file, or of one of the BiDO authors, in eval mode.
 
     Args:
         path: the file.
@@ -112,20 +113,35 @@ def load_model(
 
     Returns:
         The model on the CPU, and the file's other entries (arch, arch_options, num_classes, defence,
-        metrics).
+        metrics); of the authors' files the defence is "unknown" or "mid".
 
     Raises:
         ValueError: not such a file, or the model of another architecture or number of classes.
     """
-    content = load_format(path, FORMAT, VERSION, _ENTRIES)
+    content = load_checkpoint(path)
+    foreign = not isinstance(content, dict) or content.get("format") != FORMAT
+    state = state_or_none(content) if foreign else None
+    layout = None if state is None else layout_of(state)
+    if state is not None and layout is not None:
+        model, content = model_of(state, layout, f"path: {path}")
+    else:
+        content = load_format(path, FORMAT, VERSION, _ENTRIES)
     for key, expected in (("arch", expect_arch), ("num_classes", expect_num_classes)):
         if expected is not None and content[key] != expected:
             raise ValueError(
                 f"path: {path} holds a model with {key}={content[key]!r}, expected {expected!r}"
             )
+    if layout is None:
+        model = _built(content, path)
+    check_finite_weights(model.state_dict(), f"path: {path}")
+    return model.eval(), content
+
+
+def _built(content: dict[str, Any], path: Path | str) -> nn.Module:
+    """The model of a file of this package; its weights leave ``content``."""
     content.setdefault("arch_options", {})  # files of the first release have none
     check_entries(content, {"arch_options": dict}, path)
-    model = build_model(
+    model: nn.Module = build_model(
         content["arch"], content["num_classes"], content["defence"], content["arch_options"]
     )
     state = content.pop("state_dict")
@@ -135,8 +151,7 @@ def load_model(
         raise ValueError(
             f"path: the weights in {path} do not fit the architecture {content['arch']!r} it names"
         ) from error
-    check_finite_weights(model.state_dict(), f"path: {path}")
-    return model.eval(), content
+    return model
 
 
 def weights_digest(module: nn.Module) -> str:

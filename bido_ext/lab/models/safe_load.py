@@ -115,6 +115,14 @@ def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
     return _without_prefixes(content)
 
 
+def state_or_none(content: Any) -> dict[str, Tensor] | None:
+    """As ``state_dict_of``; None where there is no such mapping, or more than one."""
+    try:
+        return state_dict_of(content, "")
+    except ValueError:
+        return None
+
+
 def check_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
     """Raise ValueError if a weight is nan or infinite; its name is told."""
     bad = [
