@@ -1,6 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defences: what each adds to the training of a classifier."""
+"""Defences: what each changes in the training of a classifier, or in what it answers.
 
-from .registry import DEFENCES, LABELS, Defence, DefenceSpec, Penalty, resolve_weights
+One file is one defence; ``registry.py`` lists them.
+"""
 
-__all__ = ["DEFENCES", "LABELS", "Defence", "DefenceSpec", "Penalty", "resolve_weights"]
+from .registry import (
+    DEFENCES,
+    LABELS,
+    Defence,
+    arch_options_of,
+    description_of,
+    follows_epochs,
+    label_of,
+    parts_of,
+    resolve_weights,
+)
+from .rule import DefenceSpec, Penalty, Rule
+
+__all__ = [
+    "DEFENCES",
+    "LABELS",
+    "Defence",
+    "DefenceSpec",
+    "Penalty",
+    "Rule",
+    "arch_options_of",
+    "description_of",
+    "follows_epochs",
+    "label_of",
+    "parts_of",
+    "resolve_weights",
+]

@@ -16,7 +16,7 @@ from typing import Any
 
 from bido_ext.lab.attacks import Gan
 from bido_ext.lab.data import DigitTask
-from bido_ext.lab.defences import DEFENCES, LABELS
+from bido_ext.lab.defences import description_of, label_of
 from bido_ext.lab.experiments.attacking import PublicSet, attack_target, train_prior
 from bido_ext.lab.experiments.commands import Commands
 from bido_ext.lab.experiments.environment import machine_facts, package_versions
@@ -148,11 +148,11 @@ class _Run:
         """Train one defended model, attack it and judge the attack."""
         preset, config = self.preset, self.preset.target_for(defence, weights)
         name = "-".join([defence, *(f"{value:g}" for value in config.weights.values())])
-        label = LABELS.get(defence, defence)
+        label = label_of(defence)
         title = " ".join([label, *(f"{key}={value:g}" for key, value in config.weights.items())])
         attack_dir = self.out / "attacks" / "gmi" / name
         with self.narrator.stage(
-            f"Train the classifier: {title}", f"{DEFENCES[defence].description}."
+            f"Train the classifier: {title}", f"{description_of(defence)}."
         ) as told:
             target = train_target(data, config, self.out / "defences" / name, self.options)
             told.append(target.note)

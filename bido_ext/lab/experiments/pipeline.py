@@ -24,11 +24,6 @@ from bido_ext.lab.models.pretrained import file_sha256
 from bido_ext.lab.training.splits import check_training
 from bido_ext.lab.training.train import TrainConfig, TrainResult, train_classifier, train_evaluator
 
-_COSINE = (
-    "a cosine schedule falls to 0 over its number of epochs (--schedule constant or multistep can go "
-    "on)"
-)
-
 
 @dataclass(frozen=True)
 class LabData:
@@ -102,7 +97,7 @@ def _train(
         stage_config(role, data=data.digest, training=training),
         "model.pt",
         grows="training.epochs",
-        stuck="" if config.can_go_on else _COSINE,
+        stuck=config.stuck,
     )
     with locked(out):
         outcome = stage.outcome(options)

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bido_ext.lab.defences import LABELS, resolve_weights
+from bido_ext.lab.defences import label_of, resolve_weights
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.recipes import Recipe, RecipeResult
@@ -102,7 +102,7 @@ def _row(name: str, point: Point, run: RecipeResult) -> Row:
     return Row(
         name=name,
         defence=defence,
-        label=LABELS.get(defence, defence),
+        label=label_of(defence),
         weights=dict(weights),
         natural_accuracy=run.natural_accuracy,
         val_accuracy=run.val_accuracy,

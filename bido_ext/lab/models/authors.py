@@ -187,6 +187,7 @@ def model_of(
         "defence": defence,
         "metrics": {},
         "arch_options": options,
+        "weights": {},
     }
     return model, facts
 

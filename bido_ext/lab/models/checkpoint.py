@@ -87,8 +87,9 @@ def save_model(
     defence: str,
     metrics: Mapping[str, float],
     arch_options: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a trained classifier with what is needed to build it again."""
+    """Write a trained classifier with what is needed to build it again, and its defence's weights."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -97,6 +98,7 @@ def save_model(
         "defence": defence,
         "metrics": dict(metrics),
         "arch_options": dict(arch_options or {}),
+        "weights": dict(weights or {}),
         "state_dict": model.state_dict(),
     }
     save_atomic(content, path)
@@ -113,7 +115,7 @@ def load_model(
 
     Returns:
         The model on the CPU, and the file's other entries (arch, arch_options, num_classes, defence,
-        metrics); of the authors' files the defence is "unknown" or "mid".
+        weights, metrics); of the authors' files the defence is "unknown" or "mid".
 
     Raises:
         ValueError: not such a file, or the model of another architecture or number of classes.
@@ -139,8 +141,9 @@ def load_model(
 
 def _built(content: dict[str, Any], path: Path | str) -> nn.Module:
     """The model of a file of this package; its weights leave ``content``."""
-    content.setdefault("arch_options", {})  # files of the first release have none
-    check_entries(content, {"arch_options": dict}, path)
+    for key in ("arch_options", "weights"):  # files of the first releases have none
+        content.setdefault(key, {})
+        check_entries(content, {key: dict}, path)
     model: nn.Module = build_model(
         content["arch"], content["num_classes"], content["defence"], content["arch_options"]
     )

@@ -51,7 +51,7 @@ def check_training(config: TrainConfig, task: Task, *, evaluator: bool) -> None:
     check_images(config, train)
     EpochBatches(config, train.labels)
     if config.pretrained:
-        model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
+        model = build_model(config.arch, data.num_classes, config.defence, config.model_options)
         load_pretrained(model, config.pretrained, config.reinit)
 
 

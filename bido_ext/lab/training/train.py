@@ -135,13 +135,15 @@ def _fit(
         settings["pretrained"] = file_sha256(config.pretrained)
     checkpoint = run_dir / "checkpoint.pt"
     torch.manual_seed(config.seed)
-    model = build_model(config.arch, data.num_classes, config.defence, config.arch_options)
+    model = build_model(config.arch, data.num_classes, config.defence, config.model_options)
     check_images(config, train)
     batches = EpochBatches(config, train.labels)
     if config.pretrained:
         load_pretrained(model, config.pretrained, config.reinit)
+    defence = Defence(config.defence, config.weights, config.taps or _taps_of(model))
     # channels_last: the faster layout for convolutions
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    defence.prepare(model, pretrained=bool(config.pretrained))
     optimizer = build_optimizer(config, model)
     scheduler = build_scheduler(config, optimizer, len(batches))
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
@@ -158,12 +160,20 @@ def _fit(
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
-    defence = Defence(config.defence, config.weights, config.taps or _taps_of(model))
     with defence.attached(model) as penalty:
         for epoch in range(state["epoch"] + 1, config.epochs + 1):
             started = time.monotonic()
             row = _epoch(
-                config, epoch, model, penalty, optimizer, scheduler, train, batches, progress
+                config,
+                epoch,
+                model,
+                defence,
+                penalty,
+                optimizer,
+                scheduler,
+                train,
+                batches,
+                progress,
             )
             row["val_accuracy"] = accuracy(model, data.val)
             state["history"].append({"epoch": epoch, **row})
@@ -194,7 +204,7 @@ def _finish(
     metrics = {"val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy}
     save_model(
         result.path, model, config.arch, data.num_classes, config.defence, metrics,
-        config.arch_options,
+        config.model_options, config.weights,
     )  # fmt: skip
     return result
 
@@ -203,6 +213,7 @@ def _epoch(
     config: TrainConfig,
     epoch: int,
     model: nn.Module,
+    defence: Defence,
     penalty: Penalty,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
@@ -220,15 +231,18 @@ def _epoch(
     by_epoch = config.schedule == "multistep"
     sums: dict[str, Tensor] = {}
     name = config.defence if config.defence != "none" else config.arch
-    model.train()
+    defence.set_training(model)
     for chosen in tqdm(drawn, f"{name} epoch {epoch}/{config.epochs}", disable=not progress):
         x, y = train.batch(chosen).to(device), train.labels[chosen].to(device)
         if augment is not None:
             x = augment(x, generator)
+        x = defence.images(x, generator)
         logits = model(x)
         ce = F.cross_entropy(logits, y)
         extra, parts = penalty(seen(x), logits, y)
-        loss = ce if extra is None else ce + extra
+        task = defence.task_loss(logits, y, epoch, config.epochs)
+        task = ce if task is None else task
+        loss = task if extra is None else task + extra
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bido_ext.lab.data.training_augment import training_augmentation
-from bido_ext.lab.defences import resolve_weights
+from bido_ext.lab.defences import arch_options_of, follows_epochs, resolve_weights
 from bido_ext.lab.models import find_model
 
 from .finite import check_finite
@@ -22,7 +22,8 @@ class TrainConfig:
 
     Attributes:
         arch: a classifier, see ``find_model``; ``arch_options`` override its options.
-        defence: key of ``DEFENCES``; ``weights`` override its default weights.
+        defence: key of ``DEFENCES``, or several with "+" between them; ``weights`` override its
+            default weights.
         epochs, batch_size: the last partial batch of an epoch is dropped.
         lr: learning rate at the start.
         optimizer: "adam", or "sgd" with ``momentum`` (Nesterov).
@@ -92,7 +93,24 @@ class TrainConfig:
     @property
     def can_go_on(self) -> bool:
         """Whether the first epochs are the same however many follow."""
-        return self.schedule != "cosine"
+        return not self.stuck
+
+    @property
+    def stuck(self) -> str:
+        """Why a finished run cannot go on; empty where it can."""
+        if self.schedule == "cosine":
+            return (
+                "a cosine schedule falls to 0 over its number of epochs (--schedule constant or "
+                "multistep can go on)"
+            )
+        if follows_epochs(self.defence):
+            return f"the defence {self.defence!r} changes with the share of the epochs that is done"
+        return ""
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Options of the classifier, those that the defence asks for included."""
+        return {**self.arch_options, **arch_options_of(self.defence, self.weights)}
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON gives them back: lists in place of tuples."""
