@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model-inversion attacks. No module here knows the evaluation classifier: it judges afterwards."""
 
+from .black_box import BlackBox, BudgetError
+from .brep import BrepConfig, invert_brep
 from .gan import Gan, GanConfig, train_gan
 from .generators import DirectLatents, LatentGenerator
 from .gmi import GmiConfig, invert
@@ -15,6 +17,9 @@ from .vmi import VmiConfig, invert_vmi
 __all__ = [
     "ATTACKS",
     "AttackSpec",
+    "BlackBox",
+    "BrepConfig",
+    "BudgetError",
     "Critic",
     "DirectLatents",
     "Gan",
@@ -31,6 +36,7 @@ __all__ = [
     "VmiConfig",
     "find_attack",
     "invert",
+    "invert_brep",
     "invert_ked",
     "invert_ppa",
     "invert_vmi",

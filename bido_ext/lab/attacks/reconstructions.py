@@ -28,6 +28,7 @@ def save_reconstructions(found: Reconstructions, config: Mapping[str, Any], path
         "classes": list(found.classes),
         "target_confidence": found.target_confidence,
         "draws": found.draws,
+        "queries": found.queries,
     }
     save_atomic(content, path)
 
@@ -41,7 +42,7 @@ def load_reconstructions(path: Path) -> Reconstructions:
     content = _content(path)
     return Reconstructions(
         content["images"], content["latents"], content["classes"], content["target_confidence"],
-        content.get("draws", 1),
+        content.get("draws", 1), content.get("queries"),
     )  # fmt: skip
 
 

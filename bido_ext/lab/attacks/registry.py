@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .brep import BrepConfig, invert_brep
 from .gan import GanConfig
 from .gmi import GmiConfig, invert
 from .ked import KedConfig, KedGanConfig, invert_ked
@@ -20,7 +21,7 @@ class AttackSpec:
     Attributes:
         name: as on the command line.
         description: one line, with its source.
-        access: what it needs of the target.
+        access: what it needs of the target: its weights, or the labels of images it asks about.
         needs: its prior: GMI's GAN with its critic, KED-MI's GAN of the very target, or any
             generator (GMI's if no other is given).
         config: class of its settings.
@@ -30,7 +31,7 @@ class AttackSpec:
 
     name: str
     description: str
-    access: str
+    access: Literal["white box", "label only"]
     needs: Literal["gan", "ked gan", "generator"]
     config: Callable[..., Any]
     prior_config: Callable[..., Any]
@@ -78,6 +79,15 @@ ATTACKS: dict[str, AttackSpec] = {
             PpaConfig,
             GanConfig,
             invert_ppa,
+        ),
+        AttackSpec(
+            "brep",
+            "BREP-MI: boundary repulsion, from the labels of queries alone (Kahla et al., CVPR 2022)",
+            "label only",
+            "generator",
+            BrepConfig,
+            GanConfig,
+            invert_brep,
         ),
     )
 }

@@ -19,6 +19,7 @@ class Reconstructions:
         classes: the attacked labels, in the order of the second axis.
         target_confidence: (restarts, classes), the target's probability of the wanted class.
         draws: images of one search of a class; the intervals of the judge take them together.
+        queries: images that a black-box attack asked about; None where it has the weights.
     """
 
     images: Tensor
@@ -26,6 +27,7 @@ class Reconstructions:
     classes: list[int]
     target_confidence: Tensor
     draws: int = 1
+    queries: int | None = None
 
 
 @torch.no_grad()

@@ -27,10 +27,7 @@ def check_target(
         ValueError: no or repeated classes, a label that the target does not have, or a target that
             does not take such images.
     """
-    if not classes:
-        raise ValueError("classes must name at least one label")
-    if len(set(classes)) != len(classes):
-        raise ValueError(f"classes must not repeat, got {list(classes)}")
+    _check_named(classes)
     try:
         weight = next(target.parameters(), torch.zeros(0))
         outputs = int(target(torch.zeros(2, *shape, device=device, dtype=weight.dtype)).shape[1])
@@ -38,10 +35,23 @@ def check_target(
         raise ValueError(
             f"target must take the attack's images of shape {tuple(shape)}: {error}"
         ) from error
+    check_classes(classes, outputs)
+    return outputs
+
+
+def check_classes(classes: Sequence[int], outputs: int) -> None:
+    """Raise ValueError unless ``classes`` are different labels of a target with ``outputs`` classes."""
+    _check_named(classes)
     for label in classes:
         if not 0 <= label < outputs:
             raise ValueError(f"classes: the target has labels 0 to {outputs - 1}, got {label}")
-    return outputs
+
+
+def _check_named(classes: Sequence[int]) -> None:
+    if not classes:
+        raise ValueError("classes must name at least one label")
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"classes must not repeat, got {list(classes)}")
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

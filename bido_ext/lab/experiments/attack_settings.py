@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bido_ext.lab.attacks import (
+    BrepConfig,
     GanConfig,
     KedConfig,
     KedGanConfig,
@@ -34,6 +35,14 @@ _SETTINGS: dict[tuple[str, str], tuple[Any, Any]] = {
     ),
     ("smoke", "vmi"): (
         VmiConfig(steps=3, draws=4, samples=3, couplings=2, hidden=8),
+        _SMOKE_GAN,
+    ),
+    ("quick", "brep"): (
+        BrepConfig(steps=400, restarts=4, candidates=64, patience=60, radius=1.0, clip=1.2),
+        _QUICK_GAN,
+    ),
+    ("smoke", "brep"): (
+        BrepConfig(steps=3, candidates=8, points=4),
         _SMOKE_GAN,
     ),
     ("quick", "ked"): (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from bido_ext.lab.attacks import (
+    BlackBox,
     Gan,
     KedGan,
     Reconstructions,
@@ -32,6 +33,7 @@ from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
 from bido_ext.lab.attacks.ked.gan import Start, check_owner
 from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.data import ImageSet
+from bido_ext.lab.defences import Defence
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.pipeline import LabData, stage_config
 from bido_ext.lab.experiments.stage import RunOptions, Stage
@@ -177,6 +179,8 @@ def attack_target(
     classes: Sequence[int],
     out: Path,
     options: RunOptions,
+    *,
+    defence: tuple[str, Mapping[str, float]] = ("none", {}),
     **more: Any,
 ) -> Attacked:
     """Attack ``classes`` of ``target``; a finished attack is loaded.
@@ -192,6 +196,7 @@ def attack_target(
         classes: Labels to attack.
         out: Folder of the attack.
         options: How to run.
+        defence: Name and weights of the target's defence: what it answers a black-box attack.
         more: Options of this attack alone, such as ``force_foreign_gan``.
 
     Raises:
@@ -207,9 +212,19 @@ def attack_target(
         "generator": weights_digest(getattr(prior, "generator", prior)),
         **{key: value for key, value in more.items() if value},
     }
+    taps = ("unused",)  # nothing is trained here
+    answers = Defence(*defence, taps=taps) if spec.access != "white box" else None
+    if answers is not None:
+        settings["answers"] = [defence[0], dict(answers.weights)]
     stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
     if spec.needs == "generator" and isinstance(prior, Gan):
         prior = prior.generator
+    met: Any = target
+    if answers is not None:
+        met = BlackBox(
+            target, labels_only=spec.access == "label only", answers=answers.answers,
+            budget=config.budget, device=options.device,
+        )  # fmt: skip
     with locked(out):
         done = stage.outcome(options)
         if done is not None:
@@ -217,7 +232,7 @@ def attack_target(
         else:
             began = time.monotonic()
             found = spec.run(
-                config, target, prior, list(classes), run_dir=out, progress=options.progress,
+                config, met, prior, list(classes), run_dir=out, progress=options.progress,
                 device=options.device, **more,
             )  # fmt: skip
             seconds = time.monotonic() - began

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .ir import Unit
 
-Block = BasicBlock | Bottleneck | Unit
+Block: TypeAlias = BasicBlock | Bottleneck | Unit
 
 
 class Scale(nn.Module):

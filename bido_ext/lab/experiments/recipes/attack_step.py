@@ -119,6 +119,7 @@ def run_attack(
     more = {"input_size": side} if chosen.name == "ppa" else {}
     attacked = attack_target(
         chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
+        defence=(recipe.target.defence, recipe.target.weights),
         **more,
     )  # fmt: skip
     return AttackRun(attacked, note, public_images)
