@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from bido_ext.cli.app import app
-from bido_ext.lab import presets
-from bido_ext.lab.checkpoint import load_checkpoint, weights_digest
-from bido_ext.lab.pipeline import load_data  # imported before the forks
+from bido_ext.lab.experiments import presets
+from bido_ext.lab.experiments.pipeline import load_data  # imported before the forks
+from bido_ext.lab.models.checkpoint import load_checkpoint, weights_digest
 
 SMOKE = presets.PRESETS["smoke"]
 #: Long enough that most kills find a checkpoint to resume from, and that some do not.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bido_ext.lab.judge import AttackMetrics, ClassMetrics, wilson_interval
+from bido_ext.lab.judging import AttackMetrics, ClassMetrics, wilson_interval
 from bido_ext.lab.report import EvaluatorResult, Results, Row
 
 

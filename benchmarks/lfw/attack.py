@@ -12,18 +12,18 @@ from torch import nn
 
 from benchmarks.lfw.prior import SHAPE, Prior, PriorConfig
 from benchmarks.lfw.protocol import SHA256, Faces
-from bido_ext.lab.attack import (
+from bido_ext.lab.attacks import (
     GmiConfig,
     KedConfig,
     KedGanConfig,
     PpaConfig,
     Reconstructions,
 )
-from bido_ext.lab.attack.networks import LATENT_DIM
-from bido_ext.lab.attack.rows import Rows
-from bido_ext.lab.attacking import PublicSet, attack_target, train_prior
+from bido_ext.lab.attacks.networks import LATENT_DIM
+from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.data import ImageSet
-from bido_ext.lab.stage import RunOptions
+from bido_ext.lab.experiments.attacking import PublicSet, attack_target, train_prior
+from bido_ext.lab.experiments.stage import RunOptions
 
 GMI = GmiConfig(steps=100, lr=2e-3, restarts=5, batch_size=62)
 KED_GAN = KedGanConfig(

@@ -2,7 +2,7 @@
 """The independent judge: dlib's face descriptors, and a logistic regression on the private people.
 
 The descriptor network was trained by others on other faces; neither the attacked classifiers nor the
-attacker saw it.  It is an evaluator as ``bido_ext.lab.judge`` wants one: ``features`` and logits.
+attacker saw it.  It is an evaluator as ``bido_ext.lab.judging`` wants one: ``features`` and logits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.lfw.protocol import Faces
-from bido_ext.lab.atomic import replacing
+from bido_ext.lab.data.atomic import replacing
 
 DESCRIPTOR_DIM = 128
 SCRIPT = Path(__file__).with_name("judge_process.py")

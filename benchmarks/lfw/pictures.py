@@ -14,9 +14,9 @@ from torchvision.utils import make_grid
 
 from benchmarks.lfw.cells import Cell
 from benchmarks.lfw.judge import FaceJudge
-from bido_ext.lab.atomic import replacing
-from bido_ext.lab.judge import classify
-from bido_ext.lab.reconstructions import load_reconstructions
+from bido_ext.lab.attacks.reconstructions import load_reconstructions
+from bido_ext.lab.data.atomic import replacing
+from bido_ext.lab.judging import classify
 
 PEOPLE = 14  # the first ones, none chosen by its looks
 RECOGNISED, MISSED = (34, 139, 80), (225, 225, 225)

@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.lfw.networks import SHAPE
 from benchmarks.lfw.protocol import as_float
-from bido_ext.lab.attack.networks import LATENT_DIM, Critic, Generator
-from bido_ext.lab.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.attacks.networks import LATENT_DIM, Critic, Generator
+from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
 
 CHECKPOINT_EVERY = 100
 

@@ -20,11 +20,11 @@ from benchmarks.lfw.kept import kept_rows
 from benchmarks.lfw.prior import PriorConfig, train_prior
 from benchmarks.lfw.protocol import SHA256, SPLIT_SEED, Faces, as_float, load_faces
 from benchmarks.lfw.target import TargetConfig, build, train
-from bido_ext.lab.atomic import write_text
-from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
-from bido_ext.lab.environment import machine_facts, package_versions
-from bido_ext.lab.judge import PrivateReference, judge_attack
-from bido_ext.lab.stage import RunOptions, Stage
+from bido_ext.lab.data.atomic import write_text
+from bido_ext.lab.experiments.environment import machine_facts, package_versions
+from bido_ext.lab.experiments.stage import RunOptions, Stage
+from bido_ext.lab.judging import PrivateReference, judge_attack
+from bido_ext.lab.models.checkpoint import load_checkpoint, save_atomic
 
 FORMAT, VERSION = "bido_ext.lfw", 3
 OPTIONS = RunOptions(on_change="rerun", progress=False)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.lfw.networks import TAPS
 from benchmarks.lfw.text import LABELS, markdown, mean_and_range, percent, weights
-from bido_ext.lab.judge import clustered_interval, wilson_interval
+from bido_ext.lab.judging import clustered_interval, wilson_interval
 
 HEADER = (
     "defence", "weights", "attack", "seeds", "natural accuracy", "attack accuracy top-1",

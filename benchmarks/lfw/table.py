@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.lfw.summary import summary
 from benchmarks.lfw.text import LABELS, interval, markdown, percent, weights
-from bido_ext.lab.atomic import write_text
+from bido_ext.lab.data.atomic import write_text
 
 
 def table(document: dict[str, Any]) -> str:

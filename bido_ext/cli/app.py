@@ -15,6 +15,7 @@ from bido_ext.cli.data import data
 from bido_ext.cli.demo import demo
 from bido_ext.cli.doctor import doctor
 from bido_ext.cli.evaluate import evaluate
+from bido_ext.cli.export import export
 from bido_ext.cli.list import list_
 from bido_ext.cli.run import run
 from bido_ext.cli.study import study
@@ -59,7 +60,9 @@ def bido(
     """
 
 
-for _command in (train, attack, evaluate, compare, demo, run, sweep, bench, tune, doctor):
+for _command in (
+    train, attack, evaluate, export, compare, demo, run, sweep, bench, tune, doctor,
+):  # fmt: skip
     app.command()(_command)
 app.command("list")(list_)
 app.add_typer(data, name="data")

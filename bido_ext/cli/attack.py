@@ -48,6 +48,9 @@ def attack(
     restarts: Annotated[int | None, typer.Option(help="Independent starts a class.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in the latents.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="brep: the most queries altogether; 0: no limit.")
+    ] = None,
     id_weight: Annotated[float | None, typer.Option(help="Weight of the identity loss.")] = None,
     prior_steps: Annotated[int | None, typer.Option(help="Generator steps of the prior.")] = None,
     settings: Annotated[
@@ -88,11 +91,12 @@ def attack(
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has the model's weights and public images only. The generator of gmi, vmi and ppa
-    does not depend on the model, so one --prior serves every model; that of ked belongs to one
-    model, each needs a folder of its own. Judge the outcome with bido evaluate. A killed attack
-    continues when the same command is given again. Settings are those of the preset, of --settings
-    above it, and of the options above both.
+    The attacker has public images and the model's weights, or of brep the labels that it answers
+    (counted, see --budget). The generator of gmi, vmi, ppa and brep does not depend on the model,
+    so one --prior serves every model; that of ked belongs to one model, each needs a folder of its
+    own. Judge the outcome with bido evaluate. A killed attack continues when the same command is
+    given again. Settings are those of the preset, of --settings above it, and of the options above
+    both.
 
     \b
     Example:
@@ -103,15 +107,16 @@ def attack(
     """
     from dataclasses import replace
 
-    from bido_ext.lab.attack import find_attack, load_stylegan2
-    from bido_ext.lab.attack_settings import settings_for
-    from bido_ext.lab.attacking import attack_target, train_prior
-    from bido_ext.lab.checkpoint import load_model
+    from bido_ext.lab.attacks import find_attack, load_stylegan2
     from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.experiments.attack_settings import settings_for
+    from bido_ext.lab.experiments.attacking import attack_target, train_prior
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.presets import find_preset
+    from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.models import find_model
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.presets import find_preset
-    from bido_ext.lab.stage import RunOptions
+    from bido_ext.lab.models.authors import UNKNOWN
+    from bido_ext.lab.models.checkpoint import load_model
 
     base = find_preset(preset).with_seed(seed)
     spec = find_attack(attack)
@@ -124,7 +129,9 @@ def attack(
     search, training = settings_for(base, attack)
     if settings is not None:
         search, training = with_file(search, training, settings)
-    options_given = _known(search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight)
+    options_given = _known(
+        search, restarts=restarts, steps=steps, lr=lr, id_weight=id_weight, budget=budget
+    )
     search = with_settings(overridden(search, **options_given), set_ or [], "--set")
     training = with_settings(
         overridden(training, steps=prior_steps), prior_set or [], "--prior-set"
@@ -157,9 +164,14 @@ def attack(
     more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
     if attack == "ppa":
         more["input_size"] = shape[-1]
-    attacked = attack_target(attack, target, gan, search, labels, out, options, **more)
+    known = facts["defence"] != UNKNOWN
+    attacked = attack_target(
+        attack, target, gan, search, labels, out, options,
+        defence=(facts["defence"], facts["weights"]) if known else ("none", {}), **more,
+    )  # fmt: skip
     found = attacked.reconstructions
     confidence = float(found.target_confidence.mean())
+    asked = "" if found.queries is None else f"{found.queries} queries\n"
     if json:
         print_json(
             {
@@ -168,6 +180,7 @@ def attack(
                 "target_confidence": confidence,
                 "restarts": len(found.images),
                 "classes": list(found.classes),
+                "queries": found.queries,
                 "seconds": attacked.seconds,
             }
         )
@@ -175,7 +188,7 @@ def attack(
     for note in filter(None, (told and f"prior: {told}", attacked.note)):
         typer.echo(note, err=True)
     typer.echo(
-        f"the model itself takes its reconstructions for the wanted class with probability "
+        f"{asked}the model itself takes its reconstructions for the wanted class with probability "
         f"{confidence:.3f}; whether they show it, bido evaluate tells\n"
         f"reconstructions: {attacked.path}"
     )
@@ -196,9 +209,9 @@ def _public_set(
     *, progress: bool,
 ) -> Any:  # fmt: skip
     """The attacker's images: those of ``--public-images``, else of the data set."""
-    from bido_ext.lab.attacking import PublicSet
     from bido_ext.lab.data.registry import check_channels, class_counts
-    from bido_ext.lab.pipeline import load_images
+    from bido_ext.lab.experiments.attacking import PublicSet
+    from bido_ext.lab.experiments.pipeline import load_images
 
     if file is not None:
         images = PublicSet.read(file)

@@ -48,8 +48,8 @@ def bench(
       bido bench --measure nhsic --n 256 --dims 3072,2048,512 --classes 10
       bido bench --measure hsic --n 2048 --dims 512,512 --threads 2 --json
     """
-    from bido_ext.lab.bench import BenchSettings, bench_table, run_bench
-    from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.experiments.bench import BenchSettings, bench_table, run_bench
+    from bido_ext.lab.experiments.pipeline import pick_device
 
     widths = widths_of(dims)
     if classes is None:

@@ -21,12 +21,12 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     """What the registries know of a kind, as ``bido list`` prints it."""
     import torch
 
-    from bido_ext.lab.attack import ATTACKS
+    from bido_ext.lab.attacks import ATTACKS
     from bido_ext.lab.data import DATASETS
     from bido_ext.lab.defences import DEFENCES
+    from bido_ext.lab.experiments.presets import PRESETS
+    from bido_ext.lab.experiments.recipes import load_recipe, recipe_names
     from bido_ext.lab.models import LIBRARY_MODELS, MODELS, build_model
-    from bido_ext.lab.presets import PRESETS
-    from bido_ext.lab.recipes import load_recipe, recipe_names
 
     if kind == "attacks":
         return [

@@ -95,7 +95,7 @@ def compare(
       bido compare timm/vit_tiny_patch16_224 --data ~/photos --images 512 --json
     """
     from bido_ext.lab.compare import ImageChoice, ModelChoice, compare_models, comparison_text
-    from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.experiments.pipeline import pick_device
 
     given = {"--other-weights": other_weights, "--other-layers": other_layers,
              "--other-arch-options": other_arch_options}  # fmt: skip

@@ -34,11 +34,11 @@ def demo(
       bido demo --out runs/demo
       bido demo --preset paper --seed 1 --out runs/paper-1
     """
-    from bido_ext.lab.demo import run_demo
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.presets import find_preset
+    from bido_ext.lab.experiments.demo import run_demo
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.presets import find_preset
+    from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.report import headline, text_table
-    from bido_ext.lab.stage import RunOptions
 
     options = RunOptions(
         fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)

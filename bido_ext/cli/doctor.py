@@ -24,7 +24,7 @@ def doctor(json: Json = False) -> None:
       bido doctor --json
     """
     import bido_ext
-    from bido_ext.lab.environment import LAB_PACKAGES, machine_facts, package_versions
+    from bido_ext.lab.experiments.environment import LAB_PACKAGES, machine_facts, package_versions
 
     rows, versions, machine = bido_ext.backends(), package_versions(), machine_facts()
     missing = [name for name in LAB_PACKAGES if versions[name] == "not installed"]

@@ -14,7 +14,6 @@ from typing import Any, ParamSpec
 import typer
 
 from bido_ext.cli import MISSING_LAB
-from bido_ext.lab.atomic import NotWrittenError
 
 P = ParamSpec("P")
 
@@ -40,16 +39,14 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
             _stop(_sentence(error), BAD_INPUT)
-        except NotWrittenError as error:
-            _stop(_sentence(error), FAILURE)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
         except Exception as error:
-            _stop(
-                f"{_sentence(error)} ({type(error).__name__}; BIDO_EXT_DEBUG=1 shows where)",
-                FAILURE,
-            )
+            from bido_ext.lab.data.atomic import NotWrittenError  # imports PyTorch
+
+            hint = f" ({type(error).__name__}; BIDO_EXT_DEBUG=1 shows where)"
+            _stop(_sentence(error) + ("" if isinstance(error, NotWrittenError) else hint), FAILURE)
 
     return wrapped
 

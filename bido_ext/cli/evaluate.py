@@ -64,11 +64,11 @@ def evaluate(
       bido evaluate runs/ppa-faces/reconstructions.pt --evaluator runs/faces-evaluator/model.pt \\
         --dataset lfw --data ~/lfw --required 0.9
     """
-    from bido_ext.lab.checkpoint import load_checkpoint
+    from bido_ext.lab.attacks.reconstructions import FORMAT as RECONSTRUCTIONS
     from bido_ext.lab.data import DataConfig
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.presets import find_preset
-    from bido_ext.lab.reconstructions import FORMAT as RECONSTRUCTIONS
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.presets import find_preset
+    from bido_ext.lab.models.checkpoint import load_checkpoint
 
     content = load_checkpoint(file)
     kind = content.get("format") if isinstance(content, dict) else None
@@ -101,16 +101,16 @@ def _loaded(source: Any, size: int) -> Any:
     """The sets of an experiment (a ``DataConfig``) with images of one size."""
     from dataclasses import replace
 
-    from bido_ext.lab.pipeline import load_images
+    from bido_ext.lab.experiments.pipeline import load_images
 
     return load_images(replace(source, image_size=size)).task
 
 
 def _accuracy(file: Path, source: Any, device: Any) -> tuple[dict[str, Any], str]:
-    from bido_ext.lab.checkpoint import load_model
     from bido_ext.lab.data.registry import check_channels, class_counts
     from bido_ext.lab.models import find_model
-    from bido_ext.lab.train import accuracy
+    from bido_ext.lab.models.checkpoint import load_model
+    from bido_ext.lab.training.train import accuracy
 
     model, facts = load_model(file)
     counts = class_counts(source)  # before minutes are spent on images
@@ -151,13 +151,13 @@ def _judge(
 ) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
-    from bido_ext.lab.checkpoint import load_model, weights_digest
+    from bido_ext.lab.attacks.reconstructions import attacked_model, load_reconstructions
     from bido_ext.lab.data import ImageSet
     from bido_ext.lab.data.registry import check_channels, class_counts
-    from bido_ext.lab.judge import PrivateReference, judge_attack, load_inception, save_comparison
-    from bido_ext.lab.reconstructions import attacked_model, load_reconstructions
+    from bido_ext.lab.judging import PrivateReference, judge_attack, load_inception, save_comparison
+    from bido_ext.lab.models.checkpoint import load_model, weights_digest
     from bido_ext.lab.report.judgement import judgement_text
-    from bido_ext.lab.train import accuracy
+    from bido_ext.lab.training.train import accuracy
 
     found = load_reconstructions(file)
     # All that can be refused, before minutes are spent on images.

@@ -48,10 +48,10 @@ def run(
       bido run celeba64-vgg16-bido-hsic --data ~/sets --out runs/hsic
       bido run lfw64-vgg16-bido-coco --smoke
     """
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.recipes import load_recipe, text_summary
-    from bido_ext.lab.recipes.run import run_recipe
-    from bido_ext.lab.stage import RunOptions
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.recipes import load_recipe, text_summary
+    from bido_ext.lab.experiments.recipes.run import run_recipe
+    from bido_ext.lab.experiments.stage import RunOptions
 
     if smoke and data is not None:
         raise ValueError("--smoke draws its own data and takes no --data")

@@ -36,8 +36,8 @@ def with_file(search: T, prior: T, path: Path) -> tuple[T, T]:
         ValueError: No such file, no TOML, another table, an unknown name, or a value of another
             type.
     """
-    from bido_ext.lab.recipes.load import read_toml
-    from bido_ext.lab.recipes.schema import from_table
+    from bido_ext.lab.experiments.recipes.load import read_toml
+    from bido_ext.lab.experiments.recipes.schema import from_table
 
     tables = read_toml(path, "--settings")
     if strange := sorted(set(tables) - {"attack", "prior"}):

@@ -58,11 +58,11 @@ def sweep(
       bido sweep lfw64-vgg16-bido-hsic --data ~/sets --out runs/sweep \\
         --weights 0.05,0.5 --weights 0.05,1 --weights 0.05,2.5
     """
-    from bido_ext.lab.pipeline import pick_device
-    from bido_ext.lab.recipes import load_recipe
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.recipes import load_recipe
+    from bido_ext.lab.experiments.stage import RunOptions
+    from bido_ext.lab.experiments.sweep import run_sweep
     from bido_ext.lab.report import headline, text_table
-    from bido_ext.lab.stage import RunOptions
-    from bido_ext.lab.sweep import run_sweep
 
     if smoke and data is not None:
         raise ValueError("--smoke draws its own data and takes no --data")

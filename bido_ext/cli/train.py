@@ -105,10 +105,15 @@ def train(
       bido train --dataset lfw --data ~/lfw --sampler identity --augment flip --out runs/faces
     """
     from bido_ext.lab.data import DataConfig, find_dataset
+    from bido_ext.lab.experiments.pipeline import (
+        load_images,
+        pick_device,
+        train_judge,
+        train_target,
+    )
+    from bido_ext.lab.experiments.presets import find_preset
+    from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.models import find_model
-    from bido_ext.lab.pipeline import load_images, pick_device, train_judge, train_target
-    from bido_ext.lab.presets import find_preset
-    from bido_ext.lab.stage import RunOptions
 
     base = find_preset(preset).with_seed(seed)
     if evaluator and (defence != "none" or weights):

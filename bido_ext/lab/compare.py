@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bido_ext.lab.atomic import replacing, write_text
-from bido_ext.lab.checkpoint import load_model, weights_digest
 from bido_ext.lab.data import DataConfig, ImageSet
+from bido_ext.lab.data.atomic import replacing, write_text
 from bido_ext.lab.data.decode import Preparation
 from bido_ext.lab.data.image_cache import decoded
 from bido_ext.lab.data.public_folder import public_folder
-from bido_ext.lab.environment import machine_facts, package_versions
+from bido_ext.lab.experiments.environment import machine_facts, package_versions
+from bido_ext.lab.experiments.pipeline import load_images
 from bido_ext.lab.models import build_model, load_pretrained
-from bido_ext.lab.pipeline import load_images
+from bido_ext.lab.models.checkpoint import load_model, weights_digest
 from bido_ext.nn.layer_similarity import LayerSimilarity
 from bido_ext.nn.similarity_matrix import SimilarityMatrix
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear

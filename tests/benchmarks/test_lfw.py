@@ -22,9 +22,9 @@ from benchmarks.lfw.prior import SHAPE, Prior
 from benchmarks.lfw.protocol import Faces, load_faces, split_people
 from benchmarks.lfw.summary import summary
 from benchmarks.lfw.target import TargetConfig, train
-from bido_ext.lab.attack.networks import Critic, Generator
-from bido_ext.lab.judge import wilson_interval
-from bido_ext.lab.stage import RunOptions
+from bido_ext.lab.attacks.networks import Critic, Generator
+from bido_ext.lab.experiments.stage import RunOptions
+from bido_ext.lab.judging import wilson_interval
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "lfw" / "results.json"

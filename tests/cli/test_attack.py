@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.attack import StyleGan2
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.attacks import StyleGan2
+from bido_ext.lab.data.small_data import write_small
 
 SMOKE = ("--preset", "smoke")
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from bido_ext._version import __version__
 from bido_ext.cli.app import app
-from bido_ext.lab.atomic import NotWrittenError
-from bido_ext.lab.attack import Reconstructions
-from bido_ext.lab.checkpoint import save_model
+from bido_ext.lab.attacks import Reconstructions
+from bido_ext.lab.attacks.reconstructions import save_reconstructions
+from bido_ext.lab.data.atomic import NotWrittenError
 from bido_ext.lab.models import build_model
-from bido_ext.lab.reconstructions import save_reconstructions
+from bido_ext.lab.models.checkpoint import save_model
 
 SMOKE = ("--preset", "smoke")
 
@@ -56,7 +56,7 @@ def nothing_is_loaded(monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("images were loaded")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", loaded)
+    monkeypatch.setattr("bido_ext.lab.experiments.pipeline.load_images", loaded)
 
 
 def test_version():
@@ -113,7 +113,7 @@ def test_what_the_disk_refuses_is_one_sentence(monkeypatch, tmp_path):
     def full(*_, **__):
         raise NotWrittenError("a.pt could not be written: No space left on device")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", full)
+    monkeypatch.setattr("bido_ext.lab.experiments.pipeline.load_images", full)
     result = bido("train", *SMOKE, "--out", tmp_path / "x")
     assert result.exit_code == 1
     assert result.stderr == "bido: a.pt could not be written: No space left on device\n"

@@ -11,9 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.bench import contenders, run, timing
-from bido_ext.lab.bench.floor import floor_seconds, floor_weights
-from bido_ext.lab.bench.problem import make_problem
+from bido_ext.lab.experiments.bench import contenders, run, timing
+from bido_ext.lab.experiments.bench.floor import floor_seconds, floor_weights
+from bido_ext.lab.experiments.bench.problem import make_problem
 
 TINY = ("--n", "12", "--device", "cpu", "--threads", "1")
 

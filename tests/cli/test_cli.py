@@ -168,7 +168,7 @@ def test_a_failure_is_one_sentence_and_exit_code_1(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", broken)
+    monkeypatch.setattr("bido_ext.lab.experiments.pipeline.load_images", broken)
     result = bido("train", *SMOKE, "--out", tmp_path / "x")
     assert result.exit_code == 1
     assert result.stderr.startswith("bido: the disk is full (RuntimeError;")
@@ -183,7 +183,7 @@ def test_an_interrupted_command_says_how_to_continue(monkeypatch, tmp_path, more
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bido_ext.lab.pipeline.load_images", interrupted)
+    monkeypatch.setattr("bido_ext.lab.experiments.pipeline.load_images", interrupted)
     result = bido("train", *SMOKE, "--out", tmp_path / "x", *more)
     assert result.exit_code == 130
     assert result.stderr == f"bido: interrupted; the {command} where it stopped\n"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import bido_ext as bx
 from bido_ext.cli.app import app
-from bido_ext.lab.checkpoint import save_model
 from bido_ext.lab.models import build_model
+from bido_ext.lab.models.checkpoint import save_model
 
 SMALL = ("--images", "24", "--batch-size", "8")
 
@@ -71,9 +71,9 @@ def test_one_model_with_itself_equals_the_class(saved: Path, tmp_path: Path) -> 
     assert result.stderr == ""
     matrix = torch.tensor(json.loads(result.stdout)["matrix"], dtype=torch.float64)
     torch.testing.assert_close(matrix.diagonal(), torch.ones(3).double())
-    from bido_ext.lab.checkpoint import load_model
     from bido_ext.lab.data import DataConfig, ImageSet
-    from bido_ext.lab.pipeline import load_images
+    from bido_ext.lab.experiments.pipeline import load_images
+    from bido_ext.lab.models.checkpoint import load_model
 
     images = ImageSet.of(load_images(DataConfig("synthetic", image_size=32)).task.judge_test)
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:16]

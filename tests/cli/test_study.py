@@ -12,9 +12,9 @@ from study_stand_ins import the_answers
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.demo import run_demo
-from bido_ext.lab.presets import find_preset
-from bido_ext.lab.stage import RunOptions
+from bido_ext.lab.experiments.demo import run_demo
+from bido_ext.lab.experiments.presets import find_preset
+from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.study import read_study
 
 SWEEP = (("none", {}), ("bido-coco", {"lambda_x": 1.0, "lambda_y": 50.0}))

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bido_ext.lab.atomic import remove_leftovers
-from bido_ext.lab.checkpoint import (
+from bido_ext.lab.data.atomic import remove_leftovers
+from bido_ext.lab.models import build_model
+from bido_ext.lab.models.checkpoint import (
     load_checkpoint,
     load_model,
     resume_or_none,
@@ -20,7 +21,6 @@ from bido_ext.lab.checkpoint import (
     save_model,
     weights_digest,
 )
-from bido_ext.lab.models import build_model
 
 
 @pytest.fixture

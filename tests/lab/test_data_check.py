@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.lab.data import DataConfig
 from bido_ext.lab.data.check import check_data
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.data.small_data import write_small
 
 
 def bido(*arguments):

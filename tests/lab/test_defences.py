@@ -3,10 +3,18 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bido_ext import BiDOLoss, FeatureTaps
-from bido_ext.lab.defences import DEFENCES, Defence, resolve_weights
-from bido_ext.lab.models import MCNN, build_model
+from bido_ext.lab.defences import (
+    DEFENCES,
+    Defence,
+    arch_options_of,
+    label_of,
+    resolve_weights,
+)
+from bido_ext.lab.models import MCNN, BottleneckClassifier, build_model
+from bido_ext.lab.models.skips import stages_of
 
 TAPS = MCNN.layers
 
@@ -32,7 +40,8 @@ def test_every_defence_gives_a_finite_gradient(batch):
         for parameter in model.parameters():
             assert parameter.grad is None or torch.isfinite(parameter.grad).all()
         assert all(not part.requires_grad for part in parts.values())
-        assert (loss is None) == (name == "none")
+        added = name in ("mid", "unilateral", "bido-hsic", "bido-coco")
+        assert (loss is None) != added
 
 
 @pytest.mark.parametrize(("name", "measure"), [("bido-hsic", "nhsic"), ("bido-coco", "coco")])
@@ -103,3 +112,168 @@ def test_mid_needs_its_bottleneck():
     defence = Defence("mid")
     with pytest.raises(ValueError, match="needs a model with a bottleneck"):
         defence.attached(build_model("mcnn", 5)).__enter__()
+
+
+def test_combination_adds_what_its_parts_add(batch):
+    model = build_model("mcnn", 5, "mid+bido-hsic")
+    assert isinstance(model, BottleneckClassifier)
+    taps = model.taps
+    both, parts, _, _ = _penalty(Defence("mid+bido-hsic", taps=taps), batch, model)
+    names = ["kl", "d(x,body.layer1)"]
+    assert [name for name in parts if name in names] == names
+    hsic = sum(0.05 * parts[f"d(x,{t})"] - 0.5 * parts[f"d({t},y)"] for t in taps)
+    torch.testing.assert_close(both.detach(), (0.1 * parts["kl"] + hsic).float())
+    combined = Defence("bido-coco+ls+midre", {"alpha": -0.1}, TAPS)
+    assert list(combined.weights) == [
+        "lambda_x",
+        "lambda_y",
+        "alpha",
+        "begins",
+        "full",
+        "least",
+        "most",
+    ]
+
+
+def test_weights_of_one_name_are_told_apart():
+    weights = resolve_weights("unilateral+bido-hsic", {"unilateral.lambda_x": 2})
+    assert weights == {"unilateral.lambda_x": 2.0, "bido-hsic.lambda_x": 0.05, "lambda_y": 0.5}
+    rules = Defence("unilateral+bido-hsic", weights, TAPS).rules
+    assert rules[0].weights == {"lambda_x": 2.0}
+    assert rules[1].weights == {"lambda_x": 0.05, "lambda_y": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("none+ls", {}, "each defence once, and not 'none'; got 'none\\+ls'"),
+        ("ls+ls", {}, "names each defence once"),
+        ("ls+", {}, "unknown defence ''"),
+        ("ls", {"alpha": float("inf")}, "alpha must be a finite number, got inf"),
+        ("ls", {"begins": -0.1}, "begins must be a finite number of at least 0"),
+        ("midre", {"least": 0.5}, "0 < least <= most < 1, got 0.5 and 0.4"),
+        ("rounding", {"digits": 1.5}, "digits must be a whole number, got 1.5"),
+    ],
+)
+def test_bad_combinations_and_weights(name, weights, message):
+    with pytest.raises(ValueError, match=message):
+        Defence(name, weights, TAPS)
+
+
+def test_label_smoothing_is_the_formula_and_its_schedule():
+    rule = Defence("ls").rules[0]
+    # As published for 100 epochs, counted from 0 there: 0 before 50, (e + 1 - 50) / 50, 1 from 75 on.
+    wanted = [0.0 if e < 50 else (e + 1 - 50) / 50 if e < 75 else 1.0 for e in range(100)]
+    assert [rule.factor(e + 1, 100) for e in range(100)] == pytest.approx(wanted)
+    logits, y = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    assert torch.equal(rule.task_loss(logits, y, 1, 100), F.cross_entropy(logits, y))
+    # PyTorch's own label smoothing is the same formula, for weights that it takes.
+    positive = Defence("ls", {"alpha": 0.1, "begins": 0, "full": 0}).rules[0]
+    torch.testing.assert_close(
+        positive.task_loss(logits, y, 1, 1), F.cross_entropy(logits, y, label_smoothing=0.1)
+    )
+    log_p = logits.log_softmax(1)
+    negative = 1.05 * F.nll_loss(log_p, y) + 0.05 * log_p.mean(1).mean()
+    torch.testing.assert_close(rule.task_loss(logits, y, 100, 100), negative)
+
+
+def test_erased_squares_have_the_area_asked_for():
+    x = torch.rand(200, 3, 40, 40) + 2
+    erased = Defence("midre").images(x, torch.Generator().manual_seed(0))
+    gone = (erased != x).all(1)
+    share = gone.flatten(1).float().mean(1)
+    assert share.min() >= 0.1 - 0.02
+    assert share.max() <= 0.4 + 0.02
+    assert share.max() - share.min() > 0.2
+    for image, mask in zip(erased, gone, strict=True):
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert len(rows) == len(columns)  # a square without holes
+        assert int(mask.sum()) == len(rows) ** 2
+        torch.testing.assert_close(
+            image[:, rows[0], columns[0]], torch.tensor([0.485, 0.456, 0.406])
+        )
+    assert len({tuple(mask.nonzero()[0].tolist()) for mask in gone}) > 100, "squares lie elsewhere"
+    grey = Defence("midre").images(torch.ones(4, 1, 32, 32), torch.Generator())
+    assert ((grey == 1) | ((grey - 0.449).abs() < 1e-6)).all()
+
+
+def test_frozen_layers_keep_weights_and_statistics(batch):
+    model = build_model("mcnn", 5)
+    defence = Defence("tl-dmi", {"share": 0.6})
+    with pytest.raises(ValueError, match="needs pretrained weights"):
+        defence.prepare(model, pretrained=False)
+    defence.prepare(model, pretrained=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.Adam(model.parameters(), 0.1, weight_decay=0.1)
+    for _ in range(2):
+        defence.set_training(model)
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+    same = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    # 4 of its 6 layers before the head: two convolutions, two batch norms.
+    assert same == {key for key in before if key.startswith(("layer1.", "layer2."))}
+    with pytest.raises(ValueError, match="share must freeze at least 1 and fewer than 6 layers"):
+        Defence("tl-dmi", {"share": 1}).prepare(model, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("facenet64", {"image_size": 32, "width": 0.0625}),
+        ("resnet-clsh", {"image_size": 32, "depth": 10}),
+        ("torchvision/resnet50", {"image_size": 64}),
+    ],
+)
+def test_skips_of_the_last_stage_are_gone(arch, options):
+    plain = build_model(arch, 5, options=options).eval()
+    asked = arch_options_of("rolss", {"stages": 1.0, "factor": 0.0})
+    cut = build_model(arch, 5, "rolss", {**options, **asked}).eval()
+    assert list(cut.state_dict()) == list(plain.state_dict())
+    cut.load_state_dict(plain.state_dict())
+    stages, others = stages_of(cut), stages_of(plain)
+    assert [len(stage) for stage in stages] == [len(stage) for stage in others]
+    assert len(stages) == 4
+    for number, (mine, theirs) in enumerate(zip(stages, others, strict=True)):
+        for block, same in zip(mine, theirs, strict=True):
+            name = "shortcut_layer" if hasattr(block, "shortcut_layer") else "downsample"
+            first = next(
+                m for m in block.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d)
+            )
+            width = getattr(first, "in_channels", None) or first.num_features
+            x = torch.rand(2, width, 8, 8)
+            skip, kept = getattr(block, name), getattr(same, name)
+            if number == 3:
+                assert not skip(x).any()
+            else:
+                assert (skip is None) == (kept is None)
+                assert skip is None or torch.equal(skip(x), kept(x))
+    shape = plain.input_shape
+    assert not torch.equal(cut(torch.ones(1, *shape)), plain(torch.ones(1, *shape)))
+    soft = build_model(arch, 5, options={**options, "skip_stages": 1, "skip_factor": 1.0})
+    soft.load_state_dict(plain.state_dict())
+    x = torch.rand(1, *shape)
+    assert torch.equal(soft.eval()(x), plain(x))
+
+
+def test_networks_without_skips_refuse_rolss():
+    with pytest.raises(ValueError, match="this network has none"):
+        build_model("mcnn", 5, options={"skip_stages": 1})
+    with pytest.raises(ValueError, match="has 4 stages with skips, got 5"):
+        build_model("resnet-clsh", 5, options={"skip_stages": 5})
+    with pytest.raises(ValueError, match="stages must be a whole number of at least 1, got 1.5"):
+        arch_options_of("rolss", {"stages": 1.5, "factor": 0.0})
+
+
+def test_answers_are_rounded_or_labels_alone():
+    p = torch.tensor([[0.127, 0.623, 0.25], [0.5, 0.2, 0.3]])
+    rounded = torch.tensor([[0.1, 0.6, 0.2], [0.5, 0.2, 0.3]])
+    torch.testing.assert_close(Defence("rounding", {"digits": 1}).answers(p), rounded)
+    labels = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert torch.equal(Defence("bido-hsic+label-only", taps=TAPS).answers(p), labels)
+    assert torch.equal(Defence("ls").answers(p), p)
+
+
+def test_every_defence_says_its_source_and_label():
+    assert all(spec.label and spec.description for spec in DEFENCES.values())
+    assert label_of("bido-hsic+ls") == "BiDO-HSIC + label smoothing"

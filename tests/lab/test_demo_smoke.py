@@ -14,14 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.attack import ATTACKS, invert
-from bido_ext.lab.demo import run_demo
-from bido_ext.lab.narrator import Narrator
-from bido_ext.lab.pipeline import load_data, train_target
-from bido_ext.lab.presets import PRESETS, find_preset
+from bido_ext.lab.attacks import ATTACKS, invert
+from bido_ext.lab.data.synthetic import synthetic_digits
+from bido_ext.lab.experiments.demo import run_demo
+from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.pipeline import load_data, train_target
+from bido_ext.lab.experiments.presets import PRESETS, find_preset
+from bido_ext.lab.experiments.stage import RunOptions, Stage
 from bido_ext.lab.report import Results, read_results
-from bido_ext.lab.stage import RunOptions, Stage
-from bido_ext.lab.synthetic import synthetic_digits
 
 SWEEP = (
     ("none", {}),

@@ -6,7 +6,7 @@ import torch
 
 from bido_ext.lab.data.augment import AUGMENTATIONS, AffineRange, augmentation, random_affine
 from bido_ext.lab.data.digits import split_digits
-from bido_ext.lab.synthetic import synthetic_digits
+from bido_ext.lab.data.synthetic import synthetic_digits
 
 
 @pytest.fixture(scope="module")

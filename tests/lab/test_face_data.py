@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bido_ext.lab.attacking import PublicSet
 from bido_ext.lab.data import DataConfig, ImageSet, load_task
 from bido_ext.lab.data.listing import in_order
 from bido_ext.lab.data.registry import listings
+from bido_ext.lab.data.small_data import write_small
 from bido_ext.lab.data.task import stratified
-from bido_ext.lab.pipeline import LabData
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.experiments.attacking import PublicSet
+from bido_ext.lab.experiments.pipeline import LabData
 
 LFW = os.environ.get("BIDO_LFW_ZIP") or (
     Path(__file__).resolve().parents[3] / "shared/data/lfwcrop64.zip"

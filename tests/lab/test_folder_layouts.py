@@ -13,7 +13,7 @@ from bido_ext.cli.app import app
 from bido_ext.lab.data import DataConfig, load_task
 from bido_ext.lab.data.check import check_data, check_public
 from bido_ext.lab.data.registry import DataNote, listings
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.data.small_data import write_small
 
 
 def _images(folder, count=4, suffix=".png", first=0):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bido_ext.lab.attack import Critic, GanConfig, Generator, gan, train_gan
+from bido_ext.lab.attacks import Critic, GanConfig, Generator, gan, train_gan
 from bido_ext.lab.data import ImageSet
 
 TINY = GanConfig(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bido_ext.lab.attack import Critic, Gan, Generator, GmiConfig, gmi, invert
+from bido_ext.lab.attacks import Critic, Gan, Generator, GmiConfig, gmi, invert
 from bido_ext.lab.models import build_model
 
 SHORT = GmiConfig(steps=4, restarts=2, checkpoint_every=2)

@@ -14,7 +14,7 @@ from bido_ext.lab.data import DataConfig, decode
 from bido_ext.lab.data.check import check_data
 from bido_ext.lab.data.decode import Preparation, read_image
 from bido_ext.lab.data.listing import SUFFIXES
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.data.small_data import write_small
 
 RAMP = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bido_ext.lab.attack import KedConfig, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
-from bido_ext.lab.attack.gan import Gan
-from bido_ext.lab.attack.ked import (
+from bido_ext.lab.attacks import KedConfig, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
+from bido_ext.lab.attacks.gan import Gan
+from bido_ext.lab.attacks.ked import (
     MinibatchDiscrimination,
     TargetDiscriminator,
     gan,
     inversion,
     losses,
 )
-from bido_ext.lab.attack.networks import Critic, Generator
+from bido_ext.lab.attacks.networks import Critic, Generator
 from bido_ext.lab.models import build_model
 
 TINY = KedGanConfig(

@@ -7,7 +7,7 @@ from PIL import Image
 from bido_ext.lab.data import DataConfig
 from bido_ext.lab.data.check import check_data
 from bido_ext.lab.data.registry import listings
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.data.small_data import write_small
 
 
 def _listing(root, name):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from stand_ins import LabelReader, images_of
 
-from bido_ext.lab.judge import (
+from bido_ext.lab.judging import (
     PrivateReference,
     clustered_interval,
     embed,

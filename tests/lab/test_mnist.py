@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bido_ext.lab.data import mnist
-from bido_ext.lab.synthetic import synthetic_digits
+from bido_ext.lab.data.synthetic import synthetic_digits
 
 
 class _Python2Pickler(pickle._Pickler):

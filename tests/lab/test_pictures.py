@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from stand_ins import LabelReader, images_of
 
-from bido_ext.lab.judge import PrivateReference, pictures, save_comparison
-from bido_ext.lab.judge.pictures import MISSED, RECOGNISED
+from bido_ext.lab.judging import PrivateReference, pictures, save_comparison
+from bido_ext.lab.judging.pictures import MISSED, RECOGNISED
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from bido_ext.lab.attack import Generator
-from bido_ext.lab.attack.ppa import PpaConfig, inversion, invert_ppa, poincare_loss, selection
-from bido_ext.lab.attack.ppa.transforms import CropRange, fit, resized_crop
-from bido_ext.lab.attack.rows import Rows
-from bido_ext.lab.attack.stylegan2 import StyleGan2
+from bido_ext.lab.attacks import Generator
+from bido_ext.lab.attacks.ppa import PpaConfig, inversion, invert_ppa, poincare_loss, selection
+from bido_ext.lab.attacks.ppa.transforms import CropRange, fit, resized_crop
+from bido_ext.lab.attacks.rows import Rows
+from bido_ext.lab.attacks.stylegan2 import StyleGan2
 from bido_ext.lab.models import build_model
 
 SHORT = PpaConfig(

@@ -9,8 +9,8 @@ import torchvision
 from torchvision.models import resnet18
 from torchvision.models.vgg import VGG, make_layers
 
-from bido_ext.lab.checkpoint import save_model
 from bido_ext.lab.models import build_model, load_pretrained
+from bido_ext.lab.models.checkpoint import save_model
 
 TINY = {"width": 0.0625, "image_size": 32}
 

@@ -9,13 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.attack import ATTACKS
+from bido_ext.lab.attacks import ATTACKS
+from bido_ext.lab.data.small_data import write_small
+from bido_ext.lab.experiments.presets import find_preset
+from bido_ext.lab.experiments.recipes import load_recipe, recipe_names
+from bido_ext.lab.experiments.recipes.attack_step import attack_settings
+from bido_ext.lab.experiments.recipes.run import run_recipe
 from bido_ext.lab.models import build_model
-from bido_ext.lab.presets import find_preset
-from bido_ext.lab.recipes import load_recipe, recipe_names
-from bido_ext.lab.recipes.attack_step import attack_settings
-from bido_ext.lab.recipes.run import run_recipe
-from bido_ext.lab.small_data import write_small
 
 GOOD = """
 title = "t"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bido_ext.lab.attack import ATTACKS
-from bido_ext.lab.narrator import Narrator
-from bido_ext.lab.recipes import load_recipe, recipe_names, text_summary
-from bido_ext.lab.recipes.run import run_recipe
-from bido_ext.lab.stage import RunOptions
+from bido_ext.lab.attacks import ATTACKS
+from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.recipes import load_recipe, recipe_names, text_summary
+from bido_ext.lab.experiments.recipes.run import run_recipe
+from bido_ext.lab.experiments.stage import RunOptions
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,14 +14,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bido_ext.lab import atomic, lock
-from bido_ext.lab.atomic import NotWrittenError, write_text
-from bido_ext.lab.attack import GanConfig, GmiConfig, KedConfig, PpaConfig, VmiConfig
-from bido_ext.lab.checkpoint import load_checkpoint, save_atomic
-from bido_ext.lab.lock import locked
-from bido_ext.lab.pipeline import load_data, pick_device, train_judge, train_target
-from bido_ext.lab.stage import RunOptions, Stage
-from bido_ext.lab.train import TrainConfig
+from bido_ext.lab.attacks import GanConfig, GmiConfig, KedConfig, PpaConfig, VmiConfig
+from bido_ext.lab.data import atomic
+from bido_ext.lab.data.atomic import NotWrittenError, write_text
+from bido_ext.lab.experiments import lock
+from bido_ext.lab.experiments.lock import locked
+from bido_ext.lab.experiments.pipeline import load_data, pick_device, train_judge, train_target
+from bido_ext.lab.experiments.stage import RunOptions, Stage
+from bido_ext.lab.models.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.training.train import TrainConfig
 
 CONFIG = TrainConfig(epochs=1, batch_size=32)
 QUIET = RunOptions(progress=False)
@@ -36,7 +37,7 @@ def _held_elsewhere(folder):
     """Another process that holds a folder until its stdin closes."""
     script = f"""
         from pathlib import Path
-        from bido_ext.lab.lock import locked
+        from bido_ext.lab.experiments.lock import locked
         with locked(Path({str(folder)!r})):
             print("held", flush=True)
             input()

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from study_stand_ins import NAMES, a_study, some_candidates, some_private, the_answers
 
-from bido_ext.lab.attack import Reconstructions
+from bido_ext.lab.attacks import Reconstructions
+from bido_ext.lab.attacks.reconstructions import save_reconstructions
 from bido_ext.lab.data import DataConfig, load_task
 from bido_ext.lab.data.image_set import ImageSet
-from bido_ext.lab.reconstructions import save_reconstructions
-from bido_ext.lab.small_data import write_small
+from bido_ext.lab.data.small_data import write_small
+from bido_ext.lab.data.synthetic import synthetic_digits
 from bido_ext.lab.study import (
     Study,
     build_study,
@@ -31,7 +32,6 @@ from bido_ext.lab.study import (
     write_page,
     write_study,
 )
-from bido_ext.lab.synthetic import synthetic_digits
 
 
 @pytest.fixture

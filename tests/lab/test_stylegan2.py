@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bido_ext.lab.attack.stylegan2 import StyleGan2, load_stylegan2
-from bido_ext.lab.attack.stylegan2.layers import fir, modulated_conv, upsample
+from bido_ext.lab.attacks.stylegan2 import StyleGan2, load_stylegan2
+from bido_ext.lab.attacks.stylegan2.layers import fir, modulated_conv, upsample
 
 CHANNELS = {4: 6, 8: 5, 16: 4}
 

@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.narrator import Narrator
-from bido_ext.lab.recipes import load_recipe
+from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.recipes import load_recipe
+from bido_ext.lab.experiments.stage import RunOptions
+from bido_ext.lab.experiments.sweep import run_sweep
 from bido_ext.lab.report import read_results
-from bido_ext.lab.stage import RunOptions
-from bido_ext.lab.sweep import run_sweep
 
 POINTS = [("none", {}), ("bido-hsic", {"lambda_x": 0.2})]
 QUIET = RunOptions(on_change="rerun", progress=False)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from bido_ext.lab import train as training
-from bido_ext.lab.checkpoint import load_model
 from bido_ext.lab.data.digits import split_digits
-from bido_ext.lab.synthetic import synthetic_digits
-from bido_ext.lab.train import TrainConfig, train_classifier, train_evaluator
+from bido_ext.lab.data.synthetic import synthetic_digits
+from bido_ext.lab.models.checkpoint import load_model
+from bido_ext.lab.training import train as training
+from bido_ext.lab.training.train import TrainConfig, train_classifier, train_evaluator
 
 SHORT = TrainConfig(epochs=2, batch_size=16, lr=2e-3)
 DEFENCES = [

@@ -8,13 +8,13 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab import train as training
-from bido_ext.lab.checkpoint import load_model
 from bido_ext.lab.data import DataConfig, load_task
+from bido_ext.lab.data.small_data import write_small
 from bido_ext.lab.data.training_augment import training_augmentation
 from bido_ext.lab.models import build_model
-from bido_ext.lab.small_data import write_small
-from bido_ext.lab.train import TrainConfig, train_classifier
+from bido_ext.lab.models.checkpoint import load_model
+from bido_ext.lab.training import train as training
+from bido_ext.lab.training.train import TrainConfig, train_classifier
 
 TINY = {"width": 0.0625, "image_size": 32}
 SHORT = ("--epochs", "1", "--batch-size", "12", "--arch-options", "width=0.0625,image_size=32")

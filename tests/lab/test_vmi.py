@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from bido_ext.lab.attack import Generator
-from bido_ext.lab.attack.rows import Rows
-from bido_ext.lab.attack.stylegan2 import StyleGan2
-from bido_ext.lab.attack.vmi import CouplingFlow, VmiConfig, inversion, invert_vmi
-from bido_ext.lab.attack.vmi.flow import kl_to_standard_normal
+from bido_ext.lab.attacks import Generator
+from bido_ext.lab.attacks.rows import Rows
+from bido_ext.lab.attacks.stylegan2 import StyleGan2
+from bido_ext.lab.attacks.vmi import CouplingFlow, VmiConfig, inversion, invert_vmi
+from bido_ext.lab.attacks.vmi.flow import kl_to_standard_normal
 from bido_ext.lab.models import build_model
 
 SHORT = VmiConfig(

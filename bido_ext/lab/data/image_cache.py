@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bido_ext.lab.atomic import replacing, write_text
+from bido_ext.lab.data.atomic import replacing, write_text
 
 from .decode import Preparation, read_image
 from .mnist import cache_dir

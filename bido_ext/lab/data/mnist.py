@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bido_ext.lab.atomic import replacing
+from bido_ext.lab.data.atomic import replacing
 
 from .names import shown
 

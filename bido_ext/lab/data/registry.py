@@ -191,7 +191,7 @@ def load_task(config: DataConfig, *, progress: bool = False) -> ImageTask | Digi
     if spec.name == "mnist":
         return split_digits(load_mnist(config.root), size, config.val_fraction, config.seed)
     if spec.name == "synthetic":
-        from bido_ext.lab.synthetic import synthetic_digits
+        from bido_ext.lab.data.synthetic import synthetic_digits
 
         return split_digits(synthetic_digits(), size, config.val_fraction, config.seed)
     if config.root is None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bido_ext.lab.safe_load import check_finite_weights, load_tensors, state_dict_of
+from bido_ext.lab.models.safe_load import check_finite_weights, load_tensors, state_dict_of
 
+from .authors import body_names
 from .base import FeatureClassifier
 from .mid import BottleneckClassifier
 
@@ -21,8 +22,8 @@ _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = (HEAD,)) -> None:
     """Load the weights of ``path`` into ``model``.
 
-    Files of torchvision, timm and face.evoLVe load under their own names, and so do the model files
-    of this package (``model.pt``).
+    Files of torchvision, timm, face.evoLVe and the BiDO authors load under their own names, and so
+    do the model files of this package (``model.pt``).
 
     Args:
         model: From ``build_model``; under MID only its body is loaded.
@@ -105,7 +106,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"pretrained: there is no file {path}")
     state = state_dict_of(load_tensors(path, "file of weights"), f"pretrained: {path}")
     check_finite_weights(state, f"pretrained: {path}")
-    return state
+    ours = body_names(state)  # of a file of the BiDO authors
+    return state if ours is None else ours
 
 
 def _renamed(

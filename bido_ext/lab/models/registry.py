@@ -16,7 +16,11 @@ from .mcnn import MCNN
 from .mid import BottleneckClassifier
 from .resnet_cls_h import ResNetClsH
 from .scnn import SCNN
+from .skips import scale_skips
 from .vgg16 import VGG16
+
+# Of residual networks: what the skips of the last stages are multiplied by.
+_SKIPS = {"skip_stages": 0, "skip_factor": 1.0}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ModelSpec:
 
     def all_options(self) -> dict[str, Any]:
         """Its own options and those of every classifier, with the defaults."""
-        return {**self.options, "pixel_range": "unit", "resize": self.resize}
+        return {**self.options, "pixel_range": "unit", "resize": self.resize, **_SKIPS}
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options that differ from the defaults, checked and in the type of the default.
@@ -149,28 +153,31 @@ def build_model(
     defence: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build an untrained classifier; ``defence="mid"`` puts MID's bottleneck before its head.
+    """Build an untrained classifier; under "mid" MID's bottleneck stands before its head.
 
     Args:
         name: see ``find_model``.
         num_classes: outputs.
-        defence: key of ``DEFENCES``.
+        defence: as of ``Defence``.
         options: overrides of ``find_model(name).all_options()``.
 
     Raises:
-        ValueError: unknown ``name`` or option, or ``num_classes`` below 2.
+        ValueError: unknown ``name`` or option, ``num_classes`` below 2, or skips of a network without.
     """
     spec = find_model(name)
     given = spec.resolve(options or {})
     own = {key: value for key, value in given.items() if key in spec.options}
     if "image_size" in spec.options:
         own.setdefault("image_size", spec.options["image_size"])
-    if defence == "mid":
+    is_mid = "mid" in (defence or "").split("+")
+    if is_mid:
         own.update(spec.mid_options)
     model = spec.build(num_classes, **own)
     model.set_pixel_range(given.get("pixel_range", "unit"))
     model.resize = given.get("resize", spec.resize)
-    return BottleneckClassifier(model, num_classes) if defence == "mid" else model
+    if stages := given.get("skip_stages"):
+        scale_skips(model, stages, given.get("skip_factor", 1.0))
+    return BottleneckClassifier(model, num_classes) if is_mid else model
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from bido_ext.lab.atomic import write_text
+from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.report.duration import duration
 from bido_ext.lab.report.headline import ACCEPTED_LOSS, headline
 from bido_ext.lab.report.plot import tradeoff_svg

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bido_ext.lab.grid import grid
-from bido_ext.lab.judge import AttackMetrics
+from bido_ext.lab.judging import AttackMetrics
+from bido_ext.lab.report.grid import grid
 from bido_ext.lab.report.table import attack_text
 
 SHOWN_CLASSES = 60

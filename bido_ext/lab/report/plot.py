@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from bido_ext.lab.atomic import replacing
+from bido_ext.lab.data.atomic import replacing
 from bido_ext.lab.report.results import Results, Row
 
 # Okabe-Ito colours: told apart by colour-blind readers; markers repeat the distinction. The last

@@ -44,8 +44,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bido_ext.lab.atomic import write_text
-from bido_ext.lab.judge import AttackMetrics, ClassMetrics
+from bido_ext.lab.data.atomic import write_text
+from bido_ext.lab.judging import AttackMetrics, ClassMetrics
 
 FORMAT, VERSION = "bido_ext.results", 1
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from bido_ext.lab.grid import grid
-from bido_ext.lab.judge import AttackMetrics
+from bido_ext.lab.judging import AttackMetrics
+from bido_ext.lab.report.grid import grid
 from bido_ext.lab.report.results import Results
 
 HEADER = (

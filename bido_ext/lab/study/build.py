@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from bido_ext.lab.atomic import write_text
+from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.study.key import Item, Study, check_defences
 from bido_ext.lab.study.sources import Candidate

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bido_ext.lab.atomic import write_text
+from bido_ext.lab.data.atomic import write_text
 
 FORMAT, VERSION = "bido_ext.study", 1
 MOST_DEFENCES = 9  # one key each

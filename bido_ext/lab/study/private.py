@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bido_ext.lab.attacks.reconstructions import load_reconstructions
 from bido_ext.lab.data import DataConfig, DigitTask, ImageTask, find_dataset, load_task
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.models import find_model
-from bido_ext.lab.reconstructions import load_reconstructions
 
 from .sources import RESULTS, read_json, reconstructed
 

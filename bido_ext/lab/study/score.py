@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bido_ext.lab.grid import grid
-from bido_ext.lab.judge import wilson_interval
+from bido_ext.lab.judging import wilson_interval
+from bido_ext.lab.report.grid import grid
 from bido_ext.lab.study.answers import Answers
 from bido_ext.lab.study.build import DEFAULT_CLASSES
 from bido_ext.lab.study.key import Study

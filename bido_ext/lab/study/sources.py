@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bido_ext.lab.reconstructions import load_reconstructions
+from bido_ext.lab.attacks.reconstructions import load_reconstructions
 from bido_ext.lab.report import read_results
 
 RESULTS, RECONSTRUCTIONS = "results.json", "reconstructions.pt"

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PPA: many starts from a selection of the generator's own samples, optimised and selected again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bido_ext.lab.attacks.generators import as_latent_generator
+from bido_ext.lab.attacks.result import Reconstructions, collect
+from bido_ext.lab.attacks.rows import Rows, stream_seed
+from bido_ext.lab.attacks.search import Keep, Search, run_search
+from bido_ext.lab.attacks.settings import check_at_least, check_positive
+from bido_ext.lab.attacks.target import check_target, place
+from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.finite import check_finite
+
+from .loss import poincare_loss
+from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
+from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
+
+
+@dataclass(frozen=True)
+class PpaConfig:
+    """How latents are selected and searched.
+
+    Attributes:
+        candidates: samples of the generator to start the selection with (published: 2000 for
+            FaceScrub, 5000 for CelebA).
+        kept: candidates optimised for each class.
+        selected: results kept for each class.
+        steps: of Adam (published: 50 for FaceScrub, 70 for CelebA).
+        lr, beta1, beta2: of Adam on the latents.
+        transforms: random crops behind the last selection.
+        centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
+        batch_size: latents searched side by side.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    candidates: int = 2000
+    kept: int = 200
+    selected: int = 50
+    steps: int = 50
+    lr: float = 5e-3
+    beta1: float = 0.1
+    beta2: float = 0.1
+    transforms: int = 100
+    centre: int = 0
+    seed: int = 0
+    batch_size: int = 25
+    checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        names = ("candidates", "kept", "selected", "steps", "transforms")
+        check_at_least(self, 1, *names, "batch_size", "checkpoint_every")
+        check_positive(self, "lr")
+        check_at_least(self, 0, "centre")
+        for smaller, larger in (("kept", "candidates"), ("selected", "kept")):
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(
+                    f"{smaller} must be at most {larger} ({getattr(self, larger)}), got "
+                    f"{getattr(self, smaller)}"
+                )
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+def invert_ppa(
+    config: PpaConfig,
+    target: nn.Module,
+    generator: nn.Module,
+    classes: Sequence[int],
+    *,
+    input_size: int | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+) -> Reconstructions:
+    """Attack ``classes`` of ``target`` with any generator.
+
+    Args:
+        target: images -> logits; it is put in eval mode.
+        generator: see ``LatentGenerator``; GMI's generator is searched in its noise.
+        classes: labels of the target to reconstruct.
+        input_size: side of the target's images; None: that of the generator's.
+        run_dir: where ``latents.pt`` is kept to continue a killed run; ``None`` keeps nothing.
+        resume: continue an attack of the same configuration, target and generator found there.
+
+    Returns:
+        ``selected`` images of each class, at the target's size, in no order of merit.
+
+    Raises:
+        ValueError: bad classes, a target that does not take such images, or ``run_dir`` holds
+            another run.
+        TypeError: a generator without the methods it needs.
+        FloatingPointError: a loss is no longer finite.
+    """
+    device, classes = torch.device(device), list(classes)
+    space: Any = as_latent_generator(generator)
+    side = space.shape[1] if input_size is None else input_size
+    if config.centre > min(space.shape[1:]):
+        raise ValueError(
+            f"centre must be at most the side of the generator's images ({space.shape[1]}), got "
+            f"{config.centre}"
+        )
+    place(target, space, device=device)
+    outputs = check_target(target, classes, (space.shape[0], side, side), device)
+    attack = _Attack(config, target, space, side, device)
+    rows = Rows.of(classes, config.kept, outputs, config.seed)
+    settings = {"attack": "ppa", **asdict(config), "classes": classes, "input_size": side}
+    if run_dir is not None:
+        settings.update(target=weights_digest(target), generator=weights_digest(space))
+    starts = attack.starts(rows, classes)
+    found = run_search(
+        "PPA",
+        lambda batch: _Ppa(attack, starts, batch),
+        rows,
+        config.steps,
+        config.batch_size,
+        Keep(run_dir, settings, config.checkpoint_every, resume),
+        progress,
+    )["latents"]
+    chosen = best_rows(attack.confidence(found, rows), len(classes), config.selected)
+    return collect(
+        found[chosen], attack.images, target, classes, batch_size=config.batch_size, device=device
+    )
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """What all batches share."""
+
+    config: PpaConfig
+    target: nn.Module
+    space: Any
+    side: int
+    device: torch.device
+
+    def images(self, latents: Tensor) -> Tensor:
+        """What the target is shown of some latents, before random crops."""
+        return fit(self.space.synthesis(latents), self.config.centre, self.side)
+
+    @torch.no_grad()
+    def starts(self, rows: Rows, classes: Sequence[int]) -> dict[tuple[int, int], Tensor]:
+        """The selected candidates: (restart, label) -> latents."""
+        random = torch.Generator().manual_seed(stream_seed(rows.seed, "ppa candidates"))
+        z = torch.randn(self.config.candidates, self.space.z_dim, generator=random)
+        z = z.to(next(self.space.parameters()))
+        parts = [self.space.mapping(part) for part in z.split(self.config.batch_size)]
+        scores = [candidate_scores(self.images(part), self.target).cpu() for part in parts]
+        latents = torch.cat([part.cpu() for part in parts])
+        best = best_candidates(torch.cat(scores), classes, self.config.kept)
+        return {
+            (restart, label): latents[row]
+            for restart, line in enumerate(best.tolist())
+            for label, row in zip(classes, line, strict=True)
+        }
+
+    def confidence(self, latents: Tensor, rows: Rows) -> Tensor:
+        """The last selection's score of every row, on the CPU."""
+        size, parts = self.config.batch_size, []
+        with torch.no_grad():
+            for first in range(0, len(rows), size):
+                batch = rows.cut(first, first + size)
+                images = self.images(latents[first : first + size].to(self.device)).clamp(0, 1)
+                score = robust_confidence(images, batch, self.target, self.config.transforms)
+                parts.append(score.cpu())
+        return torch.cat(parts)
+
+
+class _Ppa(Search):
+    def __init__(self, attack: _Attack, starts: dict[tuple[int, int], Tensor], rows: Rows) -> None:
+        self.attack, self.rows = attack, rows
+        self.labels = rows.wanted(attack.device)
+        pairs = zip(rows.restarts, rows.labels, strict=True)
+        self.latents = torch.stack([starts[pair] for pair in pairs]).to(attack.device)
+        self.latents.requires_grad_()
+        self.params = {"latents": self.latents}
+        config = attack.config
+        self.optimizer = torch.optim.Adam([self.latents], config.lr, (config.beta1, config.beta2))
+
+    def losses(self, step: int) -> Tensor:
+        draws = self.rows.uniform("ppa", step, DRAWS)
+        seen = resized_crop(self.attack.images(self.latents), OPTIMISATION, draws)
+        return poincare_loss(self.attack.target(seen), self.labels)

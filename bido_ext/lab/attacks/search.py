@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient search over many rows in batches, resumable: what every attack shares.
+
+The loss of a step is the sum over its rows, each row's loss its own, so a row's path does not
+depend on what shares its batch: exactly in real numbers, and up to rounding in floating point,
+because matrix products of another size may add in another order.  Continued from a checkpoint with
+the same batches the path is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+
+from .rows import Rows
+
+FILE = "latents.pt"
+_STATE = {"done": list, "step": int}  # what a search continues from
+
+
+class Search(ABC):
+    """One batch of rows under search.
+
+    Attributes:
+        rows: the rows.
+        params: what is searched, leaf tensors with one entry for each row first.
+        optimizer: over ``params``, acting on each element by itself.
+    """
+
+    rows: Rows
+    params: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+
+    @abstractmethod
+    def losses(self, step: int) -> Tensor:
+        """The loss of each row (rows,) at iteration ``step``, from 1."""
+
+    def constrain(self) -> None:  # noqa: B027  # most searches need none
+        """Called without gradients after every update, to clamp ``params`` in place."""
+
+    def advance(self, step: int) -> Tensor:
+        """One iteration; returns the losses before the update."""
+        losses = self.losses(step)
+        leaves = list(self.params.values())
+        # Gradients for what is searched alone: those of the networks' weights are not wanted.
+        gradients = torch.autograd.grad(losses.sum(), leaves)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        self.optimizer.step()
+        with torch.no_grad():
+            self.constrain()
+        return losses.detach()
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to continue."""
+        return {
+            "params": {name: leaf.detach() for name, leaf in self.params.items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        with torch.no_grad():
+            for name, leaf in self.params.items():
+                leaf.copy_(state["params"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where a search keeps its checkpoint.
+
+    Attributes:
+        run_dir: folder of ``latents.pt``; None keeps nothing.
+        settings: what the outcome depends on; a checkpoint made with other settings is refused.
+        every: iterations between checkpoints.
+        resume: continue from a checkpoint that is there.
+    """
+
+    run_dir: Path | str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    every: int = 100
+    resume: bool = True
+
+
+def run_search(
+    attack: str,
+    begin: Callable[[Rows], Search],
+    rows: Rows,
+    steps: int,
+    batch_size: int,
+    keep: Keep,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """Search all rows, ``batch_size`` at a time.
+
+    Args:
+        attack: its name, for the progress bar and for errors.
+        begin: makes the search of some rows at its start.
+        steps: iterations of each row.
+
+    Returns:
+        The final ``params`` of all rows, on the CPU.
+
+    Raises:
+        ValueError: the checkpoint was made with other settings.
+        FloatingPointError: a loss or a latent is no longer finite.
+    """
+    path = None if keep.run_dir is None else Path(keep.run_dir) / FILE
+    saved = (
+        resume_or_none(path, keep.settings, _STATE) if path is not None and keep.resume else None
+    )
+    done: list[dict[str, Tensor]] = [] if saved is None else saved["done"]
+    first_step = 0 if saved is None else saved["step"]
+    batches = [rows.cut(first, first + batch_size) for first in range(0, len(rows), batch_size)]
+    initial = len(done) * steps + first_step
+    bar = tqdm(None, f"{attack} steps", len(batches) * steps, initial=initial, disable=not progress)
+    with bar:
+        for batch in batches[len(done) :]:
+            search = begin(batch)
+            if first_step:
+                assert saved is not None
+                search.load(saved["state"])
+            for step in range(first_step + 1, steps + 1):
+                losses = search.advance(step)
+                _check_finite(attack, step, search, losses)
+                bar.update()
+                if path is not None and step % keep.every == 0 and step < steps:
+                    _save(path, keep, done, step, search.state())
+            first_step = 0
+            done.append({name: leaf.detach().cpu() for name, leaf in search.params.items()})
+            if path is not None:
+                _save(path, keep, done, 0, None)
+    return {name: torch.cat([part[name] for part in done]) for name in done[0]}
+
+
+def _save(
+    path: Path, keep: Keep, done: list[dict[str, Tensor]], step: int, state: dict[str, Any] | None
+) -> None:
+    content = {"settings": dict(keep.settings), "done": done, "step": step, "state": state}
+    save_atomic(content, path)
+
+
+def _check_finite(attack: str, step: int, search: Search, losses: Tensor) -> None:
+    finite = losses.isfinite()
+    for leaf in search.params.values():
+        finite &= leaf.detach().isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise FloatingPointError(
+            f"{attack}: identity {search.rows.labels[row]}, restart {search.rows.restarts[row]}: "
+            f"the loss is {float(losses[row])} at iteration {step}, and it or a latent is not "
+            "finite; lower lr"
+        )

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No defence: what the others are compared with."""
+
+from .rule import DefenceSpec
+
+SPEC = DefenceSpec("none", {}, "cross-entropy alone", "no defence")

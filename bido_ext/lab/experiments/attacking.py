@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of an attack, each in its own resumable folder: prior, then search.
+
+The attacker gets the target's weights and public images.  Nothing here takes an evaluation
+classifier: what an attack keeps cannot depend on the judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bido_ext.lab.attacks import (
+    BlackBox,
+    Gan,
+    KedGan,
+    Reconstructions,
+    find_attack,
+    load_ked_gan,
+    train_gan,
+    train_ked_gan,
+)
+from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
+from bido_ext.lab.attacks.ked.gan import Start, check_owner
+from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
+from bido_ext.lab.data import ImageSet
+from bido_ext.lab.defences import Defence
+from bido_ext.lab.experiments.lock import locked
+from bido_ext.lab.experiments.pipeline import LabData, stage_config
+from bido_ext.lab.experiments.stage import RunOptions, Stage
+from bido_ext.lab.models.checkpoint import weights_digest
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """The attacker's images, without labels.
+
+    Attributes:
+        images: of one size.
+        digest: hash that tells this set from others.
+    """
+
+    images: ImageSet
+    digest: str
+
+    @classmethod
+    def of(cls, data: LabData) -> PublicSet:
+        """The public set of an experiment."""
+        public = ImageSet.of(data.task.public)
+        if not len(public):
+            raise ValueError(f"{data.name} has no public images; name another set with --public")
+        return cls(public, data.digest)
+
+    @classmethod
+    def read(cls, path: Path) -> PublicSet:
+        """Read an .npz file with the array "images".
+
+        uint8 (n, height, width) or (n, height, width, 3), or float (n, channels, height, width) in
+        [0, 1]. Nothing in the file is executed.
+
+        Raises:
+            ValueError: no such file, or another content.
+        """
+        try:
+            if not path.is_file():  # a pipe would wait for a writer
+                raise ValueError("no regular file")
+            with np.load(path, allow_pickle=False) as arrays:
+                array = arrays["images"]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"public must be an .npz file with an array 'images', {path} is not ({error})"
+            ) from None
+        return cls(_as_images(array, path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _as_images(array: np.ndarray, path: Path) -> ImageSet:
+    images = torch.from_numpy(np.ascontiguousarray(array))
+    if images.dtype == torch.uint8 and images.dim() == 3:
+        images = images[:, None]
+    elif images.dtype == torch.uint8 and images.dim() == 4:
+        images = images.movedim(3, 1)
+    elif not (images.is_floating_point() and images.dim() == 4):
+        raise ValueError(
+            "images must be uint8 (n, height, width[, 3]) or float (n, channels, height, width), "
+            f"{path} holds {array.dtype} {tuple(array.shape)}"
+        )
+    if images.is_floating_point():
+        images = images.float()
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError(f"images of floats must lie in [0, 1], those of {path} do not")
+    if len(images) == 0:
+        raise ValueError(f"images must not be empty, {path} has none")
+    return ImageSet(images.contiguous(), None)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The reconstructions of one attack and the time it took."""
+
+    reconstructions: Reconstructions
+    seconds: float
+    path: Path
+    note: str
+
+
+def train_prior(
+    attack: str,
+    public: PublicSet,
+    config: Any,
+    out: Path,
+    options: RunOptions,
+    *,
+    target: nn.Module | None = None,
+    start: Start | None = None,
+    force_foreign_gan: bool = False,
+) -> tuple[Any, str]:
+    """Train the generator of an attack on the public images; a finished one is loaded.
+
+    Args:
+        attack: Key of ``ATTACKS``.
+        public: The attacker's images.
+        config: Of the class that the attack's ``prior_config`` names.
+        out: Folder of the generator.
+        options: How to run.
+        target: The model under attack; needed for KED-MI, whose GAN belongs to it.
+        start: Public prior that the training of KED-MI's GAN starts from, see ``train_ked_gan``.
+        force_foreign_gan: Take the GAN in ``out``, whichever target it was trained for.
+
+    Returns:
+        The prior and one line on whether it was reused.
+
+    Raises:
+        ValueError: If ``out`` holds another configuration, see ``Stage``, or another target's GAN.
+    """
+    settings: dict[str, Any] = {"data": public.digest, "training": asdict(config)}
+    is_ked = find_attack(attack).needs == "ked gan"
+    if is_ked:
+        if force_foreign_gan:
+            return load_ked_gan(out), "the GAN as it is, whichever target it was trained for"
+        if target is None:
+            raise ValueError("target must be given: the GAN of KED-MI belongs to one target")
+        digest = weights_digest(target)
+        if not options.fresh and options.on_change == "error":
+            check_owner(Path(out) / GAN_FILE, digest)
+        settings["target"] = digest
+        if start is not None:
+            settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
+    stage = Stage(out, stage_config("prior", **settings), GAN_FILE)
+    gan: Gan | KedGan
+    with locked(out):
+        done = stage.outcome(options)
+        progress = options.progress and done is None
+        if is_ked:
+            assert target is not None
+            gan = train_ked_gan(
+                config, target, public.images, out, start=start, progress=progress,
+                device=options.device,
+            )  # fmt: skip
+        else:
+            gan = train_gan(config, public.images, out, progress=progress, device=options.device)
+        stage.finish({"seconds": gan.seconds})
+    return gan, stage.note
+
+
+def attack_target(
+    attack: str,
+    target: nn.Module,
+    prior: Any,
+    config: Any,
+    classes: Sequence[int],
+    out: Path,
+    options: RunOptions,
+    *,
+    defence: tuple[str, Mapping[str, float]] = ("none", {}),
+    **more: Any,
+) -> Attacked:
+    """Attack ``classes`` of ``target``; a finished attack is loaded.
+
+    The outcome belongs to these very weights of target and generator: other weights, another
+    attack.
+
+    Args:
+        attack: Key of ``ATTACKS``.
+        target: The model under attack.
+        prior: The generator, from ``train_prior``; for some attacks any ``LatentGenerator``.
+        config: Of the class that the attack's ``config`` names.
+        classes: Labels to attack.
+        out: Folder of the attack.
+        options: How to run.
+        defence: Name and weights of the target's defence: what it answers a black-box attack.
+        more: Options of this attack alone, such as ``force_foreign_gan``.
+
+    Raises:
+        ValueError: If the model does not take the generator's images, or ``out`` holds another
+            configuration, see ``Stage``.
+    """
+    spec = find_attack(attack)
+    settings = {
+        "attack": attack,
+        "settings": asdict(config),
+        "classes": list(classes),
+        "target": weights_digest(target),
+        "generator": weights_digest(getattr(prior, "generator", prior)),
+        **{key: value for key, value in more.items() if value},
+    }
+    taps = ("unused",)  # nothing is trained here
+    answers = Defence(*defence, taps=taps) if spec.access != "white box" else None
+    if answers is not None:
+        settings["answers"] = [defence[0], dict(answers.weights)]
+    stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
+    if spec.needs == "generator" and isinstance(prior, Gan):
+        prior = prior.generator
+    met: Any = target
+    if answers is not None:
+        met = BlackBox(
+            target, labels_only=spec.access == "label only", answers=answers.answers,
+            budget=config.budget, device=options.device,
+        )  # fmt: skip
+    with locked(out):
+        done = stage.outcome(options)
+        if done is not None:
+            found, seconds = load_reconstructions(stage.product), done["seconds"]
+        else:
+            began = time.monotonic()
+            found = spec.run(
+                config, met, prior, list(classes), run_dir=out, progress=options.progress,
+                device=options.device, **more,
+            )  # fmt: skip
+            seconds = time.monotonic() - began
+            save_reconstructions(found, stage.config, stage.product)
+            stage.finish({"seconds": seconds})
+    return Attacked(found, seconds, stage.product, stage.note)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attack of a recipe: its settings, its generator, its search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bido_ext.lab.attacks import ATTACKS, find_attack
+from bido_ext.lab.attacks.stylegan2 import load_stylegan2
+from bido_ext.lab.experiments.attack_settings import settings_for
+from bido_ext.lab.experiments.attacking import Attacked, PublicSet, attack_target, train_prior
+from bido_ext.lab.experiments.pipeline import Trained
+from bido_ext.lab.experiments.presets import find_preset
+from bido_ext.lab.experiments.stage import RunOptions
+
+from .inputs import Inputs, size_of
+from .schema import Recipe, from_table
+
+# Settings for generators from a file alone, and their values with a GAN that is trained here.
+_WITH_OWN_GAN = {"centre": 0, "layered": False}
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """Configurations of the attack's search and of its generator's training."""
+
+    search: Any
+    prior: Any
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """An attack, one line on where its generator came from, and how many images trained it."""
+
+    attacked: Attacked
+    generator: str
+    public_images: int
+
+
+def attack_settings(
+    recipe: Recipe, *, smoke: bool = False, from_scratch: bool = False
+) -> AttackSettings:
+    """The settings of the recipe.
+
+    Args:
+        recipe: The recipe.
+        smoke: Those of the preset ``smoke`` instead.
+        from_scratch: A GAN is trained in place of the generator that the recipe names.
+
+    Raises:
+        ValueError: This release has no such attack, or a setting is unknown to it.
+    """
+    name = recipe.attack.name
+    if name not in ATTACKS:
+        raise ValueError(
+            f"recipe {recipe.name} needs the attack {name!r}, this release has {', '.join(ATTACKS)}"
+        )
+    spec = find_attack(name)
+    tables: tuple[tuple[str, Any, Mapping[str, Any]], ...] = (
+        ("settings", spec.config, recipe.attack.settings),
+        ("prior", spec.prior_config, recipe.attack.prior),
+    )
+    search, prior = (
+        from_table(config, table, f"recipe {recipe.name}.attack.{part}")
+        for part, config, table in tables
+    )
+    if from_scratch or not recipe.attack.generator:
+        own = {key: value for key, value in _WITH_OWN_GAN.items() if hasattr(search, key)}
+        search = replace(search, **own)
+    if smoke:
+        search, prior = settings_for(find_preset("smoke").with_seed(recipe.target.seed), name)
+        augment = recipe.attack.prior.get("augment", prior.augment)
+        prior = replace(prior, augment=augment)
+    return AttackSettings(search, prior)
+
+
+def run_attack(
+    inputs: Inputs,
+    settings: AttackSettings,
+    num_classes: int,
+    target: Trained,
+    out: Path,
+    shared: Path,
+    options: RunOptions,
+) -> AttackRun:
+    """Attack ``target`` with the generator that the recipe names, else with one trained here.
+
+    Args:
+        inputs: Where files are.
+        settings: From ``attack_settings``.
+        num_classes: Private classes.
+        target: The attacked classifier.
+        out: Folder of the run.
+        shared: Folder of a generator that does not depend on the target.
+        options: How to run.
+
+    Returns:
+        The attack and what it was made with.
+    """
+    recipe, chosen = inputs.recipe, inputs.recipe.attack
+    side = size_of(recipe.target)
+    file = inputs.weights(chosen.generator)
+    generator: Any
+    public_images = 0
+    if file is not None:
+        generator, note = load_stylegan2(file, truncation=chosen.truncation), f"from {file.name}"
+    else:
+        public = PublicSet.of(inputs.images(chosen.prior_size or side))
+        public_images = len(public.images)
+        owner = out if find_attack(chosen.name).needs == "ked gan" else shared
+        generator, note = train_prior(
+            chosen.name, public, settings.prior, owner / "prior", options, target=target.model
+        )
+    classes = range(min(chosen.classes or num_classes, num_classes))
+    # PPA resizes what its generator makes; the others attack at the generator's size.
+    more = {"input_size": side} if chosen.name == "ppa" else {}
+    attacked = attack_target(
+        chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
+        defence=(recipe.target.defence, recipe.target.weights),
+        **more,
+    )  # fmt: skip
+    return AttackRun(attacked, note, public_images)

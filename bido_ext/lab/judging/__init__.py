@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judging a model-inversion attack: attack accuracy, distances and pictures.
+
+The judge is an evaluation classifier that the attacker never used.  It exposes ``forward(x) ->
+logits`` and ``features(x) -> (n, d)``, its penultimate layer.
+"""
+
+from bido_ext.lab.judging.distances import feature_distance, frechet_distance, knn_distance
+from bido_ext.lab.judging.embedding import PrivateReference, classify, embed
+from bido_ext.lab.judging.inception import load_inception
+from bido_ext.lab.judging.interval import clustered_interval, identity_interval, wilson_interval
+from bido_ext.lab.judging.metrics import AttackMetrics, ClassMetrics, judge_attack
+from bido_ext.lab.judging.pictures import save_comparison
+
+__all__ = [
+    "AttackMetrics",
+    "ClassMetrics",
+    "PrivateReference",
+    "classify",
+    "clustered_interval",
+    "embed",
+    "feature_distance",
+    "frechet_distance",
+    "identity_interval",
+    "judge_attack",
+    "knn_distance",
+    "load_inception",
+    "save_comparison",
+    "wilson_interval",
+]

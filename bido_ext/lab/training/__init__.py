@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of classifiers: settings, batches, optimisers, the loop."""
