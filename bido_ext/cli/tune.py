@@ -42,7 +42,7 @@ def tune(
     import torch
 
     import bido_ext
-    from bido_ext.lab.pipeline import pick_device
+    from bido_ext.lab.experiments.pipeline import pick_device
 
     chosen = getattr(torch, dtype, None)
     if not isinstance(chosen, torch.dtype):
