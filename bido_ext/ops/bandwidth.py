@@ -74,9 +74,9 @@ def median_squared_distance(x: Tensor) -> Tensor:
     if n < 2:
         return torch.ones((), dtype=torch.float64, device=x.device)
     D = squared_distances(x.double())
-    # Each pair counts twice; the n zeros of the diagonal are the smallest entries.
-    rank = n + (n * (n - 1) + 1) // 2
-    median = torch.kthvalue(D.flatten(), min(rank, n * n)).values
     mean = D.sum() / (n * (n - 1))
+    # Each pair counts twice, a sample with itself not at all. No rank by n, which may be a symbol.
+    D.diagonal().fill_(float("nan"))
+    median = D.flatten().nanmedian()
     median = torch.where(median > 0, median, mean)
     return torch.where(median > 0, median, torch.ones_like(median))

@@ -22,6 +22,7 @@ from bido_ext import reference
 from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
 from bido_ext._library import keeps_tiles
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
+from bido_ext.ops._plan_arguments import LARGEST_N
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
@@ -187,8 +188,9 @@ def _shape_of_kept(
     """(features, tiles, tile, tile): upper tiles, or where those are not kept, whole matrices or none."""
     n = variables[0].shape[0]
     features = sum(kind < LABELS for kind in kinds)
-    tile = tile if n > tile else n
-    blocks = (n + tile - 1) // tile
+    several = tile < LARGEST_N and n > tile  # in this order: n may be a symbol
+    tile = tile if several else n
+    blocks = (n + tile - 1) // tile if several else 1
     count = blocks * (blocks + 1) // 2
     if not keeps_tiles(variables[0].device.type):
         return features, int(blocks == 1), tile, tile

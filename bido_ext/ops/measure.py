@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext.ops._symbolic import surely
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import (
     FLOATS,
@@ -77,10 +78,13 @@ def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
 
 
 def linalg_dtype_for(group: Group, linalg_dtype: torch.dtype | None) -> torch.dtype:
-    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the group's."""
+    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the group's.
+
+    In a graph of a dynamic batch, which holds for n below and above, float64.
+    """
     if linalg_dtype is not None:
         return linalg_dtype
-    return torch.float64 if group.n <= FLOAT64_UP_TO else group.dtype
+    return group.dtype if surely(group.n > FLOAT64_UP_TO) else torch.float64
 
 
 def check_kernel(kernel: object, name: str) -> None:

@@ -24,6 +24,7 @@ from bido_ext.ops._plan_arguments import (
     check_dims,
     check_workspace,
 )
+from bido_ext.ops._symbolic import surely
 from bido_ext.ops._validate import FLOATS, check_choice
 from bido_ext.ops.exchange import exchange_of_ring, exchange_of_step
 from bido_ext.ops.group import Group
@@ -243,8 +244,9 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     check_workspace(workspace_bytes)
     n, device = group.n, group.variables[0].device
     streams = can_stream(device.type, group.dtype)
+    traced = torch.compiler.is_compiling() or not isinstance(n, int)
     if workspace_bytes is None and (
-        n <= WHOLE_UP_TO or not streams or GRAM in group.kinds or torch.compiler.is_compiling()
+        traced or n <= WHOLE_UP_TO or not streams or GRAM in group.kinds
     ):
         return Plan("dense", dense_tile(n, device.type), -1, 0, "small, or the only regime here")
     if not streams:
@@ -258,16 +260,20 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
 
 
 def dense_tile(n: int, device: str) -> int:
-    """Rows of a tile where the Gram matrices are kept; at least n where they are kept whole."""
-    if n <= WHOLE_UP_TO:
+    """Rows of a tile where the Gram matrices are kept; at least n where they are kept whole, as they are in
+    a graph of a dynamic batch."""
+    if surely(n <= WHOLE_UP_TO):
         return WHOLE_UP_TO
-    return DENSE_TILE if keeps_tiles(device) else n
+    if keeps_tiles(device):
+        return DENSE_TILE if surely(n > WHOLE_UP_TO) else LARGEST_N
+    return n if isinstance(n, int) and not torch.compiler.is_compiling() else LARGEST_N
 
 
 def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors: int) -> None:
     """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit. ``factors``: matrices
     that are kept beside Gram matrices and inverses."""
-    if group.n <= WHOLE_UP_TO or torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or not isinstance(group.n, int)
+    if traced or group.n <= WHOLE_UP_TO:
         return
     device = str(group.variables[0].device)
     try:
