@@ -30,6 +30,7 @@ from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.learnable_sigma import refuse_transforms
 from bido_ext.ops.plan import MEASURES
 from bido_ext.ops.ring_memory import EXCHANGES
 
@@ -47,7 +48,9 @@ class BiDOLoss(nn.Module):
         lambda_y: Weight of sum_j d(Z_j, Y): how much they keep of the labels. Published pairs:
             nhsic (0.05, 0.5), coco (1, 50); lambda_y depends on the batch sampler (docs/bido.md).
         sigma: Bandwidth of the Gaussian kernels of X and of every Z_j, scaled by sqrt(d): a number, a 0-d
-            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0.
+            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0. An
+            nn.Parameter is learnt, if the optimizer gets :meth:`parameters` of the loss; over ranks the
+            average of its gradients is that of the global batch.
         kernel_x: Kernel of X; default Gaussian(sigma).
         kernel_z: Kernel of every Z_j; default Gaussian(sigma).
         kernel_y: Kernel of Y; default Linear, for integer labels (on one-hot) and float targets alike, so
@@ -126,6 +129,8 @@ class BiDOLoss(nn.Module):
         self.lambda_x = check_weight(lambda_x, "lambda_x")
         self.lambda_y = check_weight(lambda_y, "lambda_y")
         self.kernels = loss_kernels(sigma, kernel_x, kernel_z, kernel_y)
+        if learnt := [s for s in self.kernels.sigmas() if isinstance(s, nn.Parameter)]:
+            self.bandwidths = nn.ParameterList(learnt)
         self.num_classes = check_num_classes(num_classes)
         self._measure = measure_by_name(
             measure,
@@ -206,7 +211,7 @@ class BiDOLoss(nn.Module):
             return self._transformed(x, named_layers(features), y, counts)
         total = self._step(x, features, y, [])
         if counts and (self.lambda_x or self.lambda_y):
-            self._said.about_features(x, named_layers(features), y)
+            self._said.about_features(x, named_layers(features), y, bool(self.kernels.sigmas()))
         if counts:
             self.warmup.advance()
         return total
@@ -215,6 +220,7 @@ class BiDOLoss(nn.Module):
         self, x: Tensor, features: Mapping[str, Tensor], y: Tensor, counts: bool
     ) -> Tensor:
         """The step under torch.func transforms or in forward mode."""
+        refuse_transforms(*self.kernels.sigmas())
         if self._ranks.handle is not None:
             raise RuntimeError(
                 "BiDOLoss with process_group exchanges features, which torch.func transforms and forward mode "

@@ -28,6 +28,7 @@ from bido_ext.nn.ready_gradients import with_ready_gradients
 from bido_ext.nn.ring_grams import GramGradient, RingGrams
 from bido_ext.nn.row_panels import exchange_sums, hsic_of_sums
 from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
+from bido_ext.nn.tied_over_ranks import tied_rows
 from bido_ext.ops.cka import cka_of_pairs
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
@@ -76,6 +77,7 @@ def ring_terms(
     Raises:
         WorkspaceError: Not even a block of one row fits into workspace_bytes; on all ranks.
     """
+    own = tied_rows(own, kernels, shards, handle)
     wanted = [v for v, t in enumerate(own) if t.requires_grad and torch.is_grad_enabled()]
     with torch.no_grad(), torch.autocast(own[0].device.type, enabled=False):
         moving = [t.detach() for t in own[:-1]]

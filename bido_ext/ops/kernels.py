@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bido_ext.ops._validate import check_bool, check_positive
 from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
+from bido_ext.ops.learnable_sigma import tie_sigma
 from bido_ext.reference.kernel_entries import (
     ENERGY,
     GAUSSIAN,
@@ -48,7 +49,11 @@ class Kernel:
             for p in self.parameters(x)
         ]
         row = torch.stack(packed)[None] if len(packed) > 1 else packed[0][None]
-        return torch.ops.bido_ext.gram_stack([x], row, [self.kind])[0]
+        return torch.ops.bido_ext.gram_stack([self.tied(x)], row, [self.kind])[0]
+
+    def tied(self, x: Tensor, centre: Tensor | None = None) -> Tensor:
+        """x, through whose gradient a bandwidth gets its own (learnable_sigma.py)."""
+        return tie_sigma(x, getattr(self, "sigma", None), centre)
 
     def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
         """Of a kernel with a kind, for features x: numbers, or 0-d float64 tensors on the device."""
@@ -66,7 +71,7 @@ class Gaussian(Kernel):
     """k(a, b) = exp(-|a - b|^2 / (2 sigma^2 [d])).
 
     Args:
-        sigma: Bandwidth: a positive number, a 0-d tensor, or "median".
+        sigma: Bandwidth: a positive number, a 0-d tensor (which may require a gradient), or "median".
         scale_by_dim: Divide by the number of columns d as well (BiDO, Peng et al. 2022).
     """
 

@@ -23,6 +23,7 @@ from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Gaussian, Kernel
+from bido_ext.ops.learnable_sigma import refuse_transforms, sigmas_of
 from bido_ext.ops.plan import FLOAT64_UP_TO
 
 
@@ -124,6 +125,7 @@ def measure_pair(
         kernel_x = Gaussian(sigma)
         kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x
     if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
+        refuse_transforms(*sigmas_of([kernel_x, kernel_y]))
 
         def of_plain(x: Tensor, y: Tensor) -> Tensor:
             return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes)
