@@ -57,7 +57,12 @@ def global_step(
     workspace_bytes: int | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The weighted sum, the values of all pairs, and what this rank has seen of the variables."""
-    if choose_exchange(exchange, inputs, kernels, shards, handle) == "ring":
+    if shards.n < measure.minimum_rows:  # on all ranks
+        raise ValueError(
+            f"the global batch has {shards.n} samples, at least {measure.minimum_rows} are needed by the "
+            f"unbiased estimator of {measure.name}."
+        )
+    if choose_exchange(exchange, inputs, kernels, shards, handle, measure) == "ring":
         total, values, seen = ring_terms_eagerly(
             measure, inputs, kernels, num_classes, pairs, weigh, shards, handle, workspace_bytes
         )

@@ -5,6 +5,8 @@ its pairs. BiDO is one group with two pairs per layer; a measure of x and y is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,11 @@ class Measure:
                 f"{self.name} is {float(value.detach()):g}, which float32 does not hold: pass float64, "
                 "or scale the features down."
             )
-        raise ValueError(why_not_finite(group, ["x", "y"], self.eps))
+        raise ValueError(self.why_not_finite(group, ["x", "y"]))
+
+    def why_not_finite(self, group: Group, names: Sequence[str]) -> str:
+        """Why a value is not finite, in a sentence that names the variable and what to do."""
+        return why_not_finite(group, names, self.eps)
 
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
