@@ -63,8 +63,22 @@ def learnt_by_ranks(rank: int, world_size: int) -> dict[str, Any]:
                     value.detach(),
                     [g / world_size for g in grads],
                 )
+    results["median"] = median(rank)
     results["differs"] = one_learns(rank)
     return results
+
+
+def median(rank: int) -> list[Tensor]:
+    """Values with the median bandwidth of all ranks' samples, of gathered features."""
+    x, z, y = a_batch(torch.float64)
+    if rank >= 0:
+        x, y, *z = (t.split(COUNTS)[rank] for t in (x, y, *z))
+    values = []
+    for measure in MEASURES:
+        options = {} if rank < 0 else {"process_group": "world"}
+        criterion = bx.BiDOLoss(measure, sigma="median", eps=1e-2, **options)
+        values.append(criterion(x, [t.clone().requires_grad_() for t in z], y).detach())
+    return values
 
 
 def one_learns(rank: int) -> str:

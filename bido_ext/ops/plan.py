@@ -46,6 +46,8 @@ WHOLE_UP_TO = 512
 DENSE_TILE = 128
 #: Up to this n the n x n algebra of nhsic and coco runs in float64: n^3 is still small beside n^2 d.
 FLOAT64_UP_TO = 1024
+#: On a CPU that of nhsic up to this n: with the solve form of S float32 is not faster there, and less exact.
+NHSIC_FLOAT64_UP_TO = 4096
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 
@@ -129,8 +131,14 @@ def plan(
             exchange = "ring" if ring else "gather"
         return _plan_ring(*share) if exchange == "ring" else _plan_gather(*share)
     if measure in ("nhsic", "coco"):
+        sizes = n, widths, element
+        if _in_float64_if_it_fits(n, measure, str(device)):
+            try:
+                return _plan_algebra(*sizes, 8, measure, workspace_bytes, str(device))
+            except WorkspaceError:
+                pass
         algebra = 8 if n <= FLOAT64_UP_TO else element
-        return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
+        return _plan_algebra(*sizes, algebra, measure, workspace_bytes, str(device))
     free = free_memory(str(device)) if workspace_bytes is None else 0
     budget = int(DENSE_SHARE * free) if workspace_bytes is None else workspace_bytes
     where = torch.device(device).type
@@ -289,6 +297,24 @@ def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors
         )
     except RuntimeError:  # no planner was built: nothing can be foreseen
         return
+
+
+def _in_float64_if_it_fits(n: int, measure: str, device: str) -> bool:
+    on_cpu = torch.device(device).type == "cpu"
+    return measure == "nhsic" and on_cpu and FLOAT64_UP_TO < n <= NHSIC_FLOAT64_UP_TO
+
+
+def float64_serves(group: Group, measure: str, factors: int) -> bool:
+    """Whether the n x n algebra of a group runs in float64 beyond FLOAT64_UP_TO."""
+    if torch.compiler.is_compiling() or not isinstance(group.n, int):
+        return False
+    if not _in_float64_if_it_fits(group.n, measure, str(group.variables[0].device)):
+        return False
+    try:
+        check_algebra_fits(group, measure, torch.float64, factors)
+    except WorkspaceError:
+        return False
+    return True
 
 
 def _plan_algebra(

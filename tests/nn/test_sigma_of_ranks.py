@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
-from sigma_ranks import MEASURES, learnt, learnt_by_ranks
+from sigma_ranks import MEASURES, learnt, learnt_by_ranks, median
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,11 @@ def test_learnt(
         found, found_grads = results[f"{measure} {exchange} {dtype}"]
         torch.testing.assert_close(found, value, rtol=bound, atol=0)
         torch.testing.assert_close(found_grads, grads, rtol=bound, atol=0)
+
+
+def test_the_median_is_that_of_all_samples(of_ranks: list[dict[str, Any]]) -> None:
+    for results in of_ranks:
+        torch.testing.assert_close(results["median"], median(-1), rtol=1e-9, atol=0)
 
 
 def test_all_ranks_learn_or_none(of_ranks: list[dict[str, Any]]) -> None:
