@@ -60,7 +60,7 @@ class BiDOLoss(nn.Module):
         eps: Ridge of nhsic.
         coco_norm: "spectral" (the definition) or "fro" (the published code) for measure "coco".
         linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024, for nhsic
-            on a CPU up to n = 4096 while the memory does.
+            on a CPU up to n = 2048 while the memory does.
         estimator: Of hsic and cka: "biased", or "unbiased" for batches of at least 4 samples. Unbiased cka is
             undefined where a layer has nothing to compare, such as a dead one, and the step then raises.
         workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where

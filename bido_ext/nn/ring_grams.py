@@ -23,6 +23,7 @@ from bido_ext.nn.ring import pass_round
 from bido_ext.nn.row_panels import blocks_of_rows
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops.group import Group
+from bido_ext.ops.ring_memory import ring_blocks
 from bido_ext.reference.gram_stack import LABELS
 
 #: d objective / dK of a block. Arguments: variable, own rows (counted in the global batch), columns, and the
@@ -54,6 +55,8 @@ class RingGrams:
         block: Own rows of a block.
         dtype: Of the Gram matrices.
         unbiased: Whether they are without their diagonals.
+        workspace_bytes: Bound on the panels of this rank.
+        whole: Whether all panels have to be kept.
         kept: Panels (n_r, n) of every variable, or None where blocks are made twice.
         seen: Per variable a number that is not finite where any rank's features are not.
     """
@@ -65,6 +68,8 @@ class RingGrams:
     block: int
     dtype: torch.dtype
     unbiased: bool = False
+    workspace_bytes: int | None = None
+    whole: bool = False
     kept: list[Tensor] | None = None
     seen: Tensor = field(init=False)
 
@@ -88,10 +93,12 @@ class RingGrams:
         self.kept = [x.new_empty(shape, dtype=dtype) for x in self.group.variables]
 
     def widen(self) -> None:
-        """Makes all of it in float64 from here on."""
-        self.dtype = torch.float64
+        """Makes all of it in float64 from here on, within the same bytes."""
+        counts, m = self.shards.counts, len(self.group.kinds)
+        plan = ring_blocks(counts, m, 8, self.workspace_bytes, self.whole)
+        self.dtype, self.block, self.kept = torch.float64, plan.block, None
         self.__post_init__()
-        if self.kept is not None:
+        if plan.keep:
             self.keep()
 
     def first_trip(self) -> Iterator[Block]:

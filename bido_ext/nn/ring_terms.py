@@ -90,7 +90,9 @@ def ring_terms(
         dtype = group.dtype if measure.eps is None else torch.float64
         plan = ring_blocks(shards.counts, len(own), dtype.itemsize, workspace_bytes, whole)
         unbiased = bool(getattr(measure, "unbiased", False))
-        grams = RingGrams(group, moving, shards, handle, plan.block, dtype, unbiased)
+        grams = RingGrams(
+            group, moving, shards, handle, plan.block, dtype, unbiased, workspace_bytes, whole
+        )
         if plan.keep:
             grams.keep()
         terms = _whole_terms if whole else _panel_terms

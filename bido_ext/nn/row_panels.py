@@ -89,7 +89,10 @@ class _RowPanels(torch.autograd.Function):
                 group = replace(
                     group, variables=widened(group.variables, group.kinds) or group.variables
                 )
-                panels = replace(panels, group=group)
+                # Entries are twice as wide: the bytes of a block stay.
+                m = len(group.kinds)
+                block = max(1, panels.block * (4 * m + 24) // (8 * m + 24))
+                panels = replace(panels, group=group, block=block)
                 sums, products, E = _first_pass(panels)
         # Tensors are saved, not kept: they are freed after the backward, however long the loss lives.
         ctx.panels = replace(panels, group=replace(group, variables=[]))

@@ -22,6 +22,7 @@ from bido_ext.ops.hsic import ESTIMATORS, hsic_of_pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
+from bido_ext.ops.workspace_of_rerun import bounded
 from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype
 
 #: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
@@ -95,12 +96,13 @@ class CkaMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        if self.unbiased:
-            return _unbiased_of_pairs(group, pairs, regime.tile, regime.kept_tiles)
-        return cka_of_pairs(
-            pairs,
-            lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
-        )
+        with bounded(workspace_bytes):
+            if self.unbiased:
+                return _unbiased_of_pairs(group, pairs, regime.tile, regime.kept_tiles)
+            return cka_of_pairs(
+                pairs,
+                lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
+            )
 
     def check(self, value: Tensor, narrow: Tensor, group: Group) -> None:
         features = [v for v in group.variables if v.is_floating_point()]

@@ -29,6 +29,7 @@ from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unresolved
 
@@ -92,7 +93,8 @@ class HsicMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.kept_tiles)
+        with bounded(workspace_bytes):
+            return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.kept_tiles)
 
 
 def hsic_of_pairs(
@@ -201,7 +203,9 @@ def _shape_of_kept(
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     values, sums, kept = result = call("hsic", *args)
-    wide = widened(args[0], args[2]) if has_nan(values) else None
+    wide = None
+    if has_nan(values) and fits_in_float64(args[0], args[2], args[-2]):
+        wide = widened(args[0], args[2])
     if wide is None:
         return result
     values, sums, _ = again("hsic", wide, *args[1:-1], 0)

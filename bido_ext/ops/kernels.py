@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bido_ext.ops._validate import check_bool, check_positive
 from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
@@ -219,7 +220,8 @@ class Polynomial(Kernel):
 
 
 class Mixture(Kernel):
-    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up.
+    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up, and made
+    once more in the backward, so that one n x n matrix is held beside the sum.
 
     Args:
         kernels: Such as Gaussians of several bandwidths.
@@ -243,10 +245,20 @@ class Mixture(Kernel):
         return f"Mixture({list(self.kernels)}, weights={list(self.weights)})"
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        parts = [
-            w * k.gram_up_to_centering(x) for w, k in zip(self.weights, self.kernels, strict=True)
-        ]
-        return torch.stack(parts).sum(0)
+        total = self.weights[0] * self._part(self.kernels[0], x)
+        for w, k in zip(self.weights[1:], self.kernels[1:], strict=True):
+            total = total.add_(self._part(k, x), alpha=w)
+        return total
+
+    @staticmethod
+    def _part(kernel: Kernel, x: Tensor) -> Tensor:
+        """Not kept for the backward, which makes it again: one matrix at a time instead of all."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return kernel.gram_up_to_centering(x)
+        made: Tensor = checkpoint(
+            kernel.gram_up_to_centering, x, use_reentrant=False, preserve_rng_state=False
+        )
+        return made
 
     def label_scale(self, num_classes: int | None) -> float:
         both = zip(self.weights, self.kernels, strict=True)

@@ -56,7 +56,7 @@ def nhsic(
         eps: Ridge relative to n; the published BiDO uses 1e-5. It is part of the objective.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         linalg_dtype: torch.float32 or torch.float64 for centering, Cholesky and products; default
-            float64 up to n = 1024, on a CPU up to n = 4096 while the memory does; else the dtype of the Gram
+            float64 up to n = 1024, on a CPU up to n = 2048 while the memory does; else the dtype of the Gram
             matrix.
         sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 

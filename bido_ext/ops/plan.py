@@ -47,7 +47,7 @@ DENSE_TILE = 128
 #: Up to this n the n x n algebra of nhsic and coco runs in float64: n^3 is still small beside n^2 d.
 FLOAT64_UP_TO = 1024
 #: On a CPU that of nhsic up to this n: with the solve form of S float32 is not faster there, and less exact.
-NHSIC_FLOAT64_UP_TO = 4096
+NHSIC_FLOAT64_UP_TO = 2048
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 
@@ -265,6 +265,12 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     if workspace_bytes is not None and GRAM in group.kinds:
         raise ValueError("A kernel of your own has no streaming form: leave workspace_bytes unset.")
     return plan(n, group.dims, group.dtype, measure, workspace_bytes, device)
+
+
+def streams_within(n: int, dims: Sequence[int], tile: int, budget: int) -> bool:
+    """Whether float64 tiles of so many rows can be streamed on the CPU within ``budget`` bytes."""
+    result = _planner().plan_group(n, list(dims), 8, budget)
+    return bool(result["regime"] == "dense" or result["tile"] >= min(tile, n))
 
 
 def dense_tile(n: int, device: str) -> int:
