@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bido_ext.ops._transforms import transforms_active, within_product
 from bido_ext.ops._validate import check_bool, check_positive
 from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
 from bido_ext.ops.learnable_sigma import tie_sigma
@@ -253,7 +254,9 @@ class Mixture(Kernel):
     @staticmethod
     def _part(kernel: Kernel, x: Tensor) -> Tensor:
         """Not kept for the backward, which makes it again: one matrix at a time instead of all."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        # Transforms bear no hooks on what is saved.
+        plain = torch.is_grad_enabled() and not (within_product() or transforms_active())
+        if torch.compiler.is_compiling() or not plain:
             return kernel.gram_up_to_centering(x)
         made: Tensor = checkpoint(
             kernel.gram_up_to_centering, x, use_reentrant=False, preserve_rng_state=False

@@ -181,3 +181,11 @@ def test_a_mixture_holds_no_matrix_for_each_of_its_kernels() -> None:
     torch.testing.assert_close(K, total)
     (want,) = torch.autograd.grad((total * weights).sum(), x)
     torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mixture_under_transforms() -> None:
+    x, y = torch.randn(20, 3, requires_grad=True), torch.arange(20) % 3
+    mixture = bx.Mixture([bx.Gaussian(1.0), bx.Laplacian(2.0)])
+    (want,) = torch.autograd.grad(bx.hsic(x, y, mixture), x)
+    found = torch.func.grad(lambda x: bx.hsic(x, y, mixture))(x.detach())
+    torch.testing.assert_close(found, want)
