@@ -57,8 +57,9 @@ gpu-check:
 
 BUNDLE_PYTHON ?= 3.12
 BUNDLE_TORCH ?= 2.11.0
+BUNDLE_ARCHS ?= 90a
 gpu-bundle:
-	$(PYTHON) -m benchmarks.gpu_bundle --python $(BUNDLE_PYTHON) --torch $(BUNDLE_TORCH) $(GPU_BUNDLE_FLAGS)
+	$(PYTHON) -m benchmarks.gpu_bundle --python $(BUNDLE_PYTHON) --torch $(BUNDLE_TORCH) --archs "$(BUNDLE_ARCHS)" $(GPU_BUNDLE_FLAGS)
 
 clean:
 	rm -rf build bido_ext/*.so *.egg-info

@@ -2,7 +2,8 @@
 """Compiled libraries for a GPU machine, made on one without a GPU: ``python -m benchmarks.gpu_bundle``.
 
 Builds bido_cpu, bido_cuda (sm_90a) and _C for a named Python and PyTorch into the folder gpu-bundle/, so that
-no minute of a GPU is spent on compiling. ``python -m benchmarks.gpu_check`` takes it where it fits.
+no minute of a GPU is spent on compiling. ``python -m benchmarks.gpu_check`` takes it where it fits: the same
+Python, PyTorch, sources and processor, and a card that runs the code of ``--archs``.
 
 Example:
   python -m benchmarks.gpu_bundle --python 3.12 --torch 2.11.0
@@ -15,6 +16,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -46,47 +49,9 @@ def here() -> dict[str, str]:
     return {
         "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
         "torch": release,
+        "machine": platform.machine(),
         "sources": source_digest(),
     }
-
-
-def misfit(made_for: dict[str, str], wanted: dict[str, str]) -> str:
-    """Why a bundle does not serve, or ""."""
-    if made_for["sources"] != wanted["sources"]:
-        return "it was made from other sources than this checkout's"
-    for what, name in (("python", "Python"), ("torch", "PyTorch")):
-        if made_for[what] != wanted[what]:
-            return f"it was made for {name} {made_for[what]}, this is {name} {wanted[what]}"
-    return ""
-
-
-def take_bundle(bundle: Path = BUNDLE, package: Path = PACKAGE) -> str:
-    """Puts the bundle's libraries beside the package; returns where the libraries come from.
-
-    Raises:
-        BundleError: There is a bundle that does not fit, or nothing compiled at all.
-    """
-    facts = bundle / "bundle.json"
-    if not facts.exists():
-        tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}-"
-        if any(tag in path.name for path in package.glob("_C.*.so")):
-            return "libraries as they were built here"
-        raise BundleError(
-            "nothing is compiled for this Python, and there is no gpu-bundle/. Run "
-            "'python setup.py build_ext --inplace' here, or 'make gpu-bundle' elsewhere and bring the folder."
-        )
-    made_for = json.loads(facts.read_text())
-    if reason := misfit(made_for, here()):
-        raise BundleError(
-            f"gpu-bundle/ does not fit: {reason}. Make it again with 'make gpu-bundle "
-            f"BUNDLE_PYTHON={here()['python']} BUNDLE_TORCH={here()['torch']}', or remove it and build here "
-            "with 'python setup.py build_ext --inplace'."
-        )
-    for name in made_for["files"]:
-        fresh = package / f".{name}.new"
-        shutil.copy2(bundle / name, fresh)
-        os.replace(fresh, package / name)
-    return f"libraries of gpu-bundle/, made for Python {made_for['python']} and PyTorch {made_for['torch']}"
 
 
 def interpreter_of(version: str) -> str:
@@ -117,6 +82,8 @@ def environment_of(python: str, torch: str, interpreter: str | None) -> Path:
 
 def make_bundle(python: str, torch: str, program: Path, archs: str) -> dict[str, object]:
     """Builds with ``program`` and fills the folder."""
+    if not all(re.fullmatch(r"\d+[af]?", name) for name in archs.split(";")):
+        raise BundleError(f"--archs {archs!r}: name architectures, such as '90a' or '80;90a'.")
     tag = f"py{python}-torch{torch}"
     lib, temp = ROOT / "build" / f"bundle-lib-{tag}", ROOT / "build" / f"bundle-temp-{tag}"
     shutil.rmtree(lib, ignore_errors=True)
@@ -134,7 +101,8 @@ def make_bundle(python: str, torch: str, program: Path, archs: str) -> dict[str,
         shutil.copy2(path, BUNDLE / path.name)
     size = sum(path.stat().st_size for path in files)
     facts: dict[str, object] = {
-        "python": python, "torch": torch, "archs": archs, "sources": source_digest(), "bytes": size,
+        "python": python, "torch": torch, "machine": platform.machine(), "archs": archs,
+        "sources": source_digest(), "bytes": size,
         "files": [path.name for path in files],
     }  # fmt: skip
     (BUNDLE / "bundle.json").write_text(json.dumps(facts, indent=1) + "\n")

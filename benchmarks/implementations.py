@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton, CUDA C++ and the reference side by side: ``python -m benchmarks.implementations --device cuda``.
+"""Triton, CUDA C++, PyTorch's products and the reference side by side.
+
+    python -m benchmarks.implementations --device cuda
 
 One group of variables per shape, forward and backward of each function family as the contracts call them,
 each checked against the float64 reference first. On a CUDA device few samples are also timed as a graph replay,
-where launches cost least. What is right and fastest on an architecture goes into ``RECORDED`` of
-bido_ext/_serve.py, with the file that shows it.
+where launches cost least.
 """
 
 from __future__ import annotations
@@ -12,28 +13,32 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.input_sets import Rotation, how_many, told
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved
+from benchmarks.measure import MIN_ROUNDS, clock_of, interleaved, is_cuda
 from benchmarks.results import Record, default_path, save
-from bido_ext import _serve
 from bido_ext._precision import tf32_allowed
-from bido_ext._self_check import FAMILIES, SelfCheckError, self_check
 from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
+from bido_ext.serving import implementations as serving
+from bido_ext.serving.check import SelfCheckError, self_check
+from bido_ext.serving.choose import step_of
+from bido_ext.serving.row import CONTRACTS, ROWS, checked_ops
 
-IMPLEMENTATIONS = ("reference", "triton", "cuda")
+IMPLEMENTATIONS = ("reference", "composed", "triton", "cuda")
 #: (n, widths): the step of VGG16 and pairs of large batches, what tells most first.
 VGG16 = (12288, 65536, 32768, 16384, 8192, 2048)
 SHAPES = ((1024, VGG16), (4096, (2048, 2048)), (64, VGG16), (256, VGG16), (8192, (2048, 2048)))
 #: Up to here a step is timed as the replay of a CUDA graph as well.
 GRAPH_UP_TO = 256
+#: Sets of inputs that are captured: a capture takes a tenth of a second.
+GRAPH_SETS = 4
 EPS = 1e-5
 
 
@@ -53,6 +58,10 @@ class Step:
         """Samples."""
         return self.group[0].shape[0]
 
+    def copy(self) -> Step:
+        """The same numbers elsewhere in memory."""
+        return replace(self, group=[v.clone() for v in self.group])
+
 
 def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) -> Step:
     """Random features on the device; the first variable stands for X."""
@@ -71,45 +80,25 @@ def make_step(n: int, widths: Sequence[int], dtype: torch.dtype, device: str) ->
     )
 
 
-def call_of(op: str, functions: dict[str, Callable[..., Any]], s: Step) -> Callable[[], object]:
-    """Forward and backward of a family on a step; gaussian_gram and double_center on its last layer."""
-    names = FAMILIES[op]
-    forward = functions[names[0]]
-    grad = torch.ones(len(s.first), dtype=torch.float64, device=s.parameters.device)
-    x, gamma = s.group[-2], s.parameters[-2]
-    gram = torch.rand((s.n, s.n), device=x.device)
-    layers = [s.group[i] for i in s.wanted]
-    parameters = torch.stack([s.parameters[i] for i in s.wanted])
-    kinds = [s.kinds[i] for i in s.wanted]
-    pairs = (s.kinds, s.first, s.second)
+def arguments_of(op: str, s: Step) -> dict[str, Any]:
+    """The arguments of an op's forward on a step; gaussian_gram and double_center on its last layer."""
+    known = {
+        "variables": s.group, "parameters": s.parameters, "kinds": s.kinds, "first": s.first,
+        "second": s.second, "wanted": s.wanted, "unbiased": False, "tile": s.n, "kept_tiles": -1,
+        "eps": EPS, "wide": True, "norm": "fro", "x": s.group[-2], "gamma": s.parameters[-2],
+        "minus_one": True, "K": torch.rand((s.n, s.n), device=s.parameters.device),
+    }  # fmt: skip
+    return {name: known[name] for name in CONTRACTS[ROWS[op].functions[0]].arguments}
 
-    def hsic() -> object:
-        _, sums, kept = forward(s.group, s.parameters, *pairs, False, s.n, -1)
-        return functions["hsic_backward"](
-            grad, s.group, s.parameters, sums, kept, *pairs, False, s.n, s.wanted
-        )
 
-    def nhsic() -> object:
-        _, *kept = forward(s.group, s.parameters, *pairs, EPS, True, s.wanted)
-        return functions["nhsic_backward"](
-            grad, s.group, s.parameters, *kept, *pairs, EPS, s.wanted
-        )
-
-    def gram_stack() -> object:
-        stack = forward(layers, parameters, kinds)
-        return functions["gram_stack_backward"](stack, stack, layers, parameters, kinds)
-
-    def gaussian_gram() -> object:
-        return functions["gaussian_gram_backward"](gram, forward(x, gamma, True), x, gamma, True)
-
-    calls: dict[str, Callable[[], object]] = {
-        "hsic": hsic,
-        "nhsic": nhsic,
-        "gram_stack": gram_stack,
-        "gaussian_gram": gaussian_gram,
-        "double_center": partial(forward, gram),
-    }
-    return calls[op]
+def bytes_of_family(op: str, s: Step) -> int:
+    """Of what a family reads: the features, or of one layer and the matrices made of it."""
+    square = 4 * s.n * s.n
+    if op == "double_center":
+        return square
+    read = [s.group[-2]] if op == "gaussian_gram" else s.group[:-1]
+    features = sum(v.numel() * v.element_size() for v in read)
+    return features + (square if op == "gaussian_gram" else 0)
 
 
 def as_graph(call: Callable[[], object]) -> Callable[[], object]:
@@ -131,26 +120,39 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     calls: dict[str, Callable[[], object]] = {}
     rows: list[dict[str, Any]] = []
     tf32 = tf32_allowed()
+    size = bytes_of_family(op, s)
+    turns = Rotation(range(how_many(size, device)))
+    sets = [s, *(s.copy() for _ in turns.sets[1:])]
+    graphs = Rotation(range(min(len(sets), GRAPH_SETS)))
     for name in IMPLEMENTATIONS:
-        functions = _serve.functions_of(op, name)
-        if not functions or not _serve.serves(FAMILIES[op][0], name, {dtype}, sample_args(op, s)):
+        functions, known = serving.functions_of(op, name), ROWS[op].get(name)
+        if not functions or (known is not None and known.refusal(arguments_of(op, s))):
             continue
         try:
             self_check(op, functions, dtype, torch.device(device), tf32=tf32)
-            call = call_of(op, functions, s)
-            call()
+            on_sets = [step_of(ROWS[op], functions, arguments_of(op, one)) for one in sets]
+            on_sets[0]()
         except (SelfCheckError, RuntimeError, NotImplementedError) as error:
             rows.append({"name": name, "refusal": str(error).splitlines()[0]})
             continue
-        calls[name] = call
-        if torch.device(device).type == "cuda" and s.n <= GRAPH_UP_TO and name != "reference":
-            calls[f"{name}, graph"] = as_graph(call)
+        calls[name] = turns.call(lambda i, own=on_sets: own[i]())  # type: ignore[misc]
+        if is_cuda(device) and s.n <= GRAPH_UP_TO and name != "reference":
+            try:
+                replays = [as_graph(on_sets[i]) for i in graphs.sets]
+            except RuntimeError as error:  # the eager times still count
+                said = str(error).splitlines()[0]
+                rows.append({"name": f"{name}, graph", "refusal": f"not captured: {said}"})
+                continue
+            calls[f"{name}, graph"] = graphs.call(lambda i, own=replays: own[i]())  # type: ignore[misc]
     taken = interleaved(calls, rounds, device=device, minimum_rounds=min(rounds, MIN_ROUNDS))
     fastest = min(time.median for time in taken.values())
     rows += [
         {
             "name": name, "refusal": None, "median_ms": 1e3 * time.median, "q20_ms": 1e3 * time.q20,
             "q80_ms": 1e3 * time.q80, "times_floor": time.median / fastest,
+            "input_sets": told(
+                len((graphs if name.endswith(", graph") else turns).sets), size, device
+            ),
         }
         for name, time in taken.items()
     ]  # fmt: skip
@@ -160,16 +162,11 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
         "dtype": str(dtype).removeprefix("torch.") + (" (tf32)" if tf32 else ""),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "clock": clock_of(device),
         "floor": {"what": "the fastest implementation", "ms": 1e3 * fastest},
         "rows": rows,
         "machine": machine_line(device),
     }
-
-
-def sample_args(op: str, s: Step) -> tuple[Any, ...]:
-    """What ``_serve.serves`` looks at."""
-    pairs = (s.kinds, s.first, s.second)
-    return (s.group, s.parameters, *pairs, EPS, True, s.wanted) if op == "nhsic" else ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.implementations", description=__doc__
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--ops", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
+    parser.add_argument(
+        "--ops", nargs="+", choices=tuple(checked_ops()), default=tuple(checked_ops())
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--precision", default="highest", choices=("highest", "high"))
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.case import CaseSpec
 from benchmarks.gate import evaluate, judge, truth_of
+from benchmarks.input_sets import rotation_of
 from benchmarks.machine import ROOT
 from benchmarks.measure import interleaved
 from benchmarks.registry import build
@@ -107,7 +109,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     verdict = judge(request["name"], case, problem, truth_of(case, problem))
     answer: dict[str, Any] = {"verdict": asdict(verdict)}
     if verdict.refusal is None:
-        calls = {"it": lambda: evaluate(function, problem)}
+        calls = {"it": rotation_of(problem, device).call(partial(evaluate, function))}
         answer["timing"] = asdict(interleaved(calls, device=device, **request["rounds"])["it"])
     return answer
 

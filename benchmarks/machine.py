@@ -72,9 +72,12 @@ def commit() -> str:
 def command() -> str:
     """How this process was started, without the folders of this machine."""
     program = Path(sys.argv[0])
-    module = (
-        f"-m benchmarks.{program.stem}" if program.parent.name == "benchmarks" else program.name
-    )
+    try:
+        parts = program.resolve().relative_to(ROOT / "benchmarks").with_suffix("").parts
+    except ValueError:
+        module = program.name
+    else:
+        module = "-m " + ".".join(("benchmarks", *parts)).removesuffix(".__main__")
     arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     return " ".join(["python", module, *arguments])
 

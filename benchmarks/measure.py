@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -78,7 +79,7 @@ def interleaved(
     """
     if rounds < minimum_rounds:
         raise ValueError(f"rounds must be at least {minimum_rounds}, got {rounds}.")
-    sample = _cuda_sample if torch.device(device).type == "cuda" else _cpu_sample
+    sample = partial(_cuda_sample, device) if is_cuda(device) else _host_sample
     repeats = {}
     for name, call in calls.items():
         sample(call, 1)
@@ -113,19 +114,32 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
-def _cpu_sample(call: Call, repeats: int) -> float:
+def clock_of(device: str) -> str:
+    """What times a device, as records name it."""
+    return "CUDA events" if is_cuda(device) else "host clock"
+
+
+def is_cuda(device: str) -> bool:
+    """Whether a device is a CUDA device."""
+    return torch.device(device).type == "cuda"
+
+
+def _host_sample(call: Call, repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
 
 
-def _cuda_sample(call: Call, repeats: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(repeats):
-        call()
-    end.record()
-    torch.cuda.synchronize()
+def _cuda_sample(device: str, call: Call, repeats: int) -> float:
+    with torch.cuda.device(
+        device
+    ):  # events belong to the device that is current when they are recorded
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3 / repeats

@@ -14,8 +14,9 @@ from benchmarks import isolated, own
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.case import OWN, OpCase, is_own, mode_of
 from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_of
+from benchmarks.input_sets import bytes_of, how_many, rotation_of, told
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, Timing, interleaved
+from benchmarks.measure import MIN_ROUNDS, Timing, clock_of, interleaved
 from benchmarks.problem import Problem
 from benchmarks.results import Record
 from benchmarks.rivals import FOREIGN
@@ -82,8 +83,11 @@ def run_case(case: OpCase, settings: Settings) -> Record:
     else:
         settings.say(f"  gate {not_gated}")
         verdicts = dict.fromkeys(names, UNJUDGED)
+    sets_told = None
     if settings.times:
         timings = _time(case, problem, verdicts, settings)
+        size = bytes_of(problem)
+        sets_told = told(how_many(size, settings.device), size, settings.device)
     answers = {name: _foreign(case, name, settings) for name in names if name in FOREIGN}
     for name, answer in answers.items():
         verdicts[name] = Verdict(**answer["verdict"])
@@ -107,6 +111,8 @@ def run_case(case: OpCase, settings: Settings) -> Record:
         "rounds": settings.rounds,
         "gate": not_gated or "run",
         "freed_memory": "kept" if kept else "returned",
+        "clock": clock_of(settings.device) if settings.times else None,
+        "input_sets": sets_told,
         "floor": {
             "what": "floor",
             "ms": None if floor_s is None else 1e3 * floor_s,
@@ -169,9 +175,10 @@ def _time(
 ) -> dict[str, Timing]:
     # The floor takes its turns among the implementations: same clock, same neighbours.
     calls = floor_calls(case.floor, getattr(torch, settings.dtype), settings.device)
+    rotation = rotation_of(problem, settings.device)
     for name, verdict in verdicts.items():
         if verdict.refusal is None:
-            calls[name] = partial(evaluate, case.implementations[name], problem)
+            calls[name] = rotation.call(partial(evaluate, case.implementations[name]))
     settings.say(f"  {settings.rounds} rounds of {', '.join(calls)}")
     return interleaved(
         calls, settings.rounds, device=settings.device, minimum_rounds=settings.minimum_rounds

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from bido_ext._version import __version__
 
 if TYPE_CHECKING:
-    from bido_ext._library import BackendRow, backends, build_info
     from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
     from bido_ext.nn.layer_similarity import LayerSimilarity
     from bido_ext.nn.similarity_matrix import SimilarityMatrix
@@ -47,10 +46,14 @@ if TYPE_CHECKING:
     from bido_ext.ops.mmd import mmd
     from bido_ext.ops.nhsic import nhsic
     from bido_ext.ops.plan import plan
+    from bido_ext.ops.tune import Tuning, tune
+    from bido_ext.serving.libraries import build_info
+    from bido_ext.serving.report import BackendRow, backends
 
 #: Public name -> the module that has it.
 _HOME = {
-    **dict.fromkeys(("BackendRow", "backends", "build_info"), "bido_ext._library"),
+    "build_info": "bido_ext.serving.libraries",
+    **dict.fromkeys(("BackendRow", "backends"), "bido_ext.serving.report"),
     **dict.fromkeys(
         ("BiDOLoss", "DependenceTerms", "FeatureTaps", "MicroBatchedBiDO", "StepLosses"),
         "bido_ext.nn",
@@ -59,9 +62,9 @@ _HOME = {
     "SimilarityMatrix": "bido_ext.nn.similarity_matrix",
     **dict.fromkeys(
         ("Energy", "Gaussian", "IndependenceTest", "InverseMultiquadric", "Kernel", "Laplacian", "Linear",
-         "Mixture", "Polynomial", "RationalQuadratic", "WorkspaceError", "cka", "coco",
+         "Mixture", "Polynomial", "RationalQuadratic", "Tuning", "WorkspaceError", "cka", "coco",
          "distance_correlation", "distance_covariance", "double_center", "gaussian_gram", "hsic",
-         "independence_test", "mmd", "nhsic", "plan"),
+         "independence_test", "mmd", "nhsic", "plan", "tune"),
         "bido_ext.ops",
     ),
 }  # fmt: skip
@@ -86,6 +89,7 @@ __all__ = [
     "RationalQuadratic",
     "SimilarityMatrix",
     "StepLosses",
+    "Tuning",
     "WorkspaceError",
     "__version__",
     "backends",
@@ -101,6 +105,7 @@ __all__ = [
     "mmd",
     "nhsic",
     "plan",
+    "tune",
 ]
 
 

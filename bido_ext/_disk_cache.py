@@ -39,6 +39,18 @@ def read(topic: str) -> dict[str, Any]:
     return facts
 
 
+def read_one(topic: str, key: str) -> Any:
+    """One fact, or None."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        fact = json.loads(_file_of(topic, key).read_text())
+        return fact["value"] if fact["key"] == key else None
+    return None
+
+
+def _file_of(topic: str, key: str) -> Path:
+    return directory() / topic / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
 def update(topic: str, key: str, value: Any) -> None:
     """Sets one fact; its file is replaced as a whole, never half written."""
     with contextlib.suppress(OSError):
@@ -47,4 +59,4 @@ def update(topic: str, key: str, value: Any) -> None:
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
         with os.fdopen(handle, "w") as file:
             json.dump({"key": key, "value": value}, file)
-        Path(name).replace(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json")
+        Path(name).replace(_file_of(topic, key))

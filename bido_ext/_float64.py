@@ -26,15 +26,18 @@ Function = Callable[..., Any]
 
 
 def resolved(
-    name: str, function_of: Callable[[str, Sequence[Any], bool], Function], args: Sequence[Any]
+    attempt: Function | None,
+    name: str,
+    function_of: Callable[[str, Sequence[Any], bool], Function],
+    args: Sequence[Any],
 ) -> Any:
     """The result of the op ``name``, in float64 where float32 fails.
 
     Args:
+        attempt: How the op is called: attempt(call, again, args), with call(name, *args) as the op is served
+            and again(name, *args) for float64 features; None: as it is served.
         function_of: From a name, arguments and whether float32 has failed to the function that serves.
     """
-
-    attempt = _ATTEMPTS.get(name)
     if attempt is None:
         return function_of(name, args, False)(*args)
 
@@ -45,15 +48,6 @@ def resolved(
         return function_of(name, args, True)(*args)
 
     return attempt(call, again, args)
-
-
-_ATTEMPTS: dict[str, Function] = {}
-
-
-def set_attempt(name: str, attempt: Function) -> None:
-    """How the op ``name`` is called: attempt(call, again, args), with call(name, *args) as the op is served
-    and again(name, *args) for float64 features."""
-    _ATTEMPTS[name] = attempt
 
 
 def widened(

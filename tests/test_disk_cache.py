@@ -48,3 +48,10 @@ def test_a_user_without_a_home_has_a_cache_too(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", staticmethod(no_home))
     assert "bido_ext-" in _disk_cache.directory().name
+
+
+def test_a_place_that_cannot_be_written_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDO_EXT_CACHE_DIR", "/proc/no/such/place")
+    _disk_cache.update("topic", "a", 1)
+    assert _disk_cache.read("topic") == {}
+    assert _disk_cache.read_one("topic", "a") is None

@@ -10,8 +10,10 @@ import torch
 from oracle import FLOORS, features, readable, relative_error
 
 import bido_ext as bx
-from bido_ext import _serve
-from bido_ext._self_check import FAMILIES, self_check
+from bido_ext.serving import choose
+from bido_ext.serving.check import self_check
+from bido_ext.serving.implementations import functions_of
+from bido_ext.serving.row import ON_GPU, checked_ops
 
 pytestmark = pytest.mark.gpu
 
@@ -61,17 +63,17 @@ def test_gram_stack() -> None:
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIDO_EXT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(_serve, "_verdicts", {})
+    choose.forget()
 
 
-@pytest.mark.parametrize("implementation", ["triton", "cuda"])
-@pytest.mark.parametrize("op", FAMILIES)
+@pytest.mark.parametrize("implementation", ON_GPU)
+@pytest.mark.parametrize("op", checked_ops())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=readable)
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_kernels_pass_the_self_check(
     implementation: str, op: str, dtype: torch.dtype, precision: str
 ) -> None:
-    functions = _serve.functions_of(op, implementation)
+    functions = functions_of(op, implementation)
     if not functions:
         pytest.skip(f"{implementation} has no kernel for {op}, or was not built")
     before = torch.get_float32_matmul_precision()
@@ -83,12 +85,12 @@ def test_kernels_pass_the_self_check(
 
 
 @pytest.mark.usefixtures("fresh_cache")
-@pytest.mark.parametrize("name", _serve.FAMILY_OF)
-def test_the_first_in_order_serves_float32(name: str) -> None:
-    op = _serve.FAMILY_OF[name]
-    chosen = _serve.choose(name, {torch.float32}, torch.device("cuda"))
-    first = next(f for i in _serve.UNRECORDED if (f := _serve.functions_of(op, i)))
-    assert chosen is first[name]
+@pytest.mark.parametrize("measure", ["hsic", "nhsic", "coco", "cka"])
+def test_the_fastest_right_one_serves(measure: str) -> None:
+    table = bx.tune(n=64, dims=(300, 1000), measures=(measure,), device="cuda")
+    for row in table.rows:
+        times = [t for t in row.milliseconds.values() if isinstance(t, float)]
+        assert row.milliseconds[row.chosen] == min(times)
 
 
 def bido_step(device: str, n: int = 64) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:

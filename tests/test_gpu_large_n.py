@@ -18,9 +18,10 @@ import torch
 from oracle import readable
 from torch import Tensor
 
-from bido_ext import _serve, reference
-from bido_ext._self_check import TOLERANCES
+from bido_ext import reference
 from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
+from bido_ext.serving.check import TOLERANCES
+from bido_ext.serving.implementations import functions_of
 
 Functions = Mapping[str, Callable[..., Any]]
 #: A single entry may be this many times as wrong, beside the largest: one that nobody wrote is far more.
@@ -174,7 +175,7 @@ def products(precision: str) -> Iterator[None]:
 def test_many_samples(
     implementation: str, family: str, n: int, d: int, dtype: torch.dtype, precision: str
 ) -> None:
-    functions = _serve.functions_of(family, implementation)
+    functions = functions_of(family, implementation)
     if not functions:
         pytest.skip(f"{implementation} has no kernel for {family}, or was not built")
     with products(precision):
@@ -182,7 +183,7 @@ def test_many_samples(
 
 
 def reference_functions() -> dict[str, Callable[..., Any]]:
-    return {name: f for op in FAMILIES for name, f in _serve.functions_of(op, "reference").items()}
+    return {name: f for op in FAMILIES for name, f in functions_of(op, "reference").items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

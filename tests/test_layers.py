@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import direction: cli -> lab -> nn -> ops -> reference, never back."""
+"""Import direction: cli -> lab -> nn -> ops -> rows, composed -> serving -> reference, never back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import bido_ext
 
 PACKAGE = Path(bido_ext.__file__).parent
-ORDER = ["reference", "ops", "nn", "lab", "cli"]
+ORDER = ["reference", "serving", "composed", "rows", "ops", "nn", "lab", "cli"]
 
 
 def imported_layers(path: Path) -> set[str]:

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import bido_ext as bx
-from bido_ext import _serve
+from bido_ext.serving.choose import choose
+from bido_ext.serving.implementations import functions_of
+from bido_ext.serving.row import default_of, named
 
 PACKAGE = Path(bx.__file__).parent
 
@@ -63,7 +65,8 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
     assert chosen["permuted_products", "cuda"] == "reference"  # it has no kernel for GPUs
     reasons = {(r.op, r.device): r.reason for r in rows}
     # until a run on hardware is recorded
-    assert "never run on hardware; serves after a self-check" in reasons["gaussian_gram", "cuda"]
+    assert "Triton kernel (never run on hardware)" in reasons["gaussian_gram", "cuda"]
+    assert "each serves after a check at first use" in reasons["gaussian_gram", "cuda"]
 
 
 def test_module_prints_the_table() -> None:
@@ -171,38 +174,44 @@ needs_cuda_torch = pytest.mark.skipif(
 def test_cuda_library_loads_and_is_labelled_as_never_run() -> None:
     table = run(TABLE, "native").stdout
     for op in ("gaussian_gram", "gram_stack", "double_center", "hsic"):
-        assert f"('{op}', 'cuda', 'cuda', 'compiled kernel of bido_cuda" in table
+        assert f"('{op}', 'cuda', 'cuda', 'kernel of bido_cuda (never run" in table
     assert "n <= 128: kernel of bido_cuda" in table
     assert "never run on hardware" in table
     code = (
-        "import torch, bido_ext\n"
-        "from bido_ext import _serve\n"
+        "import torch, bido_ext as bx\n"
+        "from bido_ext.serving.choose import choose\n"
+        "from bido_ext.serving.implementations import functions_of\n"
+        "from bido_ext.serving.row import ROWS, named\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
-        "print(all(has(f'bido_ext::{name}', 'CUDA') for name in _serve.FAMILY_OF))\n"
-        "print(sorted(n for op in _serve.FAMILIES for n in _serve.functions_of(op, 'cuda'))"
-        " == sorted(_serve.FAMILY_OF))\n"
+        "rows = [row for row in ROWS.values() if row.get('cuda')]\n"
+        "names = [name for row in rows for name in row.functions]\n"
+        "print(all(has(f'bido_ext::{name}', 'CUDA') for name in names))\n"
+        "print(sorted(n for row in rows for n in functions_of(row.op, 'cuda')) == sorted(names))\n"
+        "def group(dtype):\n"
+        "    x = [torch.rand(4, 3, dtype=dtype)] * 2\n"
+        "    return named('hsic', (x, None, [0, 0], [0], [1], False, 4, -1))\n"
         "device = torch.device('cuda')\n"
-        "print(_serve.choose('hsic_backward', {torch.float32}, device, 'native').__name__)\n"
-        "try:\n    _serve.choose('hsic', {torch.float64}, device, 'native')\n"
+        "print(choose('hsic', group(torch.float32), device, 'native').__name__)\n"
+        "try:\n    choose('hsic', group(torch.float64), device, 'native')\n"
         "except NotImplementedError as error:\n    print(error)\n"
     )
     told = run(code, "native").stdout
-    assert told.startswith("True\nTrue\nbido_cuda.hsic_backward")
+    assert told.startswith("True\nTrue\nbido_cuda.hsic\n")
     assert "the cuda kernels do not take float64 features (bido_ext::hsic)" in told
 
 
 def test_a_forced_backend_leaves_what_it_does_not_take_to_a_composition() -> None:
     """nhsic is a composition of ops, with a kernel for few samples; large batches and float64 compose."""
-    default = _serve._defaults["nhsic"]
+    default = default_of("nhsic")
     few, many = torch.rand(64, 3), torch.rand(300, 3)
     device = torch.device("cuda")
 
     def chosen(x: torch.Tensor, wide: bool, dtype: torch.dtype) -> object:
-        args = ([x], None, [0], [0], [0], 1e-5, wide, [])
-        return _serve.choose("nhsic", {dtype}, device, "native", args)
+        args = ([x.to(dtype)], None, [0], [0], [0], 1e-5, wide, [])
+        return choose("nhsic", named("nhsic", args), device, "native")
 
     assert chosen(many, True, torch.float32) is default
     assert chosen(few, False, torch.float32) is default
     assert chosen(few, True, torch.float64) is default
     if (PACKAGE / "bido_cuda.so").exists() and torch.version.cuda is not None:
-        assert chosen(few, True, torch.float32) is _serve.functions_of("nhsic", "cuda")["nhsic"]
+        assert chosen(few, True, torch.float32) is functions_of("nhsic", "cuda")["nhsic"]

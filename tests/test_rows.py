@@ -1,54 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One op is one row: contract, reference, kernels, test and benchmark carry the same name, and the
-README's table says what is there.
-"""
+"""One op is one row: every file of it carries its name, and the README's table says what is there."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from bido_ext._library import ALL_OPS, COMPOSITES, CPU_KERNELS, CUDA_KERNELS, TRITON_KERNELS
+import bido_ext.ops  # noqa: F401
+from bido_ext.serving.row import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = {
     "contract": "bido_ext/ops/{op}.py",
+    "row": "bido_ext/rows/{op}.py",
     "reference": "bido_ext/reference/{op}.py",
     "CPU": "csrc/cpu/{op}_kernel.cpp",
     "CUDA": "csrc/cuda/{op}_kernel.cu",
     "Triton": "bido_ext/triton_kernels/{op}.py",
+    "composed": "bido_ext/composed/{op}.py",
     "test": "tests/ops/test_{op}.py",
     "benchmark": "benchmarks/ops/{op}.py",
 }
+#: The columns of implementations.
+KERNELS = {"CPU": "cpu", "CUDA": "cuda", "Triton": "triton", "composed": "composed"}
 
 
-def row(op: str) -> list[str]:
-    cells = []
-    for column, pattern in CELLS.items():
-        path = pattern.format(op=op)
-        if (ROOT / path).exists():
-            cells.append(f"`{path}`")
-        elif column in ("CPU", "CUDA", "Triton"):
-            cells.append("composite" if op in COMPOSITES else "–")
-        else:
-            cells.append("MISSING")
-    return cells
+def exists(op: str, column: str) -> bool:
+    return (ROOT / CELLS[column].format(op=op)).exists()
 
 
-@pytest.mark.parametrize("op", ALL_OPS)
+@pytest.mark.parametrize("op", ROWS)
 def test_row_is_complete(op: str) -> None:
-    assert "MISSING" not in row(op), row(op)
+    missing = [column for column in CELLS if column not in KERNELS and not exists(op, column)]
+    assert not missing, f"{op} lacks {[CELLS[column].format(op=op) for column in missing]}"
 
 
-@pytest.mark.parametrize("op", ALL_OPS)
+def test_a_row_is_found_by_its_file() -> None:
+    files = {path.stem for path in (ROOT / "bido_ext" / "rows").glob("[!_]*.py")}
+    assert files == set(ROWS)
+
+
+@pytest.mark.parametrize("op", ROWS)
 def test_readme_shows_the_row(op: str) -> None:
-    line = f"| `{op}` | {' | '.join(row(op))} |"
+    without = "composition" if ROWS[op].composition else "–"
+    cells = ["yes" if exists(op, column) else without for column in KERNELS]
+    line = f"| `{op}` | {' | '.join(cells)} |"
     assert line in (ROOT / "README.md").read_text(), f"README.md lacks the line\n{line}"
 
 
-def test_kernel_lists_match_the_tree() -> None:
-    lists = {"CPU": CPU_KERNELS, "CUDA": CUDA_KERNELS, "Triton": TRITON_KERNELS}
-    for column, ops in lists.items():
-        pattern = CELLS[column]
-        assert {op for op in ALL_OPS if (ROOT / pattern.format(op=op)).exists()} == set(ops)
+@pytest.mark.parametrize("op", ROWS)
+def test_a_row_names_the_implementations_that_are_there(op: str) -> None:
+    there = {name for column, name in KERNELS.items() if exists(op, column)}
+    assert {i.name for i in ROWS[op].implementations} == there
+
+
+def test_serving_knows_no_op_by_name() -> None:
+    words = {name for row in ROWS.values() for name in (row.op, *row.functions)}
+    for path in (ROOT / "bido_ext" / "serving").glob("*.py"):
+        said = set(re.findall(r"\w+", path.read_text()))
+        assert not said & words, f"{path.name} names {said & words}"

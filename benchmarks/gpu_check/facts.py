@@ -5,36 +5,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.input_sets import cache_bytes
 from benchmarks.machine import machine_line
+from benchmarks.measure import clock_of, interleaved
 from bido_ext import backends
 
 
-def seconds(call: Callable[[], object], device: str, rounds: int = 7) -> float:
-    """Median over rounds of enough calls to see."""
-    call()
-    times = []
-    for _ in range(rounds):
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(4):
-            call()
-        _wait(device)
-        times.append((time.perf_counter() - start) / 4)
-    return statistics.median(times)
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Median of a call, on a GPU by its own events."""
+    return interleaved({"it": call}, device=device)["it"].median
 
 
 def copy_rate(device: str, mebibytes: int) -> float:
@@ -67,6 +53,9 @@ def main() -> int:
         "backends": [vars(row) for row in backends()],
         "copy_gb_s": copy_rate(options.device, 1024 if gpu else 64),
         "product_n": n,
+        # Operands of both are far larger than the cache: one set serves.
+        "clock": clock_of(options.device),
+        "l2_bytes": cache_bytes(options.device) or None,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     kinds = {

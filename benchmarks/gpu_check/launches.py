@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BiDO step at n = 64: eager, as a CUDA graph, kernels launched, and whether it waits for the device."""
+"""The BiDO step at n = 64: eager, as a CUDA graph, kernels launched, and whether it waits for the device.
+
+The rivals stand beside it, in eager mode and, where they never wait for the device, as a graph too;
+torch.compile, which takes minutes to compile, is in the table of benchmarks.run instead.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,29 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import bido_step, own
+from benchmarks import bido_step
+from benchmarks.case import OWN, OpCase
+from benchmarks.gate import evaluate
 from benchmarks.gpu_check.facts import seconds
-from benchmarks.implementations import as_graph
-from benchmarks.problem import Problem, make_step
+from benchmarks.implementations import GRAPH_SETS, as_graph
+from benchmarks.input_sets import Rotation, bytes_of, rotation_of, told
+from benchmarks.measure import clock_of
+from benchmarks.problem import Problem
+from benchmarks.registry import STEP_MEASURES, build
+
+RIVALS = ("published", "shared_eager", "hand_backward")
 
 
-def step_of(measure: str, n: int, dims: tuple[int, ...], device: str) -> Callable[[], object]:
-    """Value and gradients of the step; the gradients are given back."""
-    made = make_step(n, dims, bido_step.NUM_CLASSES)
-    layers = tuple(z.detach().to(device).requires_grad_() for z in made.layers)
-    labels = made.labels.to(device) if made.labels is not None else None
-    problem = Problem(
-        made.x.to(device), layers, labels, made.num_classes, lambda_x=0.05, lambda_y=0.5
-    )
-    return lambda: torch.autograd.grad(own.step(measure, problem), layers)
+def case_of(measure: str, gpu: bool) -> OpCase:
+    """VGG16's step; on a CPU a tiny one."""
+    spec = bido_step.spec(measure, 64) if gpu else bido_step.smoke(measure)[0]
+    return build(spec)
 
 
 def kernels_of(call: Callable[[], object]) -> list[str]:
@@ -51,16 +58,26 @@ def waits(call: Callable[[], object]) -> str:
     return ""
 
 
-def measured(measure: str, device: str) -> dict[str, Any]:
-    """One row."""
-    gpu = torch.device(device).type == "cuda"
-    n, dims = (64, bido_step.DIMS) if gpu else (32, (48, 64, 40))
-    call = step_of(measure, n, dims, device)
-    row: dict[str, Any] = {"measure": measure, "n": n, "eager_us": 1e6 * seconds(call, device)}
-    if gpu:
-        names = kernels_of(call)
-        row |= {"launches": len(names), "kernels": names, "waits": waits(call)}
-        row["graph_us"] = 1e6 * seconds(as_graph(call), device)
+def measured(name: str, case: OpCase, rotation: Rotation[Problem], device: str) -> dict[str, Any]:
+    """One implementation of one measure."""
+    evaluated = partial(evaluate, case.implementations[name])
+    call = rotation.call(evaluated)
+    size, count = bytes_of(rotation.sets[0]), len(rotation.sets)
+    row: dict[str, Any] = {
+        "clock": clock_of(device),
+        "input_sets": told(count, size, device),
+        "eager_us": 1e6 * seconds(call, device),
+    }
+    if torch.device(device).type != "cuda":
+        return row
+    names, waiting = kernels_of(call), waits(call)
+    row |= {"launches": len(names), "waits": waiting}
+    if name == OWN:
+        row["kernels"] = names
+    if not waiting:  # a capture would fail, and may leave the device's allocator in its state
+        replays = [as_graph(partial(evaluated, p)) for p in rotation.sets[:GRAPH_SETS]]
+        row["graph_us"] = 1e6 * seconds(Rotation(replays).call(lambda replay: replay()), device)
+        row["graph_input_sets"] = told(len(replays), size, device)
     return row
 
 
@@ -70,15 +87,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for measure in ("hsic", "nhsic", "coco"):
-        try:
-            rows.append(measured(measure, options.device))
-        except Exception as error:  # the next measure may still tell something
-            said = str(error).partition("\n")[0]
-            rows.append({"measure": measure, "error": f"{type(error).__name__}: {said}"})
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
-        print({k: v for k, v in rows[-1].items() if k != "kernels"}, flush=True)
-    return 1 if any("error" in row or row.get("waits") for row in rows) else 0
+    gpu = torch.device(options.device).type == "cuda"
+    cases = {measure: case_of(measure, gpu) for measure in STEP_MEASURES}
+    # Ours of every measure first: a rival may take the time that is left.
+    for name in (OWN, *RIVALS):
+        for measure, case in cases.items():
+            if name not in case.implementations:
+                continue
+            row: dict[str, Any] = {"measure": measure, "implementation": name, "n": case.spec.n}
+            try:
+                rotation = rotation_of(
+                    case.make().to(torch.float32, options.device), options.device
+                )
+                row |= measured(name, case, rotation, options.device)
+            except Exception as error:  # the next one may still tell something
+                said = str(error).partition("\n")[0]
+                row["error"] = f"{type(error).__name__}: {said}"
+            rows.append(row)
+            options.out.write_text(json.dumps(rows, indent=1) + "\n")
+            print({k: v for k, v in row.items() if k not in ("kernels", "input_sets")}, flush=True)
+    ours = [row for row in rows if row["implementation"] == OWN]
+    return 1 if any("error" in row or row.get("waits") for row in ours) else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Ended:
     said: str
 
 
-def run_limited(command: Sequence[str], limit: float, tail: int = 3000) -> Ended:
+def run_limited(
+    command: Sequence[str], limit: float, tail: int = 3000, cwd: Path | None = None
+) -> Ended:
     """Runs a command in a process group of its own for at most ``limit`` seconds."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True, cwd=cwd,
         )  # fmt: skip
         code: int | None = None
         try:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from bido_ext import _serve
-from bido_ext._self_check import FAMILIES, SHAPES, SMALL_SHAPES, self_check
+from bido_ext.serving.check import self_check
+from bido_ext.serving.implementations import functions_of
+from bido_ext.serving.row import ROWS, checked_ops
 
 #: Beside the shapes of the self-check: aligned, and more columns than one block takes.
 WIDE = (96, 4096)
@@ -27,7 +28,7 @@ def shapes_of(op: str, small: bool) -> tuple[tuple[int, int], ...]:
     """Shapes of a family; small ones for the sanitizers."""
     if small:
         return SMALL
-    return (*(SMALL_SHAPES if op == "nhsic" else SHAPES), WIDE)
+    return (*ROWS[op].shapes, WIDE)
 
 
 def verdict(
@@ -39,8 +40,8 @@ def verdict(
     small: bool,
 ) -> tuple[str, str]:
     """("right" | "wrong" | "none", what was said)."""
-    functions = _serve.functions_of(op, implementation)
-    if not functions or not _serve.serves(FAMILIES[op][0], implementation, {dtype}):
+    functions = functions_of(op, implementation)
+    if not functions:
         return "none", "no such kernel"
     torch.set_float32_matmul_precision(precision)
     try:
@@ -57,7 +58,7 @@ def verdict(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("family", choices=tuple(FAMILIES))
+    parser.add_argument("family", choices=tuple(checked_ops()))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true", help="two small shapes, for sanitizers")
@@ -67,7 +68,9 @@ def main() -> int:
     device = torch.device(options.device)
     # On a CPU the reference stands in: that the check itself works is what the rehearsal shows.
     implementations: tuple[str, ...] = (
-        ("reference",) if device.type == "cpu" else ("triton", "cuda", "reference")
+        ("reference", "composed")
+        if device.type == "cpu"
+        else ("triton", "cuda", "composed", "reference")
     )
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     precisions: tuple[str, ...] = ("highest", "high")

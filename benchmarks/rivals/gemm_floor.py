@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.input_sets import Rotation, how_many
+
 
 @dataclass(frozen=True)
 class FloorPart:
@@ -83,12 +85,17 @@ def part_name(part: FloorPart) -> str:
 def floor_calls(
     parts: Iterable[FloorPart], dtype: torch.dtype, device: str
 ) -> dict[str, Callable[[], object]]:
-    """One measurable call for each distinct part; operands and results are allocated here."""
+    """One measurable call for each distinct part; operands and results are allocated here.
+
+    On a GPU operands take turns, as the inputs of everyone else do.
+    """
     calls: dict[str, Callable[[], object]] = {}
     for part in parts:
         name = part_name(part)
         if name not in calls:
-            calls[name] = _call(part, dtype, device)
+            size = part.n * max(part.d, part.n if part.kind != "forward" else 1) * dtype.itemsize
+            products = [_call(part, dtype, device) for _ in range(how_many(size, device))]
+            calls[name] = Rotation(products).call(lambda product: product())
     return calls
 
 

@@ -20,6 +20,7 @@ from bido_ext.cli.run import run
 from bido_ext.cli.study import study
 from bido_ext.cli.sweep import sweep
 from bido_ext.cli.train import train
+from bido_ext.cli.tune import tune
 
 app = typer.Typer(
     name="bido",
@@ -52,13 +53,13 @@ def bido(
     Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
     With people: bido study
     Look inside: bido compare
-    How fast:    bido bench
+    How fast:    bido bench, bido tune
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
     """
 
 
-for _command in (train, attack, evaluate, compare, demo, run, sweep, bench, doctor):
+for _command in (train, attack, evaluate, compare, demo, run, sweep, bench, tune, doctor):
     app.command()(_command)
 app.command("list")(list_)
 app.add_typer(data, name="data")

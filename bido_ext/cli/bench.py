@@ -51,7 +51,7 @@ def bench(
     from bido_ext.lab.bench import BenchSettings, bench_table, run_bench
     from bido_ext.lab.pipeline import pick_device
 
-    widths = _widths(dims)
+    widths = widths_of(dims)
     if classes is None:
         classes = 0 if len(widths) == 2 else 10
     settings = BenchSettings(measure, n, widths, classes, dtype, threads)
@@ -62,7 +62,8 @@ def bench(
     typer.echo(bench_table(result))
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def widths_of(text: str) -> tuple[int, ...]:
+    """Numbers from "3072,512"."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops: one file is one contract (public function, schema, fake kernel, derivative)."""
 
-from bido_ext._library import load_kernels
 from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops.cka import cka
 from bido_ext.ops.coco import coco
@@ -24,6 +23,9 @@ from bido_ext.ops.kernels import (
 from bido_ext.ops.mmd import mmd
 from bido_ext.ops.nhsic import nhsic
 from bido_ext.ops.plan import Plan, plan
+from bido_ext.ops.tune import Tuning, tune
+from bido_ext.rows import load_rows
+from bido_ext.serving.install import install
 
 __all__ = [
     "Energy",
@@ -37,6 +39,7 @@ __all__ = [
     "Plan",
     "Polynomial",
     "RationalQuadratic",
+    "Tuning",
     "WorkspaceError",
     "cka",
     "coco",
@@ -49,6 +52,8 @@ __all__ = [
     "mmd",
     "nhsic",
     "plan",
+    "tune",
 ]
 
-load_kernels()
+load_rows()
+install()

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from bido_ext._float64 import set_attempt
-from bido_ext._serve import set_default
+from bido_ext.serving.row import add_contract
 
 _library = torch.library.Library("bido_ext", "FRAGMENT")
 
@@ -33,9 +32,7 @@ def define_op(
     """
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, default, "CompositeExplicitAutograd")
-    set_default(name, default)
-    if in_float64 is not None:
-        set_attempt(name, in_float64)
+    add_contract(name, schema, default, in_float64)
     torch.library.register_fake(f"bido_ext::{name}", fake, lib=_library)
 
 

@@ -15,21 +15,7 @@ from torch import Tensor
 
 from bido_ext.ops.algebra import batches, center_stack, partners_of
 from bido_ext.ops.coco_group import CocoGroup
-
-
-def top_singular_vectors(Kc: Tensor, Lc: Tensor) -> tuple[Tensor, Tensor]:
-    """u and v of the largest singular value of Kc Lc; NaN where the matrices are not finite."""
-    M = Kc @ Lc
-    scale = M.abs().amax()
-    finite = torch.isfinite(scale)
-    usable = finite & (scale > 0)
-    M = torch.where(finite, M, 0) / torch.where(usable, scale, 1.0)  # eigh refuses NaN
-    v = torch.linalg.eigh(M.T @ M).eigenvectors[:, -1]
-    u = M @ v
-    length = torch.linalg.vector_norm(u)
-    u = u / torch.where(length > 0, length, 1.0)
-    # Bad features must show in the value, not vanish behind a repaired matrix.
-    return u + torch.where(finite, 0.0, float("nan")).to(u.dtype), v
+from bido_ext.ops.top_singular import top_singular_vectors
 
 
 def forward(g: CocoGroup) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
-from bido_ext._library import keeps_tiles
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._plan_arguments import LARGEST_N
 from bido_ext.ops._validate import check_choice
@@ -29,6 +28,7 @@ from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
+from bido_ext.ops.streaming import keeps_tiles
 from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unresolved

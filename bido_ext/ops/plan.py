@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from bido_ext._library import can_stream, keeps_tiles
 from bido_ext.ops._graph_constant import graph_constant
 from bido_ext.ops._plan_arguments import (
     LARGEST_N,
@@ -37,6 +36,7 @@ from bido_ext.ops.ring_memory import (
     passing_bytes,
     ring_blocks,
 )
+from bido_ext.ops.streaming import can_stream, keeps_tiles
 from bido_ext.reference.gram_stack import GRAM, accumulation_dtype
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")

@@ -211,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor> coco_cpu(std::vector<Tensor> variables, Tenso
 
 }  // namespace bido
 
-// The composition serves what this kernel does not take: bido_ext/_serve.py chooses.
+// The composition serves what this kernel does not take: bido_ext/serving/on_cpu.py chooses.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
   m.def(
       "coco(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, str norm,"

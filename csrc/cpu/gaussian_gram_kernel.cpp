@@ -68,7 +68,7 @@ Tensor gaussian_gram_backward_cpu(Tensor grad, Tensor gram, Tensor x, Tensor gam
 
 }  // namespace bido
 
-// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+// bido_ext/serving/on_cpu.py calls these: what float32 does not resolve is asked for again in float64.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
   m.def("gaussian_gram(Tensor x, Tensor gamma, bool minus_one) -> Tensor");
   m.def("gaussian_gram_backward(Tensor grad, Tensor gram, Tensor x, Tensor gamma, bool minus_one) -> Tensor");

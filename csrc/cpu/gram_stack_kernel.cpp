@@ -95,7 +95,7 @@ std::vector<Tensor> gram_stack_backward_cpu(Tensor grad, Tensor stack, std::vect
 
 }  // namespace bido
 
-// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+// bido_ext/serving/on_cpu.py calls these: what float32 does not resolve is asked for again in float64.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
   m.def("gram_stack(Tensor[] variables, Tensor parameters, int[] kinds) -> Tensor");
   m.def(

@@ -195,7 +195,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cpu(std::vector<Tensor> variables, Tenso
 
 }  // namespace bido
 
-// bido_ext/_serve.py calls these: what float32 does not resolve is asked for again in float64.
+// bido_ext/serving/on_cpu.py calls these: what float32 does not resolve is asked for again in float64.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
   m.def(
       "hsic(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, bool unbiased,"

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cpu(std::vector<Tensor> variabl
 
 }  // namespace bido
 
-// The composition serves what this kernel does not take: bido_ext/_serve.py chooses.
+// The composition serves what this kernel does not take: bido_ext/serving/on_cpu.py chooses.
 STABLE_TORCH_LIBRARY_FRAGMENT(bido_cpu, m) {
   m.def(
       "nhsic(Tensor[] variables, Tensor parameters, int[] kinds, int[] first, int[] second, float eps,"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Where the kernels register: a namespace of their own, since which implementation serves bido_ext::<op> is
-// chosen in Python (bido_ext/_serve.py). In the emulator they are functions of CPU tensors.
+// chosen in Python (bido_ext/serving/choose.py). In the emulator they are functions of CPU tensors.
 #pragma once
 
 #include "../common/stable.h"

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
+import torch
 
-from benchmarks.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio, quantile
+from benchmarks.measure import MIN_ROUNDS, Timing, clock_of, interleaved, paired_ratio, quantile
 
 
 def test_every_call_has_its_turn_in_every_round() -> None:
@@ -53,3 +55,34 @@ def test_paired_ratio_cancels_what_slows_a_whole_round() -> None:
     ratio, low, high = paired_ratio(own, Timing(1, 1, 1, 9, 1, tuple(plain)))
     assert ratio == pytest.approx(1.02)
     assert low == pytest.approx(1.02) == high
+
+
+def test_a_cuda_device_is_timed_by_its_own_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in device whose clock runs a thousand times slower than the host's."""
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("event")
+            self.at = device_ms[0]
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.at - self.at
+
+    device_ms = [0.0]
+
+    def call() -> None:
+        log.append("call")
+        device_ms[0] += 5.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("wait"))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    timing = interleaved({"it": call}, device="cuda:1")["it"]
+    assert timing.median == pytest.approx(5e-3)
+    assert timing.repeats == 1
+    assert log[:5] == ["wait", "event", "call", "event", "wait"]
+    assert [clock_of(device) for device in ("cpu", "cuda:1")] == ["host clock", "CUDA events"]

@@ -13,8 +13,8 @@ import torch
 from cuda_emulator import build
 from interpreter import skip_where_the_interpreter_is_broken
 
-from bido_ext import _serve
-from bido_ext._self_check import FAMILIES
+from bido_ext.serving.implementations import functions_of
+from bido_ext.serving.row import checked_ops
 
 
 @dataclass
@@ -44,12 +44,16 @@ def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
         pytest.skip("on a GPU these kernels are tested there (-m gpu)")
     if name == "triton":
         skip_where_the_interpreter_is_broken()
-        loaded = [_serve.functions_of(op, "triton") for op in FAMILIES]
+        loaded = [functions_of(op, "triton") for op in checked_ops()]
         return Kernels(name, {k: f for family in loaded for k, f in family.items()}, monkeypatch)
     monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9" if name == "cuda-wgmma" else "8")
     monkeypatch.setenv("BIDO_EMULATOR_WGMMA", "lazy")
     monkeypatch.setenv("BIDO_EMULATOR_ORDER", "shuffle")
-    return Kernels(name, build.functions(tuple(_serve.FAMILY_OF)), monkeypatch)
+    return Kernels(
+        name,
+        build.functions(tuple(name for names in checked_ops().values() for name in names)),
+        monkeypatch,
+    )
 
 
 @pytest.fixture(params=["triton", "cuda-mma", "cuda-wgmma"])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import bido_ext as bx
-from bido_ext import _serve
 from bido_ext.reference.gram_stack import GAUSSIAN
+from bido_ext.serving import on_cpu
 
 #: The modules, behind the functions of the same names.
 gram_stack_module = importlib.import_module("bido_ext.ops.gram_stack")
@@ -54,7 +54,7 @@ class Counts:
 def test_a_step_makes_and_factorises_each_gram_matrix_once(
     monkeypatch: pytest.MonkeyPatch, n: int, input_gradient: bool
 ) -> None:
-    monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)  # the kernel asks nobody
+    monkeypatch.setattr(on_cpu, "KERNELS_OF_COMPOSITIONS", False)  # the kernel asks nobody
     layers = 5
     x = torch.rand(n, 30, requires_grad=input_gradient)
     z = [torch.rand(n, 7 + j, requires_grad=True) for j in range(layers)]

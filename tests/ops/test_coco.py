@@ -6,10 +6,11 @@ import torch
 from oracle import each_wide_dtype, features, gram, relative_error
 
 import bido_ext as bx
-from bido_ext import _serve, reference
+from bido_ext import reference
 from bido_ext.ops.coco import CocoMeasure
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS, LINEAR
+from bido_ext.serving import on_cpu
 
 each_norm = pytest.mark.parametrize("norm", ["spectral", "fro"])
 #: The kernel of the Frobenius norm has one way up to 128 samples and another beyond.
@@ -20,21 +21,21 @@ EACH_WAY = pytest.mark.parametrize("n", [2, 3, 24, 128, 129, 250, 541])
 def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """On the CPU the Frobenius norm in float64 has a kernel of its own; the composition has to be as right."""
     if request.param == "composition":
-        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)
+        monkeypatch.setattr(on_cpu, "KERNELS_OF_COMPOSITIONS", False)
     return str(request.param)
 
 
 def calls_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the CPU kernels that serve from here on."""
     served = []
-    takes = _serve.cpu_kernel_takes
+    takes = on_cpu.takes
 
     def record(name, args):  # type: ignore[no-untyped-def]
         taken = takes(name, args)
         served.extend([name] * taken)
         return taken
 
-    monkeypatch.setattr(_serve, "cpu_kernel_takes", record)
+    monkeypatch.setattr(on_cpu, "takes", record)
     return served
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import property_cases as cases
 import pytest
 import torch
+from compositions import serve_compositions
 from oracle import relative_error
 from torch import Tensor
 
 import bido_ext as bx
-from bido_ext import _serve
 
 #: Relative errors allowed of float32, (value, gradient).
 TOLERANCES = {
@@ -27,11 +27,7 @@ MEASURES = tuple(TOLERANCES)
 @pytest.fixture(params=["native", "composition"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "composition":
-
-        def function(forced: Any, name: str, args: Any, failed: bool) -> Any:
-            return _serve._defaults[name]
-
-        monkeypatch.setattr(_serve, "_cpu_function", function)
+        serve_compositions(monkeypatch)
 
 
 def normal(*shape: int) -> Tensor:

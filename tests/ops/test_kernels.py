@@ -4,11 +4,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from compositions import serve_compositions
 from oracle import features, relative_error
 from torch import Tensor
 
 import bido_ext as bx
-from bido_ext import _serve, reference
+from bido_ext import reference
 from bido_ext.ops.bandwidth import median_squared_distance
 
 KERNELS = {
@@ -58,11 +59,7 @@ def test_values_and_gradients_of_float32(
     implementation: str, kernel: str, measure: str, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if implementation == "composition":
-
-        def function(forced: object, name: str, args: object, failed: bool) -> _serve.Function:
-            return _serve._defaults[name]
-
-        monkeypatch.setattr(_serve, "_cpu_function", function)
+        serve_compositions(monkeypatch)
     k = KERNELS[kernel]
     x, y = torch.randn(70, 9), torch.randn(70, 4)
     if rows == "duplicates":

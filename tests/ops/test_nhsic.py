@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bido_ext as bx
-from bido_ext import _serve, reference
+from bido_ext import reference
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.nhsic import NhsicMeasure, label_factor
 from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, LABELS
 from bido_ext.reference.nhsic import nhsic_factor
+from bido_ext.serving import on_cpu
 
 #: The kernel has one way up to 128 samples and another beyond, in tiles of 60 rows, from 513 on of 120.
 EACH_WAY = pytest.mark.parametrize("n", [24, 128, 129, 250, 541])
@@ -25,7 +26,7 @@ EACH_WAY = pytest.mark.parametrize("n", [24, 128, 129, 250, 541])
 def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """On the CPU the algebra in float64 has a kernel of its own; the composition has to be as right."""
     if request.param == "composition":
-        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", False)
+        monkeypatch.setattr(on_cpu, "KERNELS_OF_COMPOSITIONS", False)
     return str(request.param)
 
 
@@ -239,7 +240,7 @@ def test_both_ways_agree_with_two_sets_of_labels(n: int, monkeypatch: pytest.Mon
     pairs = Pairs([0, 0, 1, 3, 2], [1, 2, 1, 2, 2])  # labels with labels, a variable with itself
     results = []
     for kernel in (True, False):
-        monkeypatch.setattr(_serve, "CPU_OPTIONAL_KERNELS", kernel)
+        monkeypatch.setattr(on_cpu, "KERNELS_OF_COMPOSITIONS", kernel)
         values = NhsicMeasure(1e-3).values(group, pairs)
         results.append([values.detach(), *torch.autograd.grad(values.sum(), (x, z))])
     for value, want in zip(*results, strict=True):

@@ -8,11 +8,10 @@ from dataclasses import replace
 import property_cases as cases
 import pytest
 import torch
+from compositions import serve_compositions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from property_cases import Case, Data
-
-from bido_ext import _serve
 
 FAST, SLOW = 300, 20_000
 
@@ -87,7 +86,7 @@ def _run(count: int) -> None:
 @pytest.mark.parametrize("implementation", ["native", "composition"])
 def test_right_or_refused(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation == "composition":
-        _compositions_alone(monkeypatch)
+        serve_compositions(monkeypatch)
     _run(FAST)
 
 
@@ -95,12 +94,5 @@ def test_right_or_refused(implementation: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("implementation", ["native", "composition"])
 def test_right_or_refused_many(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation == "composition":
-        _compositions_alone(monkeypatch)
+        serve_compositions(monkeypatch)
     _run(SLOW)
-
-
-def _compositions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def function(forced: str | None, name: str, args: object, failed: bool) -> _serve.Function:
-        return _serve._defaults[name]
-
-    monkeypatch.setattr(_serve, "_cpu_function", function)

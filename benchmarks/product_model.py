@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On paper: what share of an H200 three designs of the forward product can reach.
+
+    python -m benchmarks.product_model
+
+Nothing here was measured. The model counts, per step of a tile's pipeline, the cycles of the matrix unit, of
+shared memory (128 bytes a cycle: operands written once, read by every wgmma) and of the four schedulers, and
+takes the largest. docs/heavy_product.md says what
+follows.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+
+#: Of one H200 (SXM): streaming multiprocessors, bytes a cycle of shared memory.
+PROCESSORS, SHARED = 132, 128
+#: TF32 multiply-adds a cycle and processor; the rate that cuBLAS reaches of the peak; copy rate, bytes/s.
+FMA, PEAK, ATTAINABLE, COPY = 1024, 495e12, 0.8, 4.3e12
+LAUNCH = 3e-6
+#: How evenly work falls on the processors where the last tiles are split along d.
+EVEN = 0.95
+
+
+@dataclass(frozen=True)
+class Design:
+    """One way to make the upper triangle of x x' in TF32.
+
+    Attributes:
+        rows, columns: Of an output tile.
+        planes: 1, or 2 for three products of split operands.
+        copies: Whether threads carry the operands (centered, rounded and split on the way), or the bulk copy
+            engine does, after a pass that wrote them so.
+        symmetric: Whether tiles below the diagonal are left out.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    planes: int = 1
+    copies: bool = True
+    symmetric: bool = True
+
+
+DESIGNS = (
+    Design("as it is: registers, 128 x 128", 128, 128),
+    Design("TMA, warp-specialised, 128 x 256", 128, 256, copies=False),
+    Design("TMA, warp-specialised, 128 x 128", 128, 128, copies=False),
+    Design("cuBLAS, whole product", 128, 256, copies=False, symmetric=False),
+)
+DEPTH = 32
+#: Instructions of a thread per four operands: load, four subtractions, eight of rounding, store; split: more.
+INSTRUCTIONS = {1: 14, 2: 26}
+
+
+def share_of_peak(design: Design) -> float:
+    """Of the matrix unit, in the steady state of one tile."""
+    r, c = design.rows, design.columns
+    products = 3 if design.planes == 2 else 1
+    matrix = r * c * DEPTH * products / FMA
+    written = (r + c) * DEPTH * 4 * design.planes
+    # Every wgmma of 64 rows reads its own rows and all columns.
+    read = products * (r / 64) * (64 + c) * DEPTH * 4
+    shared = (written + read) / SHARED
+    issue = 0.0
+    if design.copies:
+        issue = (r + c) * DEPTH / 4 / 32 * INSTRUCTIONS[design.planes] / 4
+        # A barrier a step, and the loads of the next step, stand between a step and the next.
+        shared += 64
+    return matrix / max(matrix, shared, issue)
+
+
+def seconds(design: Design, n: int, d: int) -> float:
+    """Of the forward product of one variable, its own pre-pass included."""
+    across, down = math.ceil(n / design.columns), math.ceil(n / design.rows)
+    tiles = across * down
+    if design.symmetric:
+        reach = design.columns // design.rows
+        tiles = sum(across - i // reach for i in range(down))
+    work = tiles * design.rows * design.columns * 2.0 * d
+    rate = PEAK * ATTAINABLE * share_of_peak(design)
+    pass_before = 0.0 if design.copies else (8.0 * n * d / COPY + LAUNCH)
+    if not design.symmetric:
+        pass_before = 16.0 * n * d / COPY + 2 * LAUNCH  # mean, and a copy without it
+    return work / (rate * EVEN) + pass_before + LAUNCH
+
+
+def floor(n: int, d: int) -> float:
+    """Half a product at the attainable rate."""
+    return n * n * d / (PEAK * ATTAINABLE)
+
+
+def table() -> str:
+    """The table of docs/heavy_product.md, in Markdown."""
+    lines = [
+        "| design | matrix unit | n = 1024, d = 12288 | n = 4096, d = 2048 | n = 8192, d = 2048 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for design in DESIGNS:
+        cells = [
+            f"{seconds(design, n, d) / floor(n, d):.2f}"
+            for n, d in ((1024, 12288), (4096, 2048), (8192, 2048))
+        ]
+        lines.append(f"| {design.name} | {share_of_peak(design):.0%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
+    sys.exit(0)

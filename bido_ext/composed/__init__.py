@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op made of PyTorch's own products: what a hand-ordered composition reaches on any device.
+
+The products are cuBLAS's, in the precision that the user allows; everything else is elementwise, in row panels
+where no n x n matrix may exist. It is a candidate of its own on GPUs and the yardstick of the kernels. One
+module per op, with the functions of its contract.
+"""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who serves nhsic, and how it is checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bido_ext import reference
+from bido_ext.reference.kernel_entries import LINEAR
+from bido_ext.rows._inputs import Layer
+from bido_ext.rows.gram_stack import CUDA_KINDS
+from bido_ext.rows.hsic import MOST_IN_GROUP
+from bido_ext.serving.check import Check
+from bido_ext.serving.limits import (
+    group_of_at_most,
+    kinds_among,
+    no_float64,
+    samples_at_most,
+)
+from bido_ext.serving.row import Arguments, Functions, Implementation, Row
+
+POSITION = 5
+#: The largest batch that the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
+MOST_SAMPLES = 128
+EPS = 1e-5
+
+
+def check(f: Functions, x: Tensor, check: Check) -> None:
+    """The values of a layer with the input and with labels, and the layer's gradient."""
+    layer = Layer(x, check.device)
+    pairs = list(layer.first), list(layer.second)
+    both = zip(layer.first, layer.second, strict=True)
+    wanted = torch.stack([reference.nhsic(layer.stack[a], layer.stack[b], EPS) for a, b in both])
+    g, wanted_grad = layer.wanted_gradient(wanted)
+    value, *kept = f["nhsic"](
+        layer.there, layer.parameters, list(layer.kinds), *pairs, EPS, True, [1]
+    )
+    # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the features' products.
+    check.compare("nhsic", value, wanted.detach(), 10 * check.values)
+    grads = f["nhsic_backward"](
+        g, layer.there, layer.parameters, *kept, list(layer.kinds), *pairs, EPS, [1]
+    )
+    check.compare("nhsic_backward", grads[0], wanted_grad, 10 * check.grads)
+
+
+def backward_of(arguments: Arguments, result: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    a, (values, *kept) = arguments, result
+    return (
+        values, a["variables"], a["parameters"], *kept, a["kinds"], a["first"], a["second"],
+        a["eps"], a["wanted"],
+    )  # fmt: skip
+
+
+def algebra_in_float64(arguments: Arguments) -> str | None:
+    """The forward is told, the backward sees it by what the forward kept."""
+    wide = (
+        arguments["wide"] if "wide" in arguments else arguments["inverses"].dtype == torch.float64
+    )
+    return None if wide else "algebra in float32"
+
+
+def no_linear(arguments: Arguments) -> str | None:
+    """The factor of a linear kernel comes from the features."""
+    return "linear kernels" if LINEAR in arguments["kinds"] else None
+
+
+ROW = Row(
+    "nhsic",
+    ("nhsic", "nhsic_backward"),
+    (
+        Implementation(
+            "cpu",
+            (algebra_in_float64, no_linear),
+            "algebra in float64 (default up to n = 1024)",
+        ),
+        Implementation(
+            "cuda",
+            (
+                no_float64, algebra_in_float64, kinds_among(CUDA_KINDS),
+                group_of_at_most(MOST_IN_GROUP), samples_at_most(MOST_SAMPLES),
+            ),
+            f"n <= {MOST_SAMPLES}",
+        ),
+    ),
+    composition="composition of gram_stack and torch.linalg",
+    check=check,
+    shapes=((5, 3), (64, 130), (100, 2100), (64, 512)),
+    backward_of=backward_of,
+)  # fmt: skip

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bx.backends()``: which implementation serves each op on each device, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bido_ext.serving import libraries, verdicts
+from bido_ext.serving.choose import fastest
+from bido_ext.serving.implementations import functions_of
+from bido_ext.serving.row import ROWS, Implementation, Row
+
+#: Of kernels for GPUs, until a run on hardware is recorded under benchmarks/results.
+NEVER_RUN = "never run on hardware"
+
+
+@dataclass(frozen=True)
+class BackendRow:
+    """Which implementation serves ``op`` on ``device``, and why."""
+
+    op: str
+    device: str
+    implementation: str
+    reason: str
+
+
+def backends() -> list[BackendRow]:
+    """Returns one row per op and device (cpu, cuda): the implementation that serves, and the reason.
+
+    On a GPU the reason lists what was measured there: per bucket of rows and total width the milliseconds of
+    each implementation, forward and backward.
+    """
+    return [one for row in ROWS.values() for one in (_on_cpu(row), _on_gpu(row))]
+
+
+def _on_cpu(row: Row) -> BackendRow:
+    forced = "; forced by BIDO_EXT_BACKEND" if libraries.FORCED else ""
+    kernel, problem = row.get("cpu"), libraries.problems["cpu"]
+    if row.composition:
+        note = ""
+        if kernel is not None and problem is None:
+            note = f"; {kernel.serves}: kernel of bido_cpu"
+        return BackendRow(row.op, "cpu", "composite", row.composition + note)
+    if libraries.FORCED == "triton" and row.get("triton"):
+        if libraries.INTERPRETED:
+            return BackendRow(row.op, "cpu", "triton", f"Triton kernel in the interpreter{forced}")
+        return BackendRow(row.op, "cpu", "refused", f"no Triton kernel for the CPU{forced}")
+    if problem is None and kernel is not None:
+        return BackendRow(row.op, "cpu", "cpu", f"compiled kernel of bido_cpu{forced}")
+    return BackendRow(row.op, "cpu", "reference", problem or "bido_cpu has no kernel for it")
+
+
+def _on_gpu(row: Row) -> BackendRow:
+    note = "" if torch.cuda.is_available() else " (no CUDA device here)"
+    if row.composition:
+        kernels = [_words(i) for i in row.on_gpu() if functions_of(row.op, i.name)]
+        parts = [row.composition, *kernels, *_times(row)]
+        return BackendRow(row.op, "cuda", "composite", "; ".join(parts) + note)
+    if libraries.FORCED == "reference":
+        return BackendRow(row.op, "cuda", "reference", f"BIDO_EXT_BACKEND=reference{note}")
+    if not row.on_gpu():
+        return BackendRow(row.op, "cuda", "reference", f"it has no kernel for GPUs{note}")
+    if libraries.FORCED:
+        name = "cuda" if libraries.FORCED == "native" else libraries.FORCED
+        known = row.get(name)
+        if known is not None and functions_of(row.op, name):
+            reason = f"{_words(known)}; forced by BIDO_EXT_BACKEND"
+            return BackendRow(row.op, "cuda", name, reason + note)
+        why = libraries.problems["cuda"] if name == "cuda" and known else f"it has no {name} kernel"
+        return BackendRow(
+            row.op, "cuda", "refused", f"BIDO_EXT_BACKEND={libraries.FORCED}: {why}{note}"
+        )
+    there = [i for i in row.on_gpu() if functions_of(row.op, i.name)]
+    reason = "; ".join([", ".join(_words(i) for i in there), *(_times(row) or [_HOW])])
+    return BackendRow(row.op, "cuda", there[0].name, reason + note)
+
+
+_HOW = "each serves after a check at first use, the fastest measured on the device first"
+
+
+def _words(implementation: Implementation) -> str:
+    what = {
+        "triton": f"Triton kernel ({NEVER_RUN})",
+        "cuda": f"kernel of bido_cuda ({NEVER_RUN})",
+        "composed": "PyTorch's products",
+    }[implementation.name]
+    return f"{implementation.serves}: {what}" if implementation.serves else what
+
+
+def _times(row: Row) -> list[str]:
+    """What was measured on the current device, a part per bucket."""
+    if not torch.cuda.is_available():
+        return []
+    parts = []
+    for key, times in verdicts.all_measured(torch.device("cuda", torch.cuda.current_device())):
+        op, *where = key.split("/")
+        if op == row.op:
+            listed = ", ".join(
+                f"{name} {t:.3g} ms" if isinstance(t, float) else f"{name}: {t}"
+                for name, t in times.items()
+            )
+            parts.append(f"{' '.join(where[:-1])}: {fastest(times)} ({listed})")
+    return parts

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry: what an op says of itself (bido_ext/rows), and the functions that PyTorch knows it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from bido_ext.serving.check import Check
+
+Function = Callable[..., Any]
+Functions = Mapping[str, Function]
+#: The arguments of a call, by the names of the schema.
+Arguments = Mapping[str, Any]
+#: Why an implementation does not take such arguments, or None.
+Limit = Callable[[Arguments], str | None]
+
+#: On a GPU, in the order in which they are tried where nothing may be measured.
+ON_GPU = ("triton", "cuda", "composed")
+#: What may be compared on the CPU, where the first always serves.
+ON_CPU = ("cpu", "composed")
+#: The default of an op that is made of others: as good as any, and checked with those.
+COMPOSITION = "composition"
+#: Rows and columns of a check: one sample block, several, more columns than one block takes, and multiples of
+#: 16, for which a compiler makes other code.
+SHAPES = ((5, 3), (67, 130), (150, 2100), (128, 512))
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an op.
+
+    Attributes:
+        name: "cpu" (bido_cpu), "triton", "cuda" (bido_cuda) or "composed" (PyTorch's products).
+        limits: What it does not take; all other arguments it does.
+        serves: What it is for, where that is a part of the calls; for the report.
+    """
+
+    name: str
+    limits: Sequence[Limit] = ()
+    serves: str = ""
+
+    def refusal(self, arguments: Arguments) -> str | None:
+        """The first reason why it does not take the arguments."""
+        return next((why for limit in self.limits if (why := limit(arguments)) is not None), None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of an op beyond its contract.
+
+    Attributes:
+        op: The stem of its files.
+        functions: Forward and backward, which one implementation serves together; empty for a composition
+            without functions of its own.
+        implementations: Beside the default of the contract, in any order.
+        composition: What the default is made of, where it is no plain reference but as good as any; a kernel is
+            then a special case, and where none serves, a forced one too, the composition does.
+        features: The argument that holds the features.
+        check: Compares functions with the float64 reference on features x (n, d).
+        shapes: Rows and columns of the features to check.
+        products: Whether it multiplies features, and so asks whether TF32 is allowed.
+        backward_of: The arguments of the backward, from those of the forward and its result.
+    """
+
+    op: str
+    functions: Sequence[str] = ()
+    implementations: Sequence[Implementation] = ()
+    composition: str = ""
+    features: str = "variables"
+    check: Callable[[Functions, Tensor, Check], None] | None = None
+    shapes: Sequence[tuple[int, int]] = SHAPES
+    products: bool = True
+    backward_of: Callable[[Arguments, Any], tuple[Any, ...]] | None = None
+
+    def get(self, implementation: str) -> Implementation | None:
+        """The implementation of that name, if the op has it."""
+        return next((i for i in self.implementations if i.name == implementation), None)
+
+    def on_gpu(self) -> list[Implementation]:
+        """Those for GPUs, in the order in which they are tried."""
+        return [i for name in ON_GPU if (i := self.get(name)) is not None]
+
+
+@dataclass
+class Contract:
+    """What define_op has told: a function's default and the names of its arguments."""
+
+    default: Function
+    arguments: tuple[str, ...]
+    #: How it runs again in float64 on the CPU (bido_ext._float64).
+    in_float64: Function | None = None
+    row: Row | None = field(default=None, repr=False)
+    #: Where the features are among the arguments.
+    features_at: int = 0
+
+
+ROWS: dict[str, Row] = {}
+CONTRACTS: dict[str, Contract] = {}
+
+
+def add_contract(name: str, schema: str, default: Function, in_float64: Function | None) -> None:
+    """Tells of a function ``bido_ext::name``."""
+    CONTRACTS[name] = Contract(default, _names_of(schema), in_float64)
+
+
+def add_row(row: Row) -> None:
+    """Tells of an op; its functions have contracts already."""
+    ROWS[row.op] = row
+    for name in row.functions:
+        contract = CONTRACTS[name]
+        contract.row = row
+        at = row.features if row.features in contract.arguments else contract.arguments[0]
+        contract.features_at = contract.arguments.index(at)
+
+
+def checked_ops() -> dict[str, tuple[str, ...]]:
+    """The functions of each op that has a check; they stand or fall together."""
+    return {op: tuple(row.functions) for op, row in ROWS.items() if row.check is not None}
+
+
+def row_of(function: str) -> Row:
+    """The op of a function."""
+    row = CONTRACTS[function].row
+    assert row is not None
+    return row
+
+
+def default_of(function: str) -> Function:
+    """The implementation for every device."""
+    return CONTRACTS[function].default
+
+
+def named(function: str, args: Iterable[Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return dict(zip(CONTRACTS[function].arguments, args, strict=False))
+
+
+def _names_of(schema: str) -> tuple[str, ...]:
+    inside = schema[1 : schema.index(")")]
+    return tuple(argument.split()[-1] for argument in inside.split(",") if argument.strip())

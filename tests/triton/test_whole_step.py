@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a user calls it, served by the Triton kernels in their interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from interpreter import skip_where_the_interpreter_is_broken
+
+STEP = """
+import os, torch, bido_ext as bx
+torch.manual_seed(0)
+x, y = torch.rand(12, 40), torch.arange(12) % 3
+for measure in ("hsic", "nhsic", "coco", "cka"):
+    z = [torch.rand(12, d, generator=torch.Generator().manual_seed(d)).requires_grad_() for d in (50, 9)]
+    loss = bx.BiDOLoss(measure=measure, lambda_x=0.5, lambda_y=0.3)(x, z, y)
+    loss.backward()
+    print(float(loss), *[float(t.grad.norm()) for t in z])
+if "STREAM" not in os.environ:
+    raise SystemExit
+big = torch.rand(520, 3, requires_grad=True)
+value = bx.hsic(big, torch.rand(520, 2), workspace_bytes=1_000_000)
+value.backward()
+print(float(value), float(big.grad.norm()))
+"""
+
+
+def test_a_whole_step_through_the_kernels() -> None:
+    """The package as a user calls it, served by the interpreted kernels, equals the CPU kernels."""
+    skip_where_the_interpreter_is_broken()
+    results = []
+    forced = {"BIDO_EXT_BACKEND": "triton", "TRITON_INTERPRET": "1"}
+    for extra in ({"STREAM": "1"}, {**forced, "STREAM": "1"}, {"BIDO_EXT_BACKEND": "reference"}):
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("BIDO_EXT", "TRITON_I"))
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", STEP], env={**environment, **extra}, capture_output=True, text=True,
+            check=False, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append([float(word) for word in done.stdout.split()])
+    native, triton, reference = results
+    assert triton == pytest.approx(native, rel=2e-5)
+    assert reference == pytest.approx(native[: len(reference)], rel=2e-5)
