@@ -7,6 +7,7 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ def _rank(
         store=dist.FileStore(f"{folder}/store", world_size),
         rank=rank,
         world_size=world_size,
-        timeout=datetime.timedelta(seconds=120),
+        # Beside other work a process may start minutes after the others.
+        timeout=datetime.timedelta(seconds=600),
     )
     try:
         torch.save(function(rank, world_size, *args), Path(folder) / f"{rank}.pt")
+        # A rank that leaves closes its connections, and a slower one may still wait for its last message.
+        with suppress(RuntimeError):
+            dist.barrier()
     finally:
         dist.destroy_process_group()

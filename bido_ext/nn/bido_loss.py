@@ -26,10 +26,10 @@ from bido_ext.nn.warmup import Warmup
 from bido_ext.ops._plan_arguments import check_workspace
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_num_classes, check_positive
-from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.coco import NORMS
 from bido_ext.ops.group import Pairs, make_group
 from bido_ext.ops.kernels import Kernel
+from bido_ext.ops.learnable_sigma import refuse_transforms
 from bido_ext.ops.plan import MEASURES
 from bido_ext.ops.ring_memory import EXCHANGES
 
@@ -47,7 +47,9 @@ class BiDOLoss(nn.Module):
         lambda_y: Weight of sum_j d(Z_j, Y): how much they keep of the labels. Published pairs:
             nhsic (0.05, 0.5), coco (1, 50); lambda_y depends on the batch sampler (docs/bido.md).
         sigma: Bandwidth of the Gaussian kernels of X and of every Z_j, scaled by sqrt(d): a number, a 0-d
-            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0.
+            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0. An
+            nn.Parameter is learnt, if the optimizer gets :meth:`parameters` of the loss; over ranks the
+            average of its gradients is that of the global batch.
         kernel_x: Kernel of X; default Gaussian(sigma).
         kernel_z: Kernel of every Z_j; default Gaussian(sigma).
         kernel_y: Kernel of Y; default Linear, for integer labels (on one-hot) and float targets alike, so
@@ -57,7 +59,10 @@ class BiDOLoss(nn.Module):
             kernel_y needs it.
         eps: Ridge of nhsic.
         coco_norm: "spectral" (the definition) or "fro" (the published code) for measure "coco".
-        linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024.
+        linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024, for nhsic
+            on a CPU up to n = 2048 while the memory does.
+        estimator: Of hsic and cka: "biased", or "unbiased" for batches of at least 4 samples. Unbiased cka is
+            undefined where a layer has nothing to compare, such as a dead one, and the step then raises.
         workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
             the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
             With process_group: bound on a rank's rows of the Gram matrices, the same on all ranks.
@@ -74,8 +79,8 @@ class BiDOLoss(nn.Module):
         exchange: With process_group, how features reach the other ranks: "gather" brings all of them to
             every rank, n s D bytes; "ring" passes blocks of them round, of which two are held beside the
             rank's own. The ring moves the layers' features twice, and takes the gradient within the
-            forward; sigma="median" and a kernel_y of your own need "gather". "auto" takes the ring
-            where gathered features would take more than workspace_bytes, or half of what is free at
+            forward; sigma="median", a kernel_y of your own and unbiased cka need "gather". "auto" takes the
+            ring where gathered features would take more than workspace_bytes, or half of what is free at
             the first step on the rank with least of it. The backward exchanges nothing with either.
         guard: Whether a value that is not finite raises, naming step, layer and term: None on the CPU,
             True everywhere (one host sync a step on a GPU), False never.
@@ -114,6 +119,7 @@ class BiDOLoss(nn.Module):
         eps: float = 1e-5,
         coco_norm: str = "spectral",
         linalg_dtype: torch.dtype | None = None,
+        estimator: str = "biased",
         workspace_bytes: int | None = None,
         process_group: ProcessGroup | DeviceMesh | str | None = None,
         local: bool = False,
@@ -126,12 +132,15 @@ class BiDOLoss(nn.Module):
         self.lambda_x = check_weight(lambda_x, "lambda_x")
         self.lambda_y = check_weight(lambda_y, "lambda_y")
         self.kernels = loss_kernels(sigma, kernel_x, kernel_z, kernel_y)
+        if learnt := [s for s in self.kernels.sigmas() if isinstance(s, nn.Parameter)]:
+            self.bandwidths = nn.ParameterList(learnt)
         self.num_classes = check_num_classes(num_classes)
         self._measure = measure_by_name(
             measure,
             check_positive(eps, "eps"),
             check_choice(coco_norm, "coco_norm", NORMS),
             linalg_dtype,
+            estimator,
         )
         check_workspace(workspace_bytes)
         if workspace_bytes is not None and not self._measure.streams:
@@ -206,7 +215,7 @@ class BiDOLoss(nn.Module):
             return self._transformed(x, named_layers(features), y, counts)
         total = self._step(x, features, y, [])
         if counts and (self.lambda_x or self.lambda_y):
-            self._said.about_features(x, named_layers(features), y)
+            self._said.about_features(x, named_layers(features), y, bool(self.kernels.sigmas()))
         if counts:
             self.warmup.advance()
         return total
@@ -215,6 +224,7 @@ class BiDOLoss(nn.Module):
         self, x: Tensor, features: Mapping[str, Tensor], y: Tensor, counts: bool
     ) -> Tensor:
         """The step under torch.func transforms or in forward mode."""
+        refuse_transforms(*self.kernels.sigmas())
         if self._ranks.handle is not None:
             raise RuntimeError(
                 "BiDOLoss with process_group exchanges features, which torch.func transforms and forward mode "
@@ -248,7 +258,8 @@ class BiDOLoss(nn.Module):
         """Value of a batch; ``warmup`` holds its factor, or gets it."""
         shards = None
         if self._ranks.handle is None:
-            layers = check_step(x, features, y, self.num_classes, minimum_rows=2)
+            least = self._measure.minimum_rows
+            layers = check_step(x, features, y, self.num_classes, minimum_rows=least)
         else:
             # Loaded where ranks exist: torch.distributed and torch.compiler.disable take a second to import.
             from bido_ext.nn.global_step import agree_on_step, global_step
@@ -277,7 +288,7 @@ class BiDOLoss(nn.Module):
             group = make_group(inputs, kernels, self.num_classes, exact)
             values = self._measure.values(group, pairs, self.workspace_bytes)
             total = weigh(values)
-            reason = partial(why_not_finite, group, names, self._measure.eps)
+            reason = partial(self._measure.why_not_finite, group, names)
         else:
             total, values, inputs = global_step(
                 self._measure, inputs, kernels, self.num_classes, pairs, weigh, shards,

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from bido_ext.nn.choose_exchange import choose_exchange
 from bido_ext.nn.global_terms import global_values_eagerly
+from bido_ext.nn.loss_kernels import LossKernels
 from bido_ext.nn.ranks_of_loss import RanksOfLoss
 from bido_ext.nn.ring_terms import ring_terms_eagerly
 from bido_ext.nn.shards import GroupHandle, Shards, agree
 from bido_ext.nn.step_arguments import check_step, tensors_of
+from bido_ext.nn.tied_over_ranks import learns
+from bido_ext.ops._validate import is_labels
 from bido_ext.ops.group import Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
@@ -30,6 +33,7 @@ class LossOverRanks(Protocol):
 
     _ranks: RanksOfLoss
     _allowed_bytes: int | None
+    kernels: LossKernels
     num_classes: int | None
     lambda_x: float
     lambda_y: float
@@ -53,7 +57,12 @@ def global_step(
     workspace_bytes: int | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The weighted sum, the values of all pairs, and what this rank has seen of the variables."""
-    if choose_exchange(exchange, inputs, kernels, shards, handle) == "ring":
+    if shards.n < measure.minimum_rows:  # on all ranks
+        raise ValueError(
+            f"the global batch has {shards.n} samples, at least {measure.minimum_rows} are needed by the "
+            f"unbiased estimator of {measure.name}."
+        )
+    if choose_exchange(exchange, inputs, kernels, shards, handle, measure) == "ring":
         total, values, seen = ring_terms_eagerly(
             measure, inputs, kernels, num_classes, pairs, weigh, shards, handle, workspace_bytes
         )
@@ -73,14 +82,19 @@ def agree_on_step(
     handle = loss._ranks.handle
     assert handle is not None
     layers: dict[str, Tensor] = {}
+    kernels: list[Kernel] = []
     refusal: Exception | None = None
     try:
         layers = check_step(x, features, y, loss.num_classes, minimum_rows=0)
+        kernels = loss.kernels.of(layers)
     except (TypeError, ValueError) as error:
         refusal = error
     own = [] if refusal else [x.flatten(1), *layers.values(), y]
     weighted = torch.is_grad_enabled() and bool(loss.lambda_x or loss.lambda_y)
-    wanted = [weighted and t.requires_grad for t in own]
+    wanted = [
+        weighted and (t.requires_grad or (learns(k) and not is_labels(t)))
+        for t, k in zip(own, kernels, strict=False)
+    ]
     if loss._allowed_bytes is None:
         device = str(own[0].device if own else handle.device)
         loss._allowed_bytes = allowed_for_gathering(loss.workspace_bytes, device)

@@ -17,11 +17,12 @@ from torch import Tensor
 from bido_ext.nn.own_rows import tie_own_rows
 from bido_ext.nn.row_panels import hsic_of_row_panels
 from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
-from bido_ext.ops.cka import cka_of_pairs
+from bido_ext.nn.tied_over_ranks import tied_rows
+from bido_ext.ops._validate import is_labels
+from bido_ext.ops.cka import cka_of_pairs, unbiased_cka_of_pairs
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
-from bido_ext.reference.gram_stack import GRAM
 
 
 def global_values(
@@ -44,13 +45,24 @@ def global_values(
         Values, float64 [pairs], the same on all ranks; their gradient reaches ``own``, times the number
         of ranks. And the gathered variables, (n, ...).
     """
+    by_panels = measure.name in ("hsic", "cka") and all(
+        k.kind is not None or is_labels(t) for t, k in zip(own, kernels, strict=True)
+    )
+    if by_panels:
+        own = tied_rows(own, kernels, shards, handle)
     whole = gather_rows(handle, shards, own)
-    group = make_group(whole, kernels, num_classes)
-    if measure.name in ("hsic", "cka") and GRAM not in group.kinds:
+    if by_panels:
+        with torch.no_grad():  # the gradient goes through the own rows
+            group = make_group(whole, kernels, num_classes)
         # In the group's dtypes, as the gathered ones: the gradient goes on to what own was cast from.
         rows = [t.to(v.dtype) for t, v in zip(own, group.variables, strict=True)]
-        hsic_of = _row_panels(rows, group, shards, handle, workspace_bytes)
-        return (cka_of_pairs(pairs, hsic_of) if measure.name == "cka" else hsic_of(pairs)), whole
+        unbiased = bool(getattr(measure, "unbiased", False))
+        hsic_of = _row_panels(rows, group, shards, handle, workspace_bytes, unbiased)
+        if measure.name == "hsic":
+            return hsic_of(pairs)[0], whole
+        if unbiased:
+            return unbiased_cka_of_pairs(group, pairs, hsic_of), whole
+        return cka_of_pairs(pairs, lambda every: hsic_of(every)[0]), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
     group = make_group(tied, kernels, num_classes, measure.eps is not None)
     return measure.values(group, pairs, workspace_bytes), whole
@@ -62,9 +74,10 @@ def _row_panels(
     shards: Shards,
     handle: GroupHandle,
     workspace_bytes: int | None,
-) -> Callable[[Pairs], Tensor]:
-    def hsic_of(pairs: Pairs) -> Tensor:
-        return hsic_of_row_panels(rows, group, pairs, shards, handle, workspace_bytes)
+    unbiased: bool,
+) -> Callable[[Pairs], tuple[Tensor, Tensor]]:
+    def hsic_of(pairs: Pairs) -> tuple[Tensor, Tensor]:
+        return hsic_of_row_panels(rows, group, pairs, shards, handle, workspace_bytes, unbiased)
 
     return hsic_of
 

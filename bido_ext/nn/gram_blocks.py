@@ -9,6 +9,7 @@ What row panels (gathered features) and the ring (features that pass by) share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from bido_ext.ops.group import Pairs
 from bido_ext.reference.gram_stack import GAUSSIAN, LABELS, LINEAR
-from bido_ext.reference.kernel_entries import entry_of_distance, scalar, weight_of_entry
-from bido_ext.reference.resolution import far_or_extreme
+from bido_ext.reference.kernel_entries import NOT_SMOOTH, entry_of_distance, scalar, weight_of_entry
+from bido_ext.reference.resolution import SMALLEST_MEAN, far_or_extreme
 
 
 class Rows(NamedTuple):
@@ -69,6 +70,31 @@ def gram_block(
     return entry_of_distance(D, parameter.to(dtype), kind)
 
 
+def without_diagonal(E: Tensor, same: slice | None) -> Tensor:
+    """E in place with 0 for each sample with itself, as the unbiased estimators take it."""
+    if same is not None:
+        E[:, same].fill_diagonal_(0)
+    return E
+
+
+def needs_float64(sums: Tensor, kinds: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether a Gram matrix is to be made again in float64, from what all ranks know; on the CPU alone, as in
+    one process (bido_ext/_float64.py).
+
+    Args:
+        sums: Row sums of every variable [m, n]; NaN where a block was not resolved.
+    """
+    if dtype == torch.float64 or sums.device.type != "cpu":
+        return False
+    n = sums.shape[1]
+    for own, kind in zip(sums, kinds, strict=True):
+        total = float(own.sum())
+        small = kind < LABELS and kind != LINEAR and 1 + total / max(n * (n - 1), 1) < SMALLEST_MEAN
+        if math.isnan(total) or kind in NOT_SMOOTH or (small and total != 0):
+            return True
+    return False
+
+
 def nan_if_unresolved(E: Tensor, kind: int) -> Tensor:
     """0, or NaN where float32 does not hold the block E (r, c) of a Gram matrix; 0-d float64.
 
@@ -104,8 +130,12 @@ def gradient_of_gram(
     sums: Tensor,
     rows: slice,
     columns: slice = slice(None),
+    unbiased: bool = False,
 ) -> Tensor:
     """sum of weight (L - (l_i + l_j)/n + 1'L1/n^2) over the partners L, in float64; (r, c).
+
+    Unbiased: of weight (L - (l_i + l_j)/(n-2) + 1'L1/((n-1)(n-2))), L without its diagonal, which has to be
+    taken from the result as well.
 
     Args:
         E: The block of every variable.
@@ -113,8 +143,9 @@ def gradient_of_gram(
         rows, columns: Where the block lies.
     """
     n = sums.shape[1]
-    means = sum((weight * sums[q] / n for q, weight in weights.items()), torch.zeros_like(sums[0]))
-    G = means.mean() - means[rows, None] - means[None, columns]
+    every = sum((weight * sums[q] for q, weight in weights.items()), torch.zeros_like(sums[0]))
+    means = every / (n - 2 if unbiased else n)
+    G = means.sum() / (n - 1 if unbiased else n) - means[rows, None] - means[None, columns]
     for q, weight in weights.items():
         G += E[q].double() * weight
     return G

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bido_ext.ops.bandwidth import Sigma, check_sigma
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
+from bido_ext.ops.learnable_sigma import sigmas_of
 from bido_ext.ops.measure import check_kernel
 
 DEFAULT_SIGMA = 5.0
@@ -47,6 +48,11 @@ class LossKernels:
             )
         return [self.x, *(self.z[name] for name in names), self.y]
 
+    def sigmas(self) -> list[Tensor]:
+        """The bandwidths that want a gradient, each once."""
+        layers = [self.z] if isinstance(self.z, Kernel) else list(self.z.values())
+        return sigmas_of([self.x, *layers, self.y])
+
     def describe(self) -> str:
         """The same text on ranks with other devices."""
         parts = [f"kernel_x={_describe(self.x)}"]
@@ -68,6 +74,8 @@ def loss_kernels(
     """
     for name, kernel in (("kernel_x", kernel_x), ("kernel_z", kernel_z), ("kernel_y", kernel_y)):
         check_kernel(kernel, name)
+        for learnt in sigmas_of([kernel]):
+            check_leaf(learnt, f"sigma of {name}")
     if isinstance(sigma, Mapping):
         each = _by_layer(sigma)
         if kernel_z is not None:
@@ -75,6 +83,7 @@ def loss_kernels(
                 "sigma is a dict of the layers' bandwidths and kernel_z their kernel: give one of the two."
             )
         return LossKernels(kernel_x or Gaussian(DEFAULT_SIGMA), each, kernel_y or Linear())
+    check_leaf(sigma, "sigma")
     gaussian = Gaussian(sigma)  # type: ignore[arg-type]  # checked there
     changed = isinstance(sigma, (str, Tensor)) or sigma != DEFAULT_SIGMA
     if kernel_x is not None and kernel_z is not None and changed:
@@ -94,6 +103,7 @@ def _by_layer(sigma: Mapping[object, object]) -> dict[str, Kernel]:
             raise TypeError(
                 f"sigma must be a dict from layer names to bandwidths, got {type(name).__name__} as a name."
             )
+        check_leaf(value, f"sigma['{name}']")
         kernels[name] = Gaussian(check_sigma(value, f"sigma['{name}']"))
     return kernels
 
@@ -102,7 +112,20 @@ def _describe(kernel: Kernel) -> str:
     if kernel.kind is None:  # what a user's kernel holds may differ in text, not in meaning
         return type(kernel).__name__
     settings = (
-        f"{name}={float(value) if isinstance(value, Tensor) else value}"
+        f"{name}={_number(value) if isinstance(value, Tensor) else value}"
         for name, value in vars(kernel).items()
     )
     return f"{type(kernel).__name__}({', '.join(settings)})"
+
+
+def _number(sigma: Tensor) -> str:
+    return f"{float(sigma.detach())}{' (learnable)' if sigma.requires_grad else ''}"
+
+
+def check_leaf(sigma: object, name: str) -> None:
+    """A bandwidth that was computed belongs to one step, and the loss lives for many."""
+    if isinstance(sigma, Tensor) and sigma.requires_grad and not sigma.is_leaf:
+        raise ValueError(
+            f"{name} was computed from other tensors, whose graph serves one backward: give an nn.Parameter, "
+            "or call bx.hsic(x, z, sigma=...) and the others with a new one in each step."
+        )

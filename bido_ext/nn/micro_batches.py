@@ -210,8 +210,13 @@ class MicroBatchedBiDO:
         if not bido.requires_grad:
             return bido.detach(), {}
         seed = torch.as_tensor(scale, dtype=bido.dtype, device=bido.device)
-        grads = torch.autograd.grad(bido, list(features.values()), seed)
-        return bido.detach(), dict(zip(features, grads, strict=True))
+        sigmas = self.criterion.kernels.sigmas()
+        grads = torch.autograd.grad(
+            bido, [*features.values(), *sigmas], seed, materialize_grads=True
+        )
+        for sigma, grad in zip(sigmas, grads[len(features) :], strict=True):
+            sigma.grad = grad if sigma.grad is None else sigma.grad + grad
+        return bido.detach(), dict(zip(features, grads[: len(features)], strict=True))
 
 
 def _synchronised(model: Any, last: bool) -> Any:

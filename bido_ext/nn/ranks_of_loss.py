@@ -47,7 +47,8 @@ class RanksOfLoss:
         """Looks "world" up; tells a loss that nobody told of the other ranks, once."""
         if self._of_world and self.handle is None:
             self.handle = _world()
-        if self._may_be_alone and not torch.compiler.is_compiling():
+        # In this order: what is asked in a graph is a condition of it, and this changes once.
+        if not torch.compiler.is_compiling() and self._may_be_alone:
             self._may_be_alone = False
             if ranks_at_hand() > 1:
                 warnings.warn(

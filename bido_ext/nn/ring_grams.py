@@ -18,11 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bido_ext.nn.gram_blocks import Rows, gram_block, rows_of, weight_block
+from bido_ext.nn.gram_blocks import Rows, gram_block, rows_of, weight_block, without_diagonal
 from bido_ext.nn.ring import pass_round
 from bido_ext.nn.row_panels import blocks_of_rows
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops.group import Group
+from bido_ext.ops.ring_memory import ring_blocks
 from bido_ext.reference.gram_stack import LABELS
 
 #: d objective / dK of a block. Arguments: variable, own rows (counted in the global batch), columns, and the
@@ -53,6 +54,9 @@ class RingGrams:
         moving: What passes round: the rows of the input and of every layer as they were given.
         block: Own rows of a block.
         dtype: Of the Gram matrices.
+        unbiased: Whether they are without their diagonals.
+        workspace_bytes: Bound on the panels of this rank.
+        whole: Whether all panels have to be kept.
         kept: Panels (n_r, n) of every variable, or None where blocks are made twice.
         seen: Per variable a number that is not finite where any rank's features are not.
     """
@@ -63,6 +67,9 @@ class RingGrams:
     handle: GroupHandle
     block: int
     dtype: torch.dtype
+    unbiased: bool = False
+    workspace_bytes: int | None = None
+    whole: bool = False
     kept: list[Tensor] | None = None
     seen: Tensor = field(init=False)
 
@@ -84,6 +91,15 @@ class RingGrams:
         """Keeps the panels that the first trip makes."""
         shape, dtype = (self.count, self.shards.n), self.dtype
         self.kept = [x.new_empty(shape, dtype=dtype) for x in self.group.variables]
+
+    def widen(self) -> None:
+        """Makes all of it in float64 from here on, within the same bytes."""
+        counts, m = self.shards.counts, len(self.group.kinds)
+        plan = ring_blocks(counts, m, 8, self.workspace_bytes, self.whole)
+        self.dtype, self.block, self.kept = torch.float64, plan.block, None
+        self.__post_init__()
+        if plan.keep:
+            self.keep()
 
     def first_trip(self) -> Iterator[Block]:
         """Every block once; all features pass by."""
@@ -130,6 +146,7 @@ class RingGrams:
             same = rows if owner == self.shards.rank else None
             for v, grad in grads.items():
                 G = gram_gradient(v, here, columns, E).to(grad.dtype)
+                G = without_diagonal(G, same) if self.unbiased else G
                 A = weight_block(G, E[v], same, self.group.parameters[v], self.group.kinds[v])
                 grad[rows] += A @ self._others(v, columns, held[v] if v < self.targets else None).x
                 sums[v][rows] += A.sum(1, keepdim=True)
@@ -158,7 +175,8 @@ class RingGrams:
         same = rows if owner == self.shards.rank else None
         kind, dtype = self.group.kinds[v], self.dtype
         own, others = self._own(v, rows), self._others(v, columns, held)
-        return gram_block(own, others, same, self.group.parameters[v], kind, dtype)
+        gram = gram_block(own, others, same, self.group.parameters[v], kind, dtype)
+        return without_diagonal(gram, same) if self.unbiased else gram
 
     def _own(self, v: int, rows: slice) -> Rows:
         if v == self.targets:

@@ -22,18 +22,21 @@ from bido_ext.nn.gram_blocks import (
     gradient_of_gram,
     gram_block,
     nan_if_unresolved,
+    needs_float64,
     partner_weights,
 )
 from bido_ext.nn.ready_gradients import with_ready_gradients
 from bido_ext.nn.ring_grams import GramGradient, RingGrams
-from bido_ext.nn.row_panels import exchange_sums, hsic_of_sums
+from bido_ext.nn.row_panels import exchange_sums, hsic_of_sums, normaliser
 from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
+from bido_ext.nn.tied_over_ranks import tied_rows
 from bido_ext.ops.cka import cka_of_pairs
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
 from bido_ext.ops.ring_memory import ring_blocks
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
+from bido_ext.reference.resolution import unresolved
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -76,6 +79,7 @@ def ring_terms(
     Raises:
         WorkspaceError: Not even a block of one row fits into workspace_bytes; on all ranks.
     """
+    own = tied_rows(own, kernels, shards, handle)
     wanted = [v for v, t in enumerate(own) if t.requires_grad and torch.is_grad_enabled()]
     with torch.no_grad(), torch.autocast(own[0].device.type, enabled=False):
         moving = [t.detach() for t in own[:-1]]
@@ -85,7 +89,10 @@ def ring_terms(
         # A ridge needs Gram matrices to the last digit.
         dtype = group.dtype if measure.eps is None else torch.float64
         plan = ring_blocks(shards.counts, len(own), dtype.itemsize, workspace_bytes, whole)
-        grams = RingGrams(group, moving, shards, handle, plan.block, dtype)
+        unbiased = bool(getattr(measure, "unbiased", False))
+        grams = RingGrams(
+            group, moving, shards, handle, plan.block, dtype, unbiased, workspace_bytes, whole
+        )
         if plan.keep:
             grams.keep()
         terms = _whole_terms if whole else _panel_terms
@@ -112,11 +119,11 @@ def _panel_terms(
     if not wanted or not total.requires_grad:
         return total.detach(), values.detach(), _no_gradient
     (grad,) = torch.autograd.grad(total, hsic_of.leaf)
-    grad = grad / (grams.shards.n - 1) ** 2
+    grad = grad / normaliser(grams.shards.n, grams.unbiased)
     weights = [partner_weights(grad, hsic_of.pairs, v) for v in range(len(grams.group.kinds))]
 
     def gram_gradient(v: int, rows: slice, columns: slice, E: Sequence[Tensor]) -> Tensor:
-        return gradient_of_gram(weights[v], E, hsic_of.sums, rows, columns)
+        return gradient_of_gram(weights[v], E, hsic_of.sums, rows, columns, grams.unbiased)
 
     return total.detach(), values.detach(), gram_gradient
 
@@ -140,6 +147,16 @@ class _RingHsic:
     @torch.no_grad()
     def __call__(self, pairs: Pairs) -> Tensor:
         grams = self.grams
+        self.sums, products = self._trip(pairs)
+        if needs_float64(self.sums, grams.group.kinds, grams.dtype):
+            grams.widen()
+            self.sums, products = self._trip(pairs)
+        self.pairs = pairs
+        self.leaf = hsic_of_sums(self.sums, products, pairs, grams.unbiased)
+        return self.leaf.requires_grad_(self.wanted)
+
+    def _trip(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        grams = self.grams
         products = grams.group.parameters.new_zeros(len(pairs.first))
         sums = products.new_zeros((len(grams.group.kinds), grams.count))
         for rows, columns, E in grams.first_trip():
@@ -149,9 +166,7 @@ class _RingHsic:
                     sums[v, rows] += nan_if_unresolved(gram, grams.group.kinds[v])
             for p, (a, b) in enumerate(zip(*pairs, strict=True)):
                 products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
-        self.sums, products = exchange_sums(grams.shards, grams.handle, sums, products)
-        self.pairs, self.leaf = pairs, hsic_of_sums(self.sums, products, pairs)
-        return self.leaf.requires_grad_(self.wanted)
+        return exchange_sums(grams.shards, grams.handle, sums, products)
 
 
 def _whole_terms(
@@ -166,6 +181,13 @@ def _whole_terms(
     whole = last == LABELS or (last == LINEAR and grams.targets not in grams.shards.wanted)
     kinds = [GRAM] * grams.targets + [last if whole else GRAM]
     stack = _gathered(grams, whole)
+    checked = zip(stack[: grams.targets + (not whole)], grams.group.kinds, strict=False)
+    # The same on all ranks, which have the same matrices; and on the CPU alone, as in one process.
+    if stack[0].device.type == "cpu" and any(bool(unresolved(E, kind)) for E, kind in checked):
+        grams.widen()
+        for _ in grams.first_trip():
+            pass
+        stack = _gathered(grams, whole)
     leaves = {v: stack[v] for v in grams.shards.wanted if kinds[v] == GRAM and wanted}
     for leaf in leaves.values():
         leaf.requires_grad_()

@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bido_ext._float64 import widened
 from bido_ext.nn.gram_blocks import (
     gradient_of_gram,
     gram_block,
     nan_if_unresolved,
+    needs_float64,
     partner_weights,
     rows_of,
     weight_block,
+    without_diagonal,
 )
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops.group import Group, Pairs
@@ -47,6 +50,7 @@ class Panels:
     shards: Shards
     handle: GroupHandle
     block: int
+    unbiased: bool = False
 
 
 def hsic_of_row_panels(
@@ -56,8 +60,10 @@ def hsic_of_row_panels(
     shards: Shards,
     handle: GroupHandle,
     workspace_bytes: int | None = None,
-) -> Tensor:
-    """Biased HSIC of each pair of the global batch, float64 [pairs]; the gradient reaches ``own``.
+    unbiased: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """HSIC of each pair of the global batch, float64 [pairs], whose gradient reaches ``own``, and the row
+    sums of every Gram matrix, [m, n].
 
     Args:
         own: This rank's rows of the group's variables, in graph.
@@ -69,35 +75,35 @@ def hsic_of_row_panels(
     """
     rows = shards.counts[shards.rank]
     block, _ = row_blocks(group.n, len(group.kinds), group.dtype.itemsize, rows, workspace_bytes)
-    return _RowPanels.apply(Panels(group, pairs, shards, handle, block), *own)
+    return _RowPanels.apply(Panels(group, pairs, shards, handle, block, unbiased), *own)
 
 
 class _RowPanels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, panels: Panels, *own: Tensor) -> Tensor:
+    def forward(ctx: Any, panels: Panels, *own: Tensor) -> tuple[Tensor, Tensor]:
         group, shards = panels.group, panels.shards
-        start, count = shards.own.start, shards.counts[shards.rank]
-        products = group.parameters.new_zeros((len(panels.pairs.first),))
-        sums = products.new_zeros((len(group.kinds), count))
-        E: list[Tensor] = []
+        count = shards.counts[shards.rank]
         with torch.autocast(group.parameters.device.type, enabled=False):
-            for rows in blocks_of_rows(start, count, panels.block):
-                E = _grams(group, rows)
-                for v, gram in enumerate(E):
-                    here = slice(rows.start - start, rows.stop - start)
-                    sums[v, here] = gram.sum(1, dtype=torch.float64)
-                    sums[v, here] += nan_if_unresolved(gram, group.kinds[v])
-                for p, (a, b) in enumerate(zip(*panels.pairs, strict=True)):
-                    products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
-            sums, products = exchange_sums(shards, panels.handle, sums, products)
+            sums, products, E = _first_pass(panels)
+            if needs_float64(sums, group.kinds, group.dtype):
+                group = replace(
+                    group, variables=widened(group.variables, group.kinds) or group.variables
+                )
+                # Entries are twice as wide: the bytes of a block stay.
+                m = len(group.kinds)
+                block = max(1, panels.block * (4 * m + 24) // (8 * m + 24))
+                panels = replace(panels, group=group, block=block)
+                sums, products, E = _first_pass(panels)
         # Tensors are saved, not kept: they are freed after the backward, however long the loss lives.
         ctx.panels = replace(panels, group=replace(group, variables=[]))
+        ctx.dtypes = [t.dtype for t in own]
         ctx.save_for_backward(sums, *group.variables, *(E if panels.block >= count else ()))
-        return hsic_of_sums(sums, products, panels.pairs)
+        ctx.mark_non_differentiable(sums)
+        return hsic_of_sums(sums, products, panels.pairs, panels.unbiased), sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         panels, m = ctx.panels, len(ctx.panels.group.kinds)
         sums, *saved = ctx.saved_tensors
         group, kept = replace(panels.group, variables=saved[:m]), saved[m:]
@@ -106,14 +112,17 @@ class _RowPanels(torch.autograd.Function):
         grads: list[Tensor | None] = [None] * len(group.kinds)
         start, count = shards.own.start, shards.counts[shards.rank]
         for v in wanted:
-            grads[v] = group.variables[v].new_empty((count, group.variables[v].shape[1]))
-        grad = grad * (shards.world_size / (group.n - 1) ** 2)
+            shape = count, group.variables[v].shape[1]
+            grads[v] = group.variables[v].new_empty(shape, dtype=ctx.dtypes[v])
+        grad = grad * (shards.world_size / normaliser(group.n, panels.unbiased))
         weights = [partner_weights(grad, panels.pairs, v) for v in wanted]
         with torch.autocast(grad.device.type, enabled=False):
             for rows in blocks_of_rows(start, count, panels.block):
-                E = kept or _grams(group, rows)
+                E = kept or _grams(group, rows, panels.unbiased)
                 for v, weight in zip(wanted, weights, strict=True):
-                    G = gradient_of_gram(weight, E, sums, rows).to(group.dtype)
+                    G = gradient_of_gram(weight, E, sums, rows, unbiased=panels.unbiased)
+                    G = without_diagonal(G, rows) if panels.unbiased else G
+                    G = G.to(group.dtype)
                     here = slice(rows.start - start, rows.stop - start)
                     grads[v][here] = _gradient(G, E[v], group, v, rows)  # type: ignore[index]
         return None, *grads
@@ -125,12 +134,31 @@ def blocks_of_rows(start: int, count: int, block: int) -> list[slice]:
     return [slice(i, min(i + block, stop)) for i in range(start, stop, block)]
 
 
-def _grams(group: Group, rows: slice) -> list[Tensor]:
+def _first_pass(panels: Panels) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Row sums [m, n], products of the pairs, and the last block of own rows."""
+    group, shards = panels.group, panels.shards
+    start, count = shards.own.start, shards.counts[shards.rank]
+    products = group.parameters.new_zeros((len(panels.pairs.first),))
+    sums = products.new_zeros((len(group.kinds), count))
+    E: list[Tensor] = []
+    for rows in blocks_of_rows(start, count, panels.block):
+        E = _grams(group, rows, panels.unbiased)
+        for v, gram in enumerate(E):
+            here = slice(rows.start - start, rows.stop - start)
+            sums[v, here] = gram.sum(1, dtype=torch.float64)
+            sums[v, here] += nan_if_unresolved(gram, group.kinds[v])
+        for p, (a, b) in enumerate(zip(*panels.pairs, strict=True)):
+            products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
+    return *exchange_sums(shards, panels.handle, sums, products), E
+
+
+def _grams(group: Group, rows: slice, unbiased: bool) -> list[Tensor]:
     grams = []
     for v, (x, kind) in enumerate(zip(group.variables, group.kinds, strict=True)):
         whole = rows_of(x, kind, group.dtype)
         parameter = group.parameters[v]
-        grams.append(gram_block(whole.part(rows), whole, rows, parameter, kind, group.dtype))
+        gram = gram_block(whole.part(rows), whole, rows, parameter, kind, group.dtype)
+        grams.append(without_diagonal(gram, rows) if unbiased else gram)
     return grams
 
 
@@ -156,10 +184,19 @@ def exchange_sums(
     return torch.cat(rows, 1), told[:, variables * shards.most :].sum(0)
 
 
-def hsic_of_sums(sums: Tensor, products: Tensor, pairs: Pairs) -> Tensor:
-    """Biased HSIC of each pair from the row sums [m, n] and <K, L> of each pair; float64 [pairs]."""
+def hsic_of_sums(sums: Tensor, products: Tensor, pairs: Pairs, unbiased: bool = False) -> Tensor:
+    """HSIC of each pair from the row sums [m, n] and <K, L> of each pair; float64 [pairs].
+
+    Unbiased: of Gram matrices without their diagonals (Song et al. 2012, equation 5).
+    """
     totals, n = sums.sum(1), sums.shape[1]
     first, second = pairs
-    cross = (sums[first] * sums[second]).sum(1) * (2 / n)
-    values = products - cross + totals[first] * totals[second] / n**2
-    return values / (n - 1) ** 2
+    cross = (sums[first] * sums[second]).sum(1) * (2 / (n - 2 if unbiased else n))
+    both = totals[first] * totals[second]
+    values = products - cross + both / ((n - 1) * (n - 2) if unbiased else n**2)
+    return values / normaliser(n, unbiased)
+
+
+def normaliser(n: int, unbiased: bool) -> int:
+    """What HSIC is divided by."""
+    return n * (n - 3) if unbiased else (n - 1) ** 2

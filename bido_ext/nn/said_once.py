@@ -24,8 +24,14 @@ class SaidOnce:
         # Weak, and by identity: a step must not keep the last one's graph alive.
         self._last: list[weakref.ref[Tensor]] = []
 
-    def about_features(self, x: Tensor, features: Mapping[str, Tensor], y: Tensor) -> None:
-        """Of features that carry no gradient, or that are those of the step before."""
+    def about_features(
+        self, x: Tensor, features: Mapping[str, Tensor], y: Tensor, trains: bool = False
+    ) -> None:
+        """Of features that carry no gradient, or that are those of the step before.
+
+        Args:
+            trains: Whether the terms train something beside the features, such as a bandwidth.
+        """
         if torch.compiler.is_compiling():
             return
         given = [x, y, *features.values()]
@@ -36,7 +42,8 @@ class SaidOnce:
             if not any(same[:2]) and all(same[2:]):
                 self._say("same", f"the features of layer(s) {', '.join(features)} {SAME}")
         self._last = [weakref.ref(t) for t in given]
-        self.without_gradient([name for name, z in features.items() if not z.requires_grad])
+        if not trains:
+            self.without_gradient([name for name, z in features.items() if not z.requires_grad])
 
     def without_gradient(self, layers: Iterable[str]) -> None:
         """Of layers whose terms train nothing."""

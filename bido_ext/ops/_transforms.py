@@ -13,6 +13,7 @@ A second derivative is refused in words, as everywhere.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 Function: TypeAlias = Callable[..., Tensor]
+_local = threading.local()
 
 
 def transforms_active(*tensors: object, vmap: bool = True) -> bool:
@@ -38,6 +40,11 @@ def transforms_active(*tensors: object, vmap: bool = True) -> bool:
     return forward_ad._current_level >= 0 and any(
         isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors
     )
+
+
+def within_product() -> bool:
+    """Whether a function runs for a product with its gradient, which reaches its arguments alone."""
+    return getattr(_local, "product", False)
 
 
 def through_transforms(
@@ -113,9 +120,13 @@ class _Product(torch.autograd.Function):
     def forward(
         function: Function, wanted: list[int], grad: Tensor, *variables: Tensor
     ) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            own = [v.detach().requires_grad_(i in wanted) for i, v in enumerate(variables)]
-            result = function(*own)
+        _local.product = True
+        try:
+            with torch.enable_grad():
+                own = [v.detach().requires_grad_(i in wanted) for i, v in enumerate(variables)]
+                result = function(*own)
+        finally:
+            _local.product = False
         if not result.requires_grad:  # as with both weights 0
             return tuple(torch.zeros_like(own[i]) for i in wanted)
         asked = [own[i] for i in wanted]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext.ops._transforms import transforms_active
 from bido_ext.ops._validate import check_positive, readable
 from bido_ext.reference.gaussian_gram import squared_distances
 
@@ -20,7 +21,7 @@ SMALLEST = 1e-140
 
 
 def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
-    """A positive number, a 0-d floating tensor without gradient, or "median"."""
+    """A positive number, a 0-d floating tensor, or "median"."""
     if isinstance(sigma, str):
         if sigma != "median":
             raise ValueError(
@@ -33,10 +34,8 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
                 f"{name} must be a 0-d floating-point tensor, got shape {tuple(sigma.shape)} "
                 f"and dtype {sigma.dtype}."
             )
-        if sigma.requires_grad:
-            raise ValueError(f"{name} requires a gradient, which is not supported: detach it.")
-        if readable(sigma):
-            check_positive(float(sigma), name)
+        if readable(sigma) and not transforms_active(sigma):
+            check_positive(float(sigma.detach()), name)
         return sigma
     value = check_positive(sigma, name)
     if not SMALLEST <= value <= 1 / SMALLEST:
@@ -50,7 +49,8 @@ def gamma_of(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> Tensor:
     if isinstance(sigma, str):
         return 0.5 / median_squared_distance(x)
     if isinstance(sigma, Tensor):
-        return 0.5 / (sigma.to(device=x.device, dtype=torch.float64).square() * d)
+        # Its gradient comes through the features (learnable_sigma.py).
+        return 0.5 / (sigma.detach().to(device=x.device, dtype=torch.float64).square() * d)
     gamma = constant_gamma(sigma, d, scale_by_dim=True)
     assert gamma is not None
     return torch.full((), gamma, dtype=torch.float64, device=x.device)
@@ -74,9 +74,9 @@ def median_squared_distance(x: Tensor) -> Tensor:
     if n < 2:
         return torch.ones((), dtype=torch.float64, device=x.device)
     D = squared_distances(x.double())
-    # Each pair counts twice; the n zeros of the diagonal are the smallest entries.
-    rank = n + (n * (n - 1) + 1) // 2
-    median = torch.kthvalue(D.flatten(), min(rank, n * n)).values
     mean = D.sum() / (n * (n - 1))
+    # Each pair counts twice, a sample with itself not at all. No rank by n, which may be a symbol.
+    D.diagonal().fill_(float("nan"))
+    median = D.flatten().nanmedian()
     median = torch.where(median > 0, median, mean)
     return torch.where(median > 0, median, torch.ones_like(median))

@@ -10,7 +10,7 @@ rounding, of either sign; ``has_differences`` and ``self_term_is_known`` tell th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from bido_ext.ops.hsic import ESTIMATORS, hsic_of_pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
+from bido_ext.ops.workspace_of_rerun import bounded
 from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype
 
 #: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
@@ -29,6 +30,10 @@ GRAM_UNITS = 16
 #: and so are differences between samples below so many of the features.
 FEATURE_UNITS = 4
 ROWS_TO_LOOK_AT = 8
+UNDEFINED = (
+    "unbiased cka is undefined where {} has nothing to compare: constant features, labels that are all equal "
+    "or all different, or a bandwidth so small that all samples are equally far from each other."
+)
 
 
 def cka(
@@ -91,12 +96,13 @@ class CkaMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        if self.unbiased:
-            return _unbiased_of_pairs(group, pairs, regime.tile, regime.kept_tiles)
-        return cka_of_pairs(
-            pairs,
-            lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
-        )
+        with bounded(workspace_bytes):
+            if self.unbiased:
+                return _unbiased_of_pairs(group, pairs, regime.tile, regime.kept_tiles)
+            return cka_of_pairs(
+                pairs,
+                lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
+            )
 
     def check(self, value: Tensor, narrow: Tensor, group: Group) -> None:
         features = [v for v in group.variables if v.is_floating_point()]
@@ -107,6 +113,12 @@ class CkaMeasure(Measure):
         ):
             return  # undefined
         super().check(value, narrow, group)
+
+    def why_not_finite(self, group: Group, names: Sequence[str]) -> str:
+        features = [v for v in group.variables if v.is_floating_point()]
+        if self.unbiased and all(bool(v.isfinite().all()) for v in features):
+            return UNDEFINED.format(" or ".join(names))
+        return super().why_not_finite(group, names)
 
 
 def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
@@ -123,12 +135,25 @@ def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
 
 
 def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -> Tensor:
+    def hsic_of(every: Pairs) -> tuple[Tensor, Tensor]:
+        return torch.ops.bido_ext.hsic(  # type: ignore[no-any-return]
+            group.variables, group.parameters, group.kinds, *every, True, tile, kept_tiles
+        )[:2]  # fmt: skip
+
+    return unbiased_cka_of_pairs(group, pairs, hsic_of)
+
+
+def unbiased_cka_of_pairs(
+    group: Group, pairs: Pairs, hsic_of: Callable[[Pairs], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Unbiased CKA of each pair, NaN where it is undefined, from one call of ``hsic_of``.
+
+    Args:
+        hsic_of: Unbiased HSIC of pairs, and the row sums [m, n] of every Gram matrix without its diagonal.
+    """
     own = sorted({*pairs.first, *pairs.second})
     count, place = len(pairs.first), {v: i for i, v in enumerate(own)}
-    values, sums, _ = torch.ops.bido_ext.hsic(
-        group.variables, group.parameters, group.kinds, [*pairs.first, *own], [*pairs.second, *own],
-        True, tile, kept_tiles,
-    )  # fmt: skip
+    values, sums = hsic_of(Pairs([*pairs.first, *own], [*pairs.second, *own]))
     squares = squares_of_gram(values[count:].detach(), torch.stack([sums[v] for v in own]))
     known = self_term_is_known(values[count:].detach(), squares, group.n, group.dtype)
     known &= torch.stack([has_differences(group.variables[v], group.kinds[v]) for v in own])

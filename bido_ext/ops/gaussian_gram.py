@@ -17,6 +17,7 @@ from bido_ext.ops._define import define_derivative, define_op, refuse_double_bac
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_bool, check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
+from bido_ext.ops.learnable_sigma import refuse_transforms, tie_sigma
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
 from bido_ext.reference.gram_stack import accumulation_dtype
 from bido_ext.reference.resolution import unresolved
@@ -28,7 +29,7 @@ def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> T
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16, any strides.
         sigma: Bandwidth: a positive number, a 0-d tensor, or "median" (the median distance, which is
-            never scaled by the dimension). It is a constant of the graph.
+            never scaled by the dimension; a constant of the graph). A tensor may require a gradient.
         scale_by_dim: Divide squared distances by d, as BiDO does (Peng et al. 2022).
 
     Returns:
@@ -43,11 +44,12 @@ def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> T
         torch.Size([4, 4])
     """
     if isinstance(x, Tensor) and transforms_active(x, vmap=False):
+        refuse_transforms(sigma)
         return through_transforms(lambda x: gaussian_gram(x, sigma, scale_by_dim), x)
     check_features(x, "x")
     check_bool(scale_by_dim, "scale_by_dim")
     gamma = gamma_of(check_sigma(sigma), x.detach(), scale_by_dim)
-    return torch.ops.bido_ext.gaussian_gram(x, gamma, False)
+    return torch.ops.bido_ext.gaussian_gram(tie_sigma(x, sigma), gamma, False)
 
 
 def _default(x: Tensor, gamma: Tensor, minus_one: bool) -> Tensor:

@@ -101,7 +101,7 @@ def make_group(
                 with torch.autocast(v.device.type, enabled=False):
                     tensor = kernel.gram_up_to_centering(tensor)
             else:
-                parameter = kernel.parameters(v)
+                parameter, tensor = kernel.parameters(v), kernel.tied(tensor)
         tensors.append(tensor)
         parameters.append(parameter)
         kinds.append(kind)

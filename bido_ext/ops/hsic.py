@@ -21,6 +21,7 @@ from torch import Tensor
 from bido_ext import reference
 from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
+from bido_ext.ops._plan_arguments import LARGEST_N
 from bido_ext.ops._validate import check_choice
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
@@ -28,6 +29,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unresolved
 
@@ -91,7 +93,8 @@ class HsicMeasure(Measure):
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
-        return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.kept_tiles)
+        with bounded(workspace_bytes):
+            return hsic_of_pairs(group, pairs, self.unbiased, regime.tile, regime.kept_tiles)
 
 
 def hsic_of_pairs(
@@ -187,8 +190,9 @@ def _shape_of_kept(
     """(features, tiles, tile, tile): upper tiles, or where those are not kept, whole matrices or none."""
     n = variables[0].shape[0]
     features = sum(kind < LABELS for kind in kinds)
-    tile = tile if n > tile else n
-    blocks = (n + tile - 1) // tile
+    several = tile < LARGEST_N and n > tile  # in this order: n may be a symbol
+    tile = tile if several else n
+    blocks = (n + tile - 1) // tile if several else 1
     count = blocks * (blocks + 1) // 2
     if not keeps_tiles(variables[0].device.type):
         return features, int(blocks == 1), tile, tile
@@ -199,7 +203,9 @@ def _shape_of_kept(
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     values, sums, kept = result = call("hsic", *args)
-    wide = widened(args[0], args[2]) if has_nan(values) else None
+    wide = None
+    if has_nan(values) and fits_in_float64(args[0], args[2], args[-2]):
+        wide = widened(args[0], args[2])
     if wide is None:
         return result
     values, sums, _ = again("hsic", wide, *args[1:-1], 0)

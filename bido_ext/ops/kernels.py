@@ -16,9 +16,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from bido_ext.ops._transforms import transforms_active, within_product
 from bido_ext.ops._validate import check_bool, check_positive
 from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
+from bido_ext.ops.learnable_sigma import tie_sigma
 from bido_ext.reference.kernel_entries import (
     ENERGY,
     GAUSSIAN,
@@ -48,7 +51,11 @@ class Kernel:
             for p in self.parameters(x)
         ]
         row = torch.stack(packed)[None] if len(packed) > 1 else packed[0][None]
-        return torch.ops.bido_ext.gram_stack([x], row, [self.kind])[0]
+        return torch.ops.bido_ext.gram_stack([self.tied(x)], row, [self.kind])[0]
+
+    def tied(self, x: Tensor, centre: Tensor | None = None) -> Tensor:
+        """x, through whose gradient a bandwidth gets its own (learnable_sigma.py)."""
+        return tie_sigma(x, getattr(self, "sigma", None), centre)
 
     def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
         """Of a kernel with a kind, for features x: numbers, or 0-d float64 tensors on the device."""
@@ -66,7 +73,7 @@ class Gaussian(Kernel):
     """k(a, b) = exp(-|a - b|^2 / (2 sigma^2 [d])).
 
     Args:
-        sigma: Bandwidth: a positive number, a 0-d tensor, or "median".
+        sigma: Bandwidth: a positive number, a 0-d tensor (which may require a gradient), or "median".
         scale_by_dim: Divide by the number of columns d as well (BiDO, Peng et al. 2022).
     """
 
@@ -214,7 +221,8 @@ class Polynomial(Kernel):
 
 
 class Mixture(Kernel):
-    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up.
+    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up, and made
+    once more in the backward, so that one n x n matrix is held beside the sum.
 
     Args:
         kernels: Such as Gaussians of several bandwidths.
@@ -238,10 +246,22 @@ class Mixture(Kernel):
         return f"Mixture({list(self.kernels)}, weights={list(self.weights)})"
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        parts = [
-            w * k.gram_up_to_centering(x) for w, k in zip(self.weights, self.kernels, strict=True)
-        ]
-        return torch.stack(parts).sum(0)
+        total = self.weights[0] * self._part(self.kernels[0], x)
+        for w, k in zip(self.weights[1:], self.kernels[1:], strict=True):
+            total = total.add_(self._part(k, x), alpha=w)
+        return total
+
+    @staticmethod
+    def _part(kernel: Kernel, x: Tensor) -> Tensor:
+        """Not kept for the backward, which makes it again: one matrix at a time instead of all."""
+        # Transforms bear no hooks on what is saved.
+        plain = torch.is_grad_enabled() and not (within_product() or transforms_active())
+        if torch.compiler.is_compiling() or not plain:
+            return kernel.gram_up_to_centering(x)
+        made: Tensor = checkpoint(
+            kernel.gram_up_to_centering, x, use_reentrant=False, preserve_rng_state=False
+        )
+        return made
 
     def label_scale(self, num_classes: int | None) -> float:
         both = zip(self.weights, self.kernels, strict=True)

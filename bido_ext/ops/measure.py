@@ -5,9 +5,12 @@ its pairs. BiDO is one group with two pairs per layer; a measure of x and y is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from bido_ext.ops._symbolic import surely
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import (
     FLOATS,
@@ -22,6 +25,7 @@ from bido_ext.ops._why import why_not_finite
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Gaussian, Kernel
+from bido_ext.ops.learnable_sigma import refuse_transforms, sigmas_of
 from bido_ext.ops.plan import FLOAT64_UP_TO
 
 
@@ -58,7 +62,11 @@ class Measure:
                 f"{self.name} is {float(value.detach()):g}, which float32 does not hold: pass float64, "
                 "or scale the features down."
             )
-        raise ValueError(why_not_finite(group, ["x", "y"], self.eps))
+        raise ValueError(self.why_not_finite(group, ["x", "y"]))
+
+    def why_not_finite(self, group: Group, names: Sequence[str]) -> str:
+        """Why a value is not finite, in a sentence that names the variable and what to do."""
+        return why_not_finite(group, names, self.eps)
 
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
@@ -77,10 +85,13 @@ def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
 
 
 def linalg_dtype_for(group: Group, linalg_dtype: torch.dtype | None) -> torch.dtype:
-    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the group's."""
+    """Dtype of the n x n algebra: as asked, else float64 up to n = FLOAT64_UP_TO, else the group's.
+
+    In a graph of a dynamic batch, which holds for n below and above, float64.
+    """
     if linalg_dtype is not None:
         return linalg_dtype
-    return torch.float64 if group.n <= FLOAT64_UP_TO else group.dtype
+    return group.dtype if surely(group.n > FLOAT64_UP_TO) else torch.float64
 
 
 def check_kernel(kernel: object, name: str) -> None:
@@ -120,6 +131,7 @@ def measure_pair(
         kernel_x = Gaussian(sigma)
         kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x
     if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
+        refuse_transforms(*sigmas_of([kernel_x, kernel_y]))
 
         def of_plain(x: Tensor, y: Tensor) -> Tensor:
             return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, workspace_bytes)

@@ -29,7 +29,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
 from bido_ext.ops.nhsic_factors import factor, factorise, is_unresolved, label_factor
-from bido_ext.ops.plan import check_algebra_fits
+from bido_ext.ops.plan import check_algebra_fits, float64_serves
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import nan_where_unresolved
@@ -56,7 +56,8 @@ def nhsic(
         eps: Ridge relative to n; the published BiDO uses 1e-5. It is part of the objective.
         num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
         linalg_dtype: torch.float32 or torch.float64 for centering, Cholesky and products; default
-            float64 up to n = 1024, else the dtype of the Gram matrix.
+            float64 up to n = 1024, on a CPU up to n = 2048 while the memory does; else the dtype of the Gram
+            matrix.
         sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
 
     Returns:
@@ -81,8 +82,11 @@ class NhsicMeasure(Measure):
         self.linalg_dtype = check_linalg_dtype(linalg_dtype)
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
+        factors = len(partners_of(*pairs, group.wanted()))
         algebra = linalg_dtype_for(group, self.linalg_dtype)
-        check_algebra_fits(group, self.name, algebra, len(partners_of(*pairs, group.wanted())))
+        if self.linalg_dtype is None and float64_serves(group, self.name, factors):
+            algebra = torch.float64
+        check_algebra_fits(group, self.name, algebra, factors)
         return torch.ops.bido_ext.nhsic(
             group.variables, group.parameters, group.kinds, *pairs, self.eps,
             algebra == torch.float64, group.wanted(),

@@ -23,6 +23,7 @@ from bido_ext.ops._plan_arguments import (
     check_dims,
     check_workspace,
 )
+from bido_ext.ops._symbolic import surely
 from bido_ext.ops._validate import FLOATS, check_choice
 from bido_ext.ops.exchange import exchange_of_ring, exchange_of_step
 from bido_ext.ops.group import Group
@@ -45,6 +46,8 @@ WHOLE_UP_TO = 512
 DENSE_TILE = 128
 #: Up to this n the n x n algebra of nhsic and coco runs in float64: n^3 is still small beside n^2 d.
 FLOAT64_UP_TO = 1024
+#: On a CPU that of nhsic up to this n: with the solve form of S float32 is not faster there, and less exact.
+NHSIC_FLOAT64_UP_TO = 2048
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 
@@ -128,8 +131,14 @@ def plan(
             exchange = "ring" if ring else "gather"
         return _plan_ring(*share) if exchange == "ring" else _plan_gather(*share)
     if measure in ("nhsic", "coco"):
+        sizes = n, widths, element
+        if _in_float64_if_it_fits(n, measure, str(device)):
+            try:
+                return _plan_algebra(*sizes, 8, measure, workspace_bytes, str(device))
+            except WorkspaceError:
+                pass
         algebra = 8 if n <= FLOAT64_UP_TO else element
-        return _plan_algebra(n, widths, element, algebra, measure, workspace_bytes, str(device))
+        return _plan_algebra(*sizes, algebra, measure, workspace_bytes, str(device))
     free = free_memory(str(device)) if workspace_bytes is None else 0
     budget = int(DENSE_SHARE * free) if workspace_bytes is None else workspace_bytes
     where = torch.device(device).type
@@ -243,8 +252,9 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     check_workspace(workspace_bytes)
     n, device = group.n, group.variables[0].device
     streams = can_stream(device.type, group.dtype)
+    traced = torch.compiler.is_compiling() or not isinstance(n, int)
     if workspace_bytes is None and (
-        n <= WHOLE_UP_TO or not streams or GRAM in group.kinds or torch.compiler.is_compiling()
+        traced or n <= WHOLE_UP_TO or not streams or GRAM in group.kinds
     ):
         return Plan("dense", dense_tile(n, device.type), -1, 0, "small, or the only regime here")
     if not streams:
@@ -257,17 +267,27 @@ def choose_regime(group: Group, measure: str, workspace_bytes: int | None) -> Pl
     return plan(n, group.dims, group.dtype, measure, workspace_bytes, device)
 
 
+def streams_within(n: int, dims: Sequence[int], tile: int, budget: int) -> bool:
+    """Whether float64 tiles of so many rows can be streamed on the CPU within ``budget`` bytes."""
+    result = _planner().plan_group(n, list(dims), 8, budget)
+    return bool(result["regime"] == "dense" or result["tile"] >= min(tile, n))
+
+
 def dense_tile(n: int, device: str) -> int:
-    """Rows of a tile where the Gram matrices are kept; at least n where they are kept whole."""
-    if n <= WHOLE_UP_TO:
+    """Rows of a tile where the Gram matrices are kept; at least n where they are kept whole, as they are in
+    a graph of a dynamic batch."""
+    if surely(n <= WHOLE_UP_TO):
         return WHOLE_UP_TO
-    return DENSE_TILE if keeps_tiles(device) else n
+    if keeps_tiles(device):
+        return DENSE_TILE if surely(n > WHOLE_UP_TO) else LARGEST_N
+    return n if isinstance(n, int) and not torch.compiler.is_compiling() else LARGEST_N
 
 
 def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors: int) -> None:
     """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit. ``factors``: matrices
     that are kept beside Gram matrices and inverses."""
-    if group.n <= WHOLE_UP_TO or torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or not isinstance(group.n, int)
+    if traced or group.n <= WHOLE_UP_TO:
         return
     device = str(group.variables[0].device)
     try:
@@ -283,6 +303,24 @@ def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors
         )
     except RuntimeError:  # no planner was built: nothing can be foreseen
         return
+
+
+def _in_float64_if_it_fits(n: int, measure: str, device: str) -> bool:
+    on_cpu = torch.device(device).type == "cpu"
+    return measure == "nhsic" and on_cpu and FLOAT64_UP_TO < n <= NHSIC_FLOAT64_UP_TO
+
+
+def float64_serves(group: Group, measure: str, factors: int) -> bool:
+    """Whether the n x n algebra of a group runs in float64 beyond FLOAT64_UP_TO."""
+    if torch.compiler.is_compiling() or not isinstance(group.n, int):
+        return False
+    if not _in_float64_if_it_fits(group.n, measure, str(group.variables[0].device)):
+        return False
+    try:
+        check_algebra_fits(group, measure, torch.float64, factors)
+    except WorkspaceError:
+        return False
+    return True
 
 
 def _plan_algebra(

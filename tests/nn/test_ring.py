@@ -211,6 +211,7 @@ def test_all_ranks_refuse_together(ranks: list[dict[str, Any]]) -> None:
         assert "kernel_y is a Product, which has no form by rows" in said["kernel"]
         assert "WorkspaceError: one row of the Gram matrices against" in said["too little"]
         assert "features of layer '1' contain(s) NaN or Inf in step 1" in said["not finite"]
+        assert said["far"] == "accepted"
         assert "d(X, Z) of layer '0' is not finite although its features are" in said["overflow"]
         assert "does not belong with that of rank(s)" in said["differ"]
 

@@ -157,3 +157,32 @@ def test_median_of_coinciding_rows_stays_positive() -> None:
     assert float(median_squared_distance(torch.ones(5, 2))) == 1
     assert torch.equal(bx.gaussian_gram(torch.ones(5, 2), sigma="median"), torch.ones(5, 5))
     assert torch.equal(bx.gaussian_gram(torch.rand(1, 2), sigma="median"), torch.ones(1, 1))
+
+
+def test_a_mixture_holds_no_matrix_for_each_of_its_kernels() -> None:
+    n, held = 200, []
+    x = torch.randn(n, 4, requires_grad=True)
+    mixture = bx.Mixture([bx.Gaussian(s) for s in (1.0, 2.0, 4.0)], [1.0, 0.5, 0.25])
+
+    def pack(t: Tensor) -> Tensor:
+        held.append(t.numel())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        K = mixture.gram_up_to_centering(x)
+    assert sum(held) < n * n
+    weights = torch.randn(n, n, generator=torch.Generator().manual_seed(0))
+    (found,) = torch.autograd.grad((K * weights).sum(), x)
+    parts = zip(mixture.weights, mixture.kernels, strict=True)
+    total = sum(w * k.gram_up_to_centering(x) for w, k in parts)
+    torch.testing.assert_close(K, total)
+    (want,) = torch.autograd.grad((total * weights).sum(), x)
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mixture_under_transforms() -> None:
+    x, y = torch.randn(20, 3, requires_grad=True), torch.arange(20) % 3
+    mixture = bx.Mixture([bx.Gaussian(1.0), bx.Laplacian(2.0)])
+    (want,) = torch.autograd.grad(bx.hsic(x, y, mixture), x)
+    found = torch.func.grad(lambda x: bx.hsic(x, y, mixture))(x.detach())
+    torch.testing.assert_close(found, want)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 from oracle import each_wide_dtype, features, gram, relative_error
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bido_ext as bx
 from bido_ext import reference
@@ -292,3 +296,36 @@ def test_the_kernel_refuses(case: str) -> None:
     with pytest.raises(RuntimeError, match=said):
         call(given["kinds"], given["second"], given["wide"], given["wanted"])
     assert torch.isfinite(call([GAUSSIAN, LABELS], [1], True, [0])).all()
+
+
+def test_algebra_beyond_1024_samples_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float64 where it fits, which plan() foresees; float32 where it does not, or where asked for."""
+    plans = sys.modules["bido_ext.ops.plan"]
+    seen: list[bool] = []
+    measure = NhsicMeasure()
+    monkeypatch.setattr(plans, "FLOAT64_UP_TO", 20)
+    monkeypatch.setattr(sys.modules["bido_ext.ops.measure"], "FLOAT64_UP_TO", 20)
+    monkeypatch.setattr(plans, "WHOLE_UP_TO", 20)
+    group = make_group([torch.randn(40, 3), torch.randn(40, 2)], [None, None])
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if "nhsic" in str(func):
+                seen.append(args[6])
+            return func(*args, **(kwargs or {}))
+
+    def wide() -> bool:
+        with Watched():
+            measure.values(group, Pairs([0], [1]))
+        return seen.pop()
+
+    assert wide()
+    needed = bx.plan(40, [3, 2], measure="nhsic").workspace_bytes
+    monkeypatch.setattr(plans, "free_memory", lambda device: needed * 65 // 100)
+    assert not wide()
+    assert bx.plan(40, [3, 2], measure="nhsic").workspace_bytes < needed
+    monkeypatch.undo()
+    measure = NhsicMeasure(linalg_dtype=torch.float32)
+    assert not wide()
