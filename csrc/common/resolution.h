@@ -3,8 +3,8 @@
 // What float32 does not resolve: bounds shared by the CPU kernels, which answer NaN and are asked again in
 // float64 (cpu/resolution.h), and by the GPU kernels, where the NaN stays.
 //
-// With u the round-off, an entry e(D) of the Gram matrix is off by about u s (N_i + N_j), s = |de/dD|, N_i the
-// squared norm of the centered row: much where two rows are far from the center and near each other.
+// With u the round-off, an entry e(D) of the Gram matrix is off by about u s (N_i + N_j), s = |de/dD|, N_i
+// the squared norm of the centered row: much where two rows are far from the center and near each other.
 #pragma once
 
 #include "kernel_tile.h"
@@ -26,6 +26,8 @@ constexpr float kNearest = 1e-4f;
 
 // Of the GPU's float32 and smooth kernels: the largest s (N_i + N_j).
 constexpr float kLargestAmplification = 32;
+// In units of N_i + N_j: smaller distances may be round-off and nothing else.
+constexpr float kLostDistance = 1e-5f;
 // Of a gradient by float32 entries K - 1: the smallest mean of K, per power of K in the weights.
 constexpr double kSmallestMeanOfGradient = 0.002;
 // Of half-precision features, whose products are not centered: the squared offset in units of the spread.
@@ -33,14 +35,19 @@ constexpr float kLargestOffset = 64;
 // Of nhsic: the round-off of K against the smallest eigenvalue of K + eps n I that matters.
 constexpr double kRidgeRoundoff = 1e-4;
 
-// Whether an entry of features has lost digits that it needs; `both`: N_i + N_j, `shift`: of entry = K - shift.
+// Whether an entry of features has lost digits that it needs; `both`: N_i + N_j, `shift`: of entry = K -
+// shift.
 template <typename T>
 BIDO_HOST_DEVICE inline bool is_doubtful(KernelKind kind, T entry, T distance, T both, KernelParameters<T> p,
                                          T shift = T(1)) {
   if (kind == KernelKind::linear) return false;
   if (!is_smooth(kind)) return distance < kNear<T> * both;
-  if (!(distance > T(0)) && both > T(0)) return true;  // equal rows, or below round-off
-  // The weight of a feature gradient is four times the slope.
+  // The weight of a feature gradient is four times the slope. Of a distance below its round-off that at 0
+  // counts.
+  if (distance < T(kLostDistance) * both &&
+      (distance == T(0) ||
+       feature_weight(kind, T(1) - shift, T(0.25), p, shift) * both > T(kLargestAmplification)))
+    return true;
   return feature_weight(kind, entry, T(0.25), p, shift) * both > T(kLargestAmplification);
 }
 
@@ -50,11 +57,12 @@ BIDO_HOST_DEVICE inline double power_in_weight(KernelKind kind, double alpha) {
   return kind == KernelKind::rational_quadratic ? 1 + 1 / alpha : 1;
 }
 
-// Whether float32 entries K - 1 hold the digits of K that a gradient needs, for a mean of K.
-BIDO_HOST_DEVICE inline bool holds_weights(KernelKind kind, double mean, double alpha) {
+// Whether float32 entries K - 1 hold the digits of K that a gradient needs, for a mean of K; `margin`: for
+// what needs more of them.
+BIDO_HOST_DEVICE inline bool holds_weights(KernelKind kind, double mean, double alpha, double margin = 1) {
   if (kind == KernelKind::linear || kind == KernelKind::energy || kind >= KernelKind::labels) return true;
   // NaN is no reason to say no: it shows itself.
-  return !(mean < kSmallestMeanOfGradient * power_in_weight(kind, alpha));
+  return !(mean < margin * kSmallestMeanOfGradient * power_in_weight(kind, alpha));
 }
 
 // Whether a scale of the squared distances leaves something of the largest, and neither overflows.

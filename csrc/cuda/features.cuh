@@ -92,7 +92,8 @@ __device__ inline float weight_at(KernelKind kind, float entry, float grad, Kern
   return feature_weight(kind, entry, grad, p);
 }
 
-// Of entries K - 1 whose rows differ: how many, and the sum of their K. Equal rows have no part in a gradient.
+// Of entries K - 1 whose rows differ: how many, and the sum of their K. Equal rows have no part in a
+// gradient.
 struct MeanOfK {
   double sum = 0, count = 0;
   __device__ void add(float entry) {

@@ -7,9 +7,9 @@
 // the columns of all variables are shared among blocks in one launch, and a second launch adds up the partial
 // products in a fixed order, takes the norms from the diagonal and writes K - 1 and its mirror image.
 //
-// An entry that has lost digits (common/resolution.h) is made again from differences, or becomes NaN. That does
-// not fit beside the accumulators of a whole tile, and neither do the kernels with roots and powers: such tiles
-// leave a mark or the distance, and a pass over them finishes the entries.
+// An entry that has lost digits (common/resolution.h) is made again from differences, or becomes NaN. That
+// does not fit beside the accumulators of a whole tile, and neither do the kernels with roots and powers:
+// such tiles leave a mark or the distance, and a pass over them finishes the entries.
 #include <algorithm>
 #include <cmath>
 
@@ -29,33 +29,38 @@ constexpr float kMark = 2;
 
 // Entries that a tile of products makes itself.
 __device__ inline bool made_in_tile(KernelKind kind) {
-  return kind == KernelKind::gaussian || kind == KernelKind::linear || kind == KernelKind::inverse_multiquadric;
+  return kind == KernelKind::gaussian || kind == KernelKind::linear ||
+         kind == KernelKind::inverse_multiquadric;
 }
 
-// Without a switch: all of it lies beside the accumulators. kMark where is_doubtful() would say so, the distance
-// for kernels that are not made here.
+// Without a switch: all of it lies beside the accumulators. kMark where is_doubtful() would say so, the
+// distance for kernels that are not made here.
 __device__ inline float tile_value(KernelKind kind, bool minus_one, float norm_i, float norm_j, float inner,
                                    float gamma) {
   if (kind == KernelKind::linear) return inner;
   const float distance = squared_distance(norm_i, norm_j, inner), both = norm_i + norm_j;
+  const bool lost = distance < kLostDistance * both;
   if (kind == KernelKind::gaussian) {
     const float t = -gamma * distance;
     const float value = minus_one ? expm1_nonpositive(t) : exp_nonpositive(t);
     const float k = minus_one ? value + 1.0f : value;
-    return gamma * k * both > kLargestAmplification || (distance == 0 && both > 0) ? kMark : value;
+    return gamma * (lost ? 1.0f : k) * both > kLargestAmplification || (lost && distance == 0) ? kMark
+                                                                                               : value;
   }
   if (kind != KernelKind::inverse_multiquadric) return distance;
   const float value = inverse_multiquadric_entry(distance), k = value + 1.0f;
-  return 0.5f * k * k * k * both > kLargestAmplification || (distance == 0 && both > 0) ? kMark : value;
+  return 0.5f * (lost ? 1.0f : k * k * k) * both > kLargestAmplification || (lost && distance == 0) ? kMark
+                                                                                                    : value;
 }
 
-__device__ inline float entry_or_k(KernelKind kind, bool minus_one, float distance, KernelParameters<float> p) {
+__device__ inline float entry_or_k(KernelKind kind, bool minus_one, float distance,
+                                   KernelParameters<float> p) {
   return minus_one || kind == KernelKind::energy ? entry_of_distance(kind, distance, p)
                                                  : kernel_of_distance(kind, distance, p);
 }
 
-// From the differences of two rows. Where rows are far from the center and that near each other, their part of
-// the gradient is lost as well; equal rows have none.
+// From the differences of two rows. Where rows are far from the center and that near each other, their part
+// of the gradient is lost as well; equal rows have none.
 __device__ inline float exact_entry(const Features& f, bool minus_one, int64_t i, int64_t j, float both,
                                     KernelParameters<float> p) {
   float distance = 0;
@@ -77,7 +82,8 @@ __device__ inline float entry_of_rows(const Features& f, bool minus_one, int64_t
   return entry;
 }
 
-// The exact diagonal; finite - finite = 0, and NaN stays. Of the linear kernel the norm is the product itself.
+// The exact diagonal; finite - finite = 0, and NaN stays. Of the linear kernel the norm is the product
+// itself.
 __device__ inline float diagonal_value(KernelKind kind, bool minus_one, float norm) {
   if (kind == KernelKind::linear) return norm;
   return diagonal_minus_one(norm) + (minus_one ? 0.0f : 1.0f);
@@ -86,8 +92,8 @@ __device__ inline float diagonal_value(KernelKind kind, bool minus_one, float no
 // The diagonals of products of rows with themselves, made as the entries of the Gram matrix are, so that what
 // the tensor cores cut off cancels in a distance. [splits, n]: the columns are shared among blocks.
 template <class Tile, template <class, int> class Rows>
-__global__ void __launch_bounds__(kBlock, 1) squared_norms_kernel(Features f, const double* parameters,
-                                                                  float* norms, int64_t n) {
+__global__ void __launch_bounds__(kBlock, 1)
+    squared_norms_kernel(Features f, const double* parameters, float* norms, int64_t n) {
 #ifdef BIDO_HAS_WGMMA
   constexpr bool kRuns = true;
 #else
@@ -171,8 +177,7 @@ __global__ void __launch_bounds__(kBlock, 1) gram_panel_kernel(PanelArguments p)
       if (i >= out.rows || j >= out.columns) continue;
       const float norm_i = norms[out.row_begin + i], norm_j = norms[out.column_begin + j];
       total[k] = tile_value(p.f.kind, out.minus_one, norm_i, norm_j, total[k], gamma);
-      if (to_diagonal + place.column == place.row)
-        total[k] = diagonal_value(p.f.kind, out.minus_one, norm_i);
+      if (to_diagonal + place.column == place.row) total[k] = diagonal_value(p.f.kind, out.minus_one, norm_i);
       any_marked = any_marked || total[k] == kMark;
     }
     if (any_marked && p.f.kind != KernelKind::linear && made_in_tile(p.f.kind)) *p.f.marked = 1;
@@ -247,8 +252,7 @@ __global__ void __launch_bounds__(kBlock, 2) partial_products_kernel(SplitArgume
 }
 
 // One entry on or above the diagonal per thread; entry (i, j) of 16 x 16 blocks of them.
-__global__ void __launch_bounds__(kBlock)
-    gram_of_products_kernel(const __grid_constant__ SplitArguments s) {
+__global__ void __launch_bounds__(kBlock) gram_of_products_kernel(const __grid_constant__ SplitArguments s) {
   __shared__ float scratch[kBlock / kWarp];
   const Features& f = s.group.v[blockIdx.y];
   const float nan_or_zero = nan_if_out_of_range(f, s.parameters, scratch);
@@ -424,7 +428,8 @@ void fill_grams(const char* op, const FeatureList& list, const Tensor& parameter
     } else {
       for (const Features& f : same) {
         float* const target = static_cast<float*>(out.mutable_data_ptr()) + f.slot * n * n;
-        gram_panel(op, f, squared_norms(op, f, parameters, n), parameters, {target, n, n, 0, n, 0, n, minus_one});
+        gram_panel(op, f, squared_norms(op, f, parameters, n), parameters,
+                   {target, n, n, 0, n, 0, n, minus_one});
       }
     }
   }

@@ -23,7 +23,8 @@ struct WeightsArguments {
   int kinds[kMostPerLaunch];
 };
 
-// A row per warp: its MeanOfK, [m, n, 2]. Then one block per variable: that of all, in the place of the first.
+// A row per warp: its MeanOfK, [m, n, 2]. Then one block per variable: that of all, in the place of the
+// first.
 __global__ void __launch_bounds__(kBlock) row_means_kernel(const float* stack, double* means, int64_t n) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
   if (i >= n) return;  // a whole warp
@@ -75,8 +76,8 @@ __global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_const
     if (i >= w.n || j >= w.n) continue;
     const int64_t at = base + i * w.n + j;
     const float g = 0.5f * (w.grad[at] + mirror[lane][r]);
-    const float weight = is_k ? feature_weight(kind, w.stack[at], g, own, 0.0f)
-                              : weight_at(kind, w.stack[at], g, own);
+    const float weight =
+        is_k ? feature_weight(kind, w.stack[at], g, own, 0.0f) : weight_at(kind, w.stack[at], g, own);
     // The diagonal cancels against itself; its round-off would drown small weights.
     w.weights[at] = (i == j && kind != KernelKind::linear ? 0.0f : weight) + nan_or_zero;
   }
@@ -90,7 +91,8 @@ Tensor gram_weights(const char* op, const Tensor& grad, const Tensor& stack, con
   const int64_t count = stack.size(0), n = stack.size(1);
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Float && stack.scalar_type() == ScalarType::Float &&
                       grad.is_contiguous() && stack.is_contiguous() && grad.numel() == stack.numel() &&
-                      stack.size(2) == n && parameters.numel() / parameters_per_variable(parameters) == count &&
+                      stack.size(2) == n &&
+                      parameters.numel() / parameters_per_variable(parameters) == count &&
                       static_cast<int64_t>(kinds.size()) == count,
                   op, ": gradients and Gram matrices must be float32 (m, n, n)");
   const Tensor weights = empty_like_with(stack, {count, n, n}, ScalarType::Float);
@@ -100,7 +102,8 @@ Tensor gram_weights(const char* op, const Tensor& grad, const Tensor& stack, con
     means = torch::stable::new_empty(parameters, {count, n, 2});
     launch(op, weights, row_means_kernel,
            dim3(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)), static_cast<unsigned>(count)), 0,
-           static_cast<const float*>(stack.const_data_ptr()), static_cast<double*>(means.mutable_data_ptr()), n);
+           static_cast<const float*>(stack.const_data_ptr()), static_cast<double*>(means.mutable_data_ptr()),
+           n);
     launch(op, weights, join_means_kernel, dim3(static_cast<unsigned>(count)), 0,
            static_cast<double*>(means.mutable_data_ptr()), n);
   }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Checks of a group, and the centers of its features: subtracting them leaves distances and centered matrices
-// unchanged and saves digits. A center is the median of a few rows, column by column: no outlier moves it, the
-// difference to it is exact where there is an offset, and constant features become exact zeros. One launch for
-// a group; it also looks how far features lie from their centers, which tells whether float32 holds their
-// squares (ranges.cuh). The linear kernel has the mean, as its matrix is not one of distances, except in columns
-// where an outlier moves that.
+// unchanged and saves digits. A center is the median of a few rows, column by column: no outlier moves it,
+// the difference to it is exact where there is an offset, and constant features become exact zeros. One
+// launch for a group; it also looks how far features lie from their centers, which tells whether float32
+// holds their squares (ranges.cuh). The linear kernel has the mean, as its matrix is not one of distances,
+// except in columns where an outlier moves that.
 #include <algorithm>
 
 #include "group.h"
@@ -23,7 +23,8 @@ struct CentersGroup {
   FeatureGroup group;
   float* centers[kMostPerLaunch];
   float4* ranges[kMostPerLaunch];  // [segments, blocks of columns]
-  // Of linear kernels with many rows: [segments + 1, padded] sums of the differences to the centers, spreads last.
+  // Of linear kernels with many rows: [segments + 1, padded] sums of the differences to the centers, spreads
+  // last.
   float* sums[kMostPerLaunch];
   int64_t padded[kMostPerLaunch];
   int64_t n;
@@ -156,8 +157,9 @@ void fill_centers(const char* op, FeatureList& list, const std::vector<int64_t>*
              static_cast<int>(segments * (g.padded[k] / kCenterColumns)),
              const_cast<float4*>(list.features[places[k]].ranges));
       if (g.sums[k])
-        launch(op, list.tensors[0], add_means_kernel, dim3(static_cast<unsigned>(ceil_div(g.padded[k], kBlock))),
-               0, static_cast<const float*>(g.sums[k]), g.centers[k], g.padded[k], segments, list.n);
+        launch(op, list.tensors[0], add_means_kernel,
+               dim3(static_cast<unsigned>(ceil_div(g.padded[k], kBlock))), 0,
+               static_cast<const float*>(g.sums[k]), g.centers[k], g.padded[k], segments, list.n);
     }
     g.group.count = 0;
     widest = 0;
@@ -211,10 +213,12 @@ int64_t parameters_per_variable(const Tensor& parameters) {
 bool is_features(int64_t kind) { return kind < static_cast<int64_t>(KernelKind::labels); }
 
 FeatureList features_of(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
-                        const std::vector<int64_t>& kinds, bool tf32, const std::vector<int64_t>* centers_of) {
-  STD_TORCH_CHECK(!variables.empty() && variables.size() == kinds.size() &&
-                      parameters.numel() / parameters_per_variable(parameters) == static_cast<int64_t>(variables.size()),
-                  op, ": variables, parameters and kinds must have one length");
+                        const std::vector<int64_t>& kinds, bool tf32,
+                        const std::vector<int64_t>* centers_of) {
+  STD_TORCH_CHECK(
+      !variables.empty() && variables.size() == kinds.size() &&
+          parameters.numel() / parameters_per_variable(parameters) == static_cast<int64_t>(variables.size()),
+      op, ": variables, parameters and kinds must have one length");
   STD_TORCH_CHECK(parameters.scalar_type() == ScalarType::Double && parameters.is_contiguous(), op,
                   ": parameters must be contiguous float64");
   FeatureList list;

@@ -53,11 +53,10 @@ __global__ void __launch_bounds__(kBlock) hsic_weights_kernel(const __grid_const
   const auto kind = static_cast<KernelKind>(w.kinds[own]);
   const double* const parameters = w.parameters + own * w.width;
   bool lost = rows_are_lost(kind, w.sums + own * e.n, e.n, parameters, scratch);
-  // Without its diagonal, what is left of a partner are its small K themselves.
   for (int b = 0; w.unbiased && b < w.variables; ++b)
     if (coefficients[b] != 0)
       lost |= rows_are_lost(static_cast<KernelKind>(w.kinds[b]), w.sums + b * e.n, e.n,
-                            w.parameters + b * w.width, scratch);
+                            w.parameters + b * w.width, scratch, kUnbiasedMargin);
   const float nan_or_zero = lost ? NAN : 0.0f;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
   if (i >= e.rows) return;  // a whole warp

@@ -59,7 +59,8 @@ Tensor HsicGroup::with_extra(const char* op, const Tensor& grams, const std::vec
     torch::stable::copy_(own, grams);
   }
   for (size_t k = 0; k < extra.size(); ++k) {
-    fill_given(op, all[extra[k]], static_cast<const double*>(parameters.const_data_ptr()) + extra[k] * list.width,
+    fill_given(op, all[extra[k]],
+               static_cast<const double*>(parameters.const_data_ptr()) + extra[k] * list.width,
                torch::stable::select(stack, 0, made + static_cast<int64_t>(k)));
   }
   return stack;

@@ -88,14 +88,13 @@ __global__ void __launch_bounds__(kBlock) values_kernel(const __grid_constant__ 
   cross = block_sum(cross, scratch);
   k_total = block_sum(k_total, scratch);
   l_total = block_sum(l_total, scratch);
-  // Without its diagonal, what is left of a matrix are its small K themselves.
   bool lost = false;
   for (const int a : {v.first[p], v.second[p]})
     lost |= v.unbiased && rows_are_lost(static_cast<KernelKind>(v.kinds[a]), v.sums + a * v.n, v.n,
-                                        v.parameters + a * v.width, scratch);
+                                        v.parameters + a * v.width, scratch, kUnbiasedMargin);
   if (threadIdx.x == 0)
-    v.values[p] =
-        (lost ? NAN : 0.0) + v.constants.scale * ((product + v.constants.pair * cross) + v.constants.total * k_total * l_total);
+    v.values[p] = (lost ? NAN : 0.0) + v.constants.scale * ((product + v.constants.pair * cross) +
+                                                            v.constants.total * k_total * l_total);
 }
 
 }  // namespace

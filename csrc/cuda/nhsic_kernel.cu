@@ -6,9 +6,9 @@
 // A block per variable holds H K H + c I in its registers in float64, 16 x 16 threads with every 16th row and
 // column each, and inverts it in place by Gauss-Jordan elimination. The matrix is positive definite, so no
 // pivot is searched; one barrier a step, since the pivot's row and column go through two buffers in turn. A
-// pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does elsewhere, and so
-// does a float32 matrix that is too coarse for its inverse. Linear kernels are refused: their factors come from
-// the features in float64 (bido_ext/ops/linear_factor.py).
+// pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does elsewhere,
+// and so does a float32 matrix that is too coarse for its inverse. Linear kernels are refused: their factors
+// come from the features in float64 (bido_ext/ops/linear_factor.py).
 //   G = c P (sum_b grad_b S_b) P,   A = feature_weight(G),   grad_x = (A - diag(A 1)) x
 #include <algorithm>
 

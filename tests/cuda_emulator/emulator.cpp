@@ -252,7 +252,8 @@ const char* warp_exchange(const void* mine, size_t bytes) {
 
 void check_alignment(const void* address, size_t size) {
   if (reinterpret_cast<uintptr_t>(address) % size == 0) return;
-  machine.failure = "a vector of " + std::to_string(size) + " bytes is read from an address between its multiples";
+  machine.failure =
+      "a vector of " + std::to_string(size) + " bytes is read from an address between its multiples";
   stop();
 }
 

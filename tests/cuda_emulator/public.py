@@ -56,7 +56,9 @@ def worst_ratio(case: cases.Case) -> tuple[float, str]:
         return ratio, "gradient refused" if ratio <= 1 else what
     floor = {torch.float32: 0.0, torch.bfloat16: 4e-3, torch.float16: 1e-3}[x.dtype]
     size = float(true.gradient.norm())
-    budget = (cases.GRADIENT[case.measure] + floor) * size + cases.ROUNDOFF * true.terms + cases.TINY
+    budget = (
+        (cases.GRADIENT[case.measure] + floor) * size + cases.ROUNDOFF * true.terms + cases.TINY
+    )
     if x.dtype == torch.float16:
         budget += 6e-8 * x.numel() ** 0.5  # its smallest number
     of_gradient = float((gradient.double() - true.gradient).norm()) / budget

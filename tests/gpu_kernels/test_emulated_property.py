@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 import pytest
 from cuda_emulator import public
 from hypothesis import HealthCheck, assume, given, settings

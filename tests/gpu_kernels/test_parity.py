@@ -257,7 +257,11 @@ def test_nhsic_of_few_samples(cuda_kernels: Any, n: int) -> None:
 
 def test_nhsic_of_a_linear_kernel_is_refused(cuda_kernels: Any) -> None:
     """Its float32 Gram matrix does not tell eigenvalues below the ridge."""
-    args = ([torch.randn(8, 3), torch.arange(8) % 2], torch.ones(2, dtype=torch.float64), [LINEAR, LABELS])
+    args = (
+        [torch.randn(8, 3), torch.arange(8) % 2],
+        torch.ones(2, dtype=torch.float64),
+        [LINEAR, LABELS],
+    )
     with pytest.raises(RuntimeError, match="takes no linear kernel"):
         cuda_kernels.nhsic(*args, [0], [1], 1e-5, True, [0])
 
