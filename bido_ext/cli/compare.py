@@ -94,7 +94,12 @@ def compare(
         --other-weights resnet34.pth --arch-options pixel_range=imagenet --data ~/photos
       bido compare timm/vit_tiny_patch16_224 --data ~/photos --images 512 --json
     """
-    from bido_ext.lab.experiments.compare import ImageChoice, ModelChoice, compare_models, comparison_text
+    from bido_ext.lab.experiments.compare import (
+        ImageChoice,
+        ModelChoice,
+        compare_models,
+        comparison_text,
+    )
     from bido_ext.lab.experiments.pipeline import pick_device
 
     given = {"--other-weights": other_weights, "--other-layers": other_layers,

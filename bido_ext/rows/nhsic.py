@@ -11,12 +11,10 @@ from torch import Tensor
 from bido_ext import reference
 from bido_ext.reference.kernel_entries import LINEAR
 from bido_ext.rows._inputs import Layer
-from bido_ext.rows.gram_stack import CUDA_KINDS
 from bido_ext.rows.hsic import MOST_IN_GROUP
 from bido_ext.serving.check import Check
 from bido_ext.serving.limits import (
     group_of_at_most,
-    kinds_among,
     no_float64,
     samples_at_most,
 )
@@ -79,7 +77,7 @@ ROW = Row(
         Implementation(
             "cuda",
             (
-                no_float64, algebra_in_float64, kinds_among(CUDA_KINDS),
+                no_float64, algebra_in_float64, no_linear,
                 group_of_at_most(MOST_IN_GROUP), samples_at_most(MOST_SAMPLES),
             ),
             f"n <= {MOST_SAMPLES}",

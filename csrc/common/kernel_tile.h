@@ -63,14 +63,6 @@ BIDO_HOST_DEVICE inline T gram_entry(KernelKind kind, T norm_i, T norm_j, T inne
   if (kind == KernelKind::linear) return inner;
   return entry_of_distance(kind, squared_distance(norm_i, norm_j, inner), p);
 }
-// Of the kernels that the GPU has: the others would cost its registers.
-template <typename T>
-BIDO_HOST_DEVICE inline T gram_entry(KernelKind kind, T norm_i, T norm_j, T inner, T gamma) {
-  if (kind == KernelKind::linear) return inner;
-  const T distance = squared_distance(norm_i, norm_j, inner);
-  if (kind == KernelKind::gaussian) return expm1_nonpositive(-gamma * distance);
-  return inverse_multiquadric_entry(distance);
-}
 
 // K itself from a squared distance: where it is small, its digits are not those of K - 1.
 template <typename T>
@@ -110,13 +102,6 @@ BIDO_HOST_DEVICE inline T feature_weight(KernelKind kind, T entry, T grad, Kerne
     default:
       return T(2) * grad * k * k * k;
   }
-}
-// Of the kernels that the GPU has.
-template <typename T>
-BIDO_HOST_DEVICE inline T feature_weight(KernelKind kind, T entry, T grad, T gamma) {
-  if (kind == KernelKind::linear) return T(2) * grad;
-  const T k = entry + T(1);
-  return kind == KernelKind::gaussian ? T(4) * gamma * grad * k : T(2) * grad * k * k * k;
 }
 
 }  // namespace bido

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../common/kernel_tile.h"
+#include "../common/resolution.h"
 #include "inner_products.h"
 #include "mirror.h"
 #include "vectorize.h"
@@ -44,14 +45,6 @@ BIDO_VECTORIZE void gram_row(KernelKind kind, bool minus_one, T* row, T norm_i, 
       return;
   }
 }
-
-// Nearer pairs, in units of their norms, lose digits in |x_i|^2 + |x_j|^2 - 2 <x_i, x_j>: in float64, which
-// serves where that matters, and in float32 for kernels that are not smooth.
-template <typename T>
-constexpr T kNear = sizeof(T) == 8 ? T(1e-6) : T(1e-2);
-
-// Of float32, for kernels that are not smooth: the weights of nearer pairs are too large beside the others.
-constexpr float kNearest = 1e-4f;
 
 // Entries of rows I and columns J of v; where they are the same rows only those on or above the diagonal are
 // read, and the others are mirrored. `minus_one`: K - 1 instead of K, for the Gaussian kernel. Distances

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../common/kernel_tile.h"
+#include "../common/resolution.h"
 #include "gram.h"
 #include "hsic_sums.h"
 #include "variable.h"
@@ -28,8 +29,6 @@ namespace bido {
 constexpr double kFarthest = 16, kFarthestMultiquadric = 64;
 // Of float32: K = 1 + e keeps its digits only where it is not small.
 constexpr double kSmallestMean = 0.02;
-// Of float32: products of smaller norms lose digits to the smallest float.
-constexpr double kSmallestNorm = 1e-30, kLargestNorm = 1e30;
 
 // Of float32 and the linear kernel: the largest norm against the median. Products with an outlier are nearly
 // the same for all other rows, and centering leaves their difference.
@@ -49,7 +48,7 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   }
   if (std::is_same_v<T, double>) return true;
   if (std::isnan(total)) return false;
-  if (!(largest >= kSmallestNorm && largest <= kLargestNorm)) return false;
+  if (!is_in_range(v.kind, v.exact_parameter, largest)) return false;
   if (v.kind == KernelKind::linear) {
     std::vector<T> ordered(norms, norms + n);
     std::nth_element(ordered.begin(), ordered.begin() + n / 2, ordered.end());
@@ -60,7 +59,6 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   // Of the Laplacian kernel, in distances and not in their squares.
   const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma,
                count = static_cast<double>(n);
-  if (!(scale >= kSmallestNorm && scale <= kLargestNorm && scale * largest >= kSmallestNorm)) return false;
   const double mean = 1 + total / (count * (count - 1));  // of K beside the diagonal
   const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;
   return scale * largest <= (exponential ? kFarthest : kFarthestMultiquadric) && mean >= kSmallestMean;

@@ -86,6 +86,15 @@ __device__ inline char* dynamic_shared_memory() {
 #endif
 }
 
+// A vector of float4, uint4 or uint2 from an address that is a multiple of its size.
+template <typename Vector>
+__device__ inline Vector load_vector(const void* address) {
+#ifdef BIDO_EMULATED
+  emulator::check_alignment(address, sizeof(Vector));
+#endif
+  return *static_cast<const Vector*>(address);
+}
+
 // Sums over a warp, or over groups of `width` lanes, in an order that is always the same; every lane gets it.
 template <typename T>
 __device__ inline T warp_sum(T value, int width = kWarp) {
@@ -103,6 +112,20 @@ __device__ inline T block_sum(T value, T* scratch) {
   T sum = 0;
   for (int w = 0; w < kBlock / kWarp; ++w) sum += scratch[w];
   return sum;
+}
+
+// The largest of numbers that are not NaN.
+template <typename T>
+__device__ inline T block_max(T value, T* scratch) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const T other = __shfl_xor_sync(0xffffffffu, value, offset);
+    value = other > value ? other : value;
+  }
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  for (int w = 0; w < kBlock / kWarp; ++w) value = scratch[w] > value ? scratch[w] : value;
+  return value;
 }
 
 // All that a kernel reads through a pointer lies on one device: the dispatcher comes here as soon as one of

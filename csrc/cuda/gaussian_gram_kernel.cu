@@ -2,7 +2,8 @@
 //
 // gaussian_gram on CUDA:  K_ij = exp(-gamma |x_i - x_j|^2), or E = K - 1 by expm1, and its backward
 //   grad_x = (A - diag(A 1)) x,  A = 4 gamma sym(grad) o K.
-// Column means, then products of the centered rows by tiles on or above the diagonal (gram_products.cu).
+// Centers of the columns, then products of the centered rows by tiles on or above the diagonal
+// (gram_products.cu).
 #include "gram_weights.h"
 #include "group.h"
 #include "library.h"

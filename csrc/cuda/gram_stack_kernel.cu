@@ -16,11 +16,42 @@ namespace {
 struct WeightsArguments {
   const float *grad, *stack;
   const double* parameters;
+  const double* means;  // [m, n, 2] MeanOfK, the whole in the place of the first row; null if it holds K
   float* weights;
   int64_t n;
-  bool is_k;
+  int width;  // parameters of a variable
   int kinds[kMostPerLaunch];
 };
+
+// A row per warp: its MeanOfK, [m, n, 2]. Then one block per variable: that of all, in the place of the
+// first.
+__global__ void __launch_bounds__(kBlock) row_means_kernel(const float* stack, double* means, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
+  if (i >= n) return;  // a whole warp
+  const int64_t row = static_cast<int64_t>(blockIdx.y) * n + i;
+  MeanOfK mean;
+  for (int64_t j = threadIdx.x % kWarp; j < n; j += kWarp) mean.add(stack[row * n + j]);
+  mean.sum = warp_sum(mean.sum);
+  mean.count = warp_sum(mean.count);
+  if (threadIdx.x % kWarp != 0) return;
+  means[2 * row] = mean.sum;
+  means[2 * row + 1] = mean.count;
+}
+
+__global__ void __launch_bounds__(kBlock) join_means_kernel(double* means, int64_t n) {
+  __shared__ double scratch[kBlock / kWarp];
+  double* const own = means + static_cast<int64_t>(blockIdx.x) * 2 * n;
+  double sum = 0, count = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kBlock) {
+    sum += own[2 * i];
+    count += own[2 * i + 1];
+  }
+  sum = block_sum(sum, scratch);
+  count = block_sum(count, scratch);
+  if (threadIdx.x != 0) return;
+  own[0] = sum;
+  own[1] = count;
+}
 
 // 32 x 32 entries per block; the transposed gradient comes through shared memory.
 __global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_constant__ WeightsArguments w) {
@@ -35,15 +66,20 @@ __global__ void __launch_bounds__(kBlock) gram_weights_kernel(const __grid_const
   }
   __syncthreads();
   const auto kind = static_cast<KernelKind>(w.kinds[blockIdx.z]);
-  const auto gamma = static_cast<float>(w.parameters[blockIdx.z]);
+  const double* const parameters = w.parameters + blockIdx.z * w.width;
+  const KernelParameters<float> own = parameters_of(kind, parameters);
+  const bool is_k = w.means == nullptr;
+  const double* const mean = is_k ? nullptr : w.means + blockIdx.z * 2 * w.n;
+  const float nan_or_zero = is_k ? 0.0f : nan_if_weights_lost(kind, mean[0], mean[1], parameters);
   for (int r = line; r < 32; r += kBlock / 32) {
     const int64_t i = i_begin + r, j = j_begin + lane;
     if (i >= w.n || j >= w.n) continue;
     const int64_t at = base + i * w.n + j;
     const float g = 0.5f * (w.grad[at] + mirror[lane][r]);
-    const float weight = feature_weight(kind, w.stack[at] - (w.is_k ? 1.0f : 0.0f), g, gamma);
+    const float weight =
+        is_k ? feature_weight(kind, w.stack[at], g, own, 0.0f) : weight_at(kind, w.stack[at], g, own);
     // The diagonal cancels against itself; its round-off would drown small weights.
-    w.weights[at] = i == j && kind != KernelKind::linear ? 0.0f : weight;
+    w.weights[at] = (i == j && kind != KernelKind::linear ? 0.0f : weight) + nan_or_zero;
   }
 }
 
@@ -55,18 +91,31 @@ Tensor gram_weights(const char* op, const Tensor& grad, const Tensor& stack, con
   const int64_t count = stack.size(0), n = stack.size(1);
   STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Float && stack.scalar_type() == ScalarType::Float &&
                       grad.is_contiguous() && stack.is_contiguous() && grad.numel() == stack.numel() &&
-                      stack.size(2) == n && parameters.numel() == count &&
+                      stack.size(2) == n &&
+                      parameters.numel() / parameters_per_variable(parameters) == count &&
                       static_cast<int64_t>(kinds.size()) == count,
                   op, ": gradients and Gram matrices must be float32 (m, n, n)");
   const Tensor weights = empty_like_with(stack, {count, n, n}, ScalarType::Float);
+  const int64_t width = parameters_per_variable(parameters);
+  Tensor means;
+  if (!is_k) {
+    means = torch::stable::new_empty(parameters, {count, n, 2});
+    launch(op, weights, row_means_kernel,
+           dim3(static_cast<unsigned>(ceil_div(n, kBlock / kWarp)), static_cast<unsigned>(count)), 0,
+           static_cast<const float*>(stack.const_data_ptr()), static_cast<double*>(means.mutable_data_ptr()),
+           n);
+    launch(op, weights, join_means_kernel, dim3(static_cast<unsigned>(count)), 0,
+           static_cast<double*>(means.mutable_data_ptr()), n);
+  }
   for (int64_t begin = 0; begin < count; begin += kMostPerLaunch) {
     const int64_t here = count - begin < kMostPerLaunch ? count - begin : kMostPerLaunch;
     WeightsArguments w{static_cast<const float*>(grad.const_data_ptr()) + begin * n * n,
                        static_cast<const float*>(stack.const_data_ptr()) + begin * n * n,
-                       static_cast<const double*>(parameters.const_data_ptr()) + begin,
+                       static_cast<const double*>(parameters.const_data_ptr()) + begin * width,
+                       is_k ? nullptr : static_cast<const double*>(means.const_data_ptr()) + begin * 2 * n,
                        static_cast<float*>(weights.mutable_data_ptr()) + begin * n * n,
                        n,
-                       is_k,
+                       static_cast<int>(width),
                        {}};
     for (int64_t k = 0; k < here; ++k) w.kinds[k] = static_cast<int>(kinds[begin + k]);
     const auto blocks = static_cast<unsigned>(ceil_div(n, 32));
@@ -100,7 +149,7 @@ Tensor gram_stack_cuda(std::vector<Tensor> variables, Tensor parameters, std::ve
   fill_grams(op, list, parameters, stack);
   for (int64_t v = 0; v < count; ++v) {
     if (is_features(kinds[v])) continue;
-    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
+    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v * list.width,
                torch::stable::select(stack, 0, v));
   }
   return stack;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A group on the host: checked variables, their features as kernels take them, and the column means.
+// A group on the host: checked variables, their features as kernels take them, and the centers.
 #pragma once
 
 #include <vector>
@@ -14,7 +14,7 @@ struct FeatureList {
   std::vector<Features> features;
   std::vector<int64_t> index;  // place in the group
   std::vector<Tensor> tensors;
-  int64_t n = 0;
+  int64_t n = 0, width = 1;  // rows; parameters of a variable
 
   int64_t count() const { return static_cast<int64_t>(features.size()); }
   // Place among the features of variable `variable` of the group, or -1.
@@ -23,11 +23,14 @@ struct FeatureList {
 
 bool is_features(int64_t kind);
 
-// Checks a group, and makes the means of its float32 features, or of those among `means_of` alone. float64 is
+// parameters [m] or [m, width].
+int64_t parameters_per_variable(const Tensor& parameters);
+
+// Checks a group, and makes the centers of its features, or of those among `centers_of` alone. float64 is
 // refused.
 FeatureList features_of(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
                         const std::vector<int64_t>& kinds, bool tf32,
-                        const std::vector<int64_t>* means_of = nullptr);
+                        const std::vector<int64_t>* centers_of = nullptr);
 
 // The features of a list at some places, in that order.
 FeatureList some_of(const FeatureList& list, const std::vector<int64_t>& places);
@@ -39,8 +42,9 @@ void fill_given(const char* op, const Tensor& variable, const double* scale, Ten
 void fill_grams(const char* op, const FeatureList& list, const Tensor& parameters, const Tensor& out,
                 bool minus_one = true);
 
-// |x_i - mean|^2 of the operands as the products take them, float32 [n].
-Tensor squared_norms(const char* op, const Features& f, const Tensor& like, int64_t n);
+// |x_i - center|^2 of the operands as the products take them, float32 [n].
+// NaN where float32 does not hold them.
+Tensor squared_norms(const char* op, const Features& f, const Tensor& parameters, int64_t n);
 
 // A part of a Gram matrix.
 struct Panel {

@@ -24,14 +24,14 @@ struct WeightsArguments {
   int slots[kMostVariables];
   int wanted[kMostVariables], kinds[kMostVariables];
   int first[kMostPairs], second[kMostPairs];
-  int pairs, variables;
+  int pairs, variables, width;  // parameters of a variable
   Estimator constants;
   bool unbiased;
 };
 
 // A row of weights per warp. Each block first adds up, for its variable, what the gradients of its pairs make
 // of every partner: their coefficients and the constant of its own shift.
-__global__ void __launch_bounds__(kBlock) hsic_weights_kernel(WeightsArguments w) {
+__global__ void __launch_bounds__(kBlock) hsic_weights_kernel(const __grid_constant__ WeightsArguments w) {
   __shared__ double scratch[kBlock / kWarp];
   __shared__ double coefficients[kMostVariables];
   const Entries& e = w.e;
@@ -50,13 +50,20 @@ __global__ void __launch_bounds__(kBlock) hsic_weights_kernel(WeightsArguments w
     for (int64_t j = threadIdx.x; j < e.n; j += kBlock) total += w.sums[b * e.n + j];
     constant += coefficients[b] * w.constants.total * block_sum(total, scratch);
   }
+  const auto kind = static_cast<KernelKind>(w.kinds[own]);
+  const double* const parameters = w.parameters + own * w.width;
+  bool lost = rows_are_lost(kind, w.sums + own * e.n, e.n, parameters, scratch);
+  for (int b = 0; w.unbiased && b < w.variables; ++b)
+    if (coefficients[b] != 0)
+      lost |= rows_are_lost(static_cast<KernelKind>(w.kinds[b]), w.sums + b * e.n, e.n,
+                            w.parameters + b * w.width, scratch, kUnbiasedMargin);
+  const float nan_or_zero = lost ? NAN : 0.0f;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
   if (i >= e.rows) return;  // a whole warp
   for (int b = 0; b < w.variables; ++b)
     if (coefficients[b] != 0)
       constant += coefficients[b] * 0.5 * w.constants.pair * w.sums[b * e.n + e.row_begin + i];
-  const auto kind = static_cast<KernelKind>(w.kinds[own]);
-  const auto gamma = static_cast<float>(w.parameters[own]);
+  const KernelParameters<float> of_kernel = parameters_of(kind, parameters);
   // The diagonal cancels against itself; its round-off would drown small weights.
   const bool no_diagonal = w.unbiased || (kind != KernelKind::linear && kind != KernelKind::gram);
   float* const out = w.weights + (blockIdx.y * e.rows + i) * e.n;
@@ -65,10 +72,9 @@ __global__ void __launch_bounds__(kBlock) hsic_weights_kernel(WeightsArguments w
     for (int b = 0; b < w.variables; ++b)
       if (coefficients[b] != 0)
         g += coefficients[b] * (gram_at(e, w.slots[b], i, j) + 0.5 * w.constants.pair * w.sums[b * e.n + j]);
-    float weight = static_cast<float>(g);
-    if (kind != KernelKind::gram)
-      weight = feature_weight(kind, static_cast<float>(gram_at(e, w.slots[own], i, j)), weight, gamma);
-    out[j] = no_diagonal && e.row_begin + i == j ? 0.0f : weight;
+    const float weight =
+        weight_at(kind, static_cast<float>(gram_at(e, w.slots[own], i, j)), static_cast<float>(g), of_kernel);
+    out[j] = (no_diagonal && e.row_begin + i == j ? 0.0f : weight) + nan_or_zero;
   }
 }
 
@@ -103,7 +109,7 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
             : empty_like_with(parameters, {features, rows, n}, ScalarType::Float);
   std::vector<Tensor> norms;
   if (!dense)
-    for (const Features& f : g.list.features) norms.push_back(squared_norms(op, f, sums, n));
+    for (const Features& f : g.list.features) norms.push_back(squared_norms(op, f, parameters, n));
 
   std::vector<Tensor> outs, like;
   for (const int64_t v : wanted) {
@@ -120,6 +126,7 @@ std::vector<Tensor> hsic_backward_cuda(Tensor grad, std::vector<Tensor> variable
   w.parameters = static_cast<const double*>(parameters.const_data_ptr());
   w.pairs = static_cast<int>(first.size());
   w.variables = static_cast<int>(g.variables());
+  w.width = static_cast<int>(g.list.width);
   w.constants = estimator(n, unbiased);
   w.unbiased = unbiased;
   std::copy(g.slots.begin(), g.slots.end(), w.slots);

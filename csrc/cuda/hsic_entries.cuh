@@ -36,4 +36,18 @@ BIDO_HOST_DEVICE inline Estimator estimator(int64_t samples, bool unbiased) {
   return {1 / ((n - 1) * (n - 1)), -2 / n, 1 / (n * n)};
 }
 
+// Of the unbiased estimator, which leaves out the diagonal: what is left are small K themselves.
+constexpr double kUnbiasedMargin = 10;
+
+// Whether K - 1 does not hold the digits of K, from the row sums: in more rows than are outliers. Of equal
+// rows the sums say nothing, and they have no part in a gradient. By a block; the same in every thread.
+__device__ inline bool rows_are_lost(KernelKind kind, const double* sums, int64_t n, const double* own,
+                                     double* scratch, double margin = 1) {
+  const double alpha = alpha_of(kind, own);
+  double lost = 0;
+  for (int64_t i = threadIdx.x; n > 1 && i < n; i += kBlock)
+    lost += holds_weights(kind, 1 + sums[i] / static_cast<double>(n - 1), alpha, margin) ? 0 : 1;
+  return 8 * block_sum(lost, scratch) > static_cast<double>(n);
+}
+
 }  // namespace bido

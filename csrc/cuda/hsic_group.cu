@@ -7,7 +7,7 @@ namespace bido {
 HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
                      const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
                      const std::vector<int64_t>& second, const std::vector<int64_t>& wanted, bool tf32,
-                     const std::vector<int64_t>* means_of) {
+                     const std::vector<int64_t>* centers_of) {
   const auto count = static_cast<int64_t>(kinds.size());
   STD_TORCH_CHECK(count <= kMostVariables && first.size() == second.size() && first.size() <= kMostPairs, op,
                   ": at most ", kMostVariables, " variables and ", kMostPairs, " pairs");
@@ -19,7 +19,7 @@ HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const
                         std::find(wanted.begin(), wanted.begin() + k, wanted[k]) == wanted.begin() + k,
                     op, ": a gradient is wanted twice, or of a variable that is not there");
   HsicGroup g{
-      features_of(op, variables, parameters, kinds, tf32, means_of), {}, {}, parameters, parameters, -1};
+      features_of(op, variables, parameters, kinds, tf32, centers_of), {}, {}, parameters, parameters, -1};
   int next = static_cast<int>(g.list.count());
   for (int64_t v = 0; v < count; ++v) {
     if (is_features(kinds[v])) {
@@ -42,7 +42,7 @@ Entries HsicGroup::entries(const Tensor& panels, int64_t row_begin, int64_t colu
           panels.stride(0),
           panels.stride(1),
           label_index < 0 ? nullptr : static_cast<const int64_t*>(labels.const_data_ptr()),
-          label_index < 0 ? nullptr : scales + label_index,
+          label_index < 0 ? nullptr : scales + label_index * list.width,
           list.n,
           row_begin,
           panels.size(1),
@@ -59,7 +59,8 @@ Tensor HsicGroup::with_extra(const char* op, const Tensor& grams, const std::vec
     torch::stable::copy_(own, grams);
   }
   for (size_t k = 0; k < extra.size(); ++k) {
-    fill_given(op, all[extra[k]], static_cast<const double*>(parameters.const_data_ptr()) + extra[k],
+    fill_given(op, all[extra[k]],
+               static_cast<const double*>(parameters.const_data_ptr()) + extra[k] * list.width,
                torch::stable::select(stack, 0, made + static_cast<int64_t>(k)));
   }
   return stack;

@@ -27,6 +27,6 @@ struct HsicGroup {
 HsicGroup hsic_group(const char* op, const std::vector<Tensor>& variables, const Tensor& parameters,
                      const std::vector<int64_t>& kinds, const std::vector<int64_t>& first,
                      const std::vector<int64_t>& second, const std::vector<int64_t>& wanted, bool tf32,
-                     const std::vector<int64_t>* means_of = nullptr);
+                     const std::vector<int64_t>* centers_of = nullptr);
 
 }  // namespace bido

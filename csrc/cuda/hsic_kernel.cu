@@ -65,11 +65,15 @@ struct ValuesArguments {
   const double *sums, *products;
   double* values;
   int first[kMostPairs], second[kMostPairs];  // variables
+  int kinds[kMostVariables];
+  const double* parameters;
+  int width;  // parameters of a variable
+  bool unbiased;
   int64_t n;
   Estimator constants;
 };
 
-__global__ void __launch_bounds__(kBlock) values_kernel(ValuesArguments v) {
+__global__ void __launch_bounds__(kBlock) values_kernel(const __grid_constant__ ValuesArguments v) {
   __shared__ double scratch[kBlock / kWarp];
   const int p = static_cast<int>(blockIdx.x);
   const double *const k = v.sums + v.first[p] * v.n, *const l = v.sums + v.second[p] * v.n;
@@ -84,9 +88,13 @@ __global__ void __launch_bounds__(kBlock) values_kernel(ValuesArguments v) {
   cross = block_sum(cross, scratch);
   k_total = block_sum(k_total, scratch);
   l_total = block_sum(l_total, scratch);
+  bool lost = false;
+  for (const int a : {v.first[p], v.second[p]})
+    lost |= v.unbiased && rows_are_lost(static_cast<KernelKind>(v.kinds[a]), v.sums + a * v.n, v.n,
+                                        v.parameters + a * v.width, scratch, kUnbiasedMargin);
   if (threadIdx.x == 0)
-    v.values[p] =
-        v.constants.scale * ((product + v.constants.pair * cross) + v.constants.total * k_total * l_total);
+    v.values[p] = (lost ? NAN : 0.0) + v.constants.scale * ((product + v.constants.pair * cross) +
+                                                            v.constants.total * k_total * l_total);
 }
 
 }  // namespace
@@ -119,8 +127,16 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
   s.unbiased = unbiased;
   s.whole = whole;
   std::copy(g.slots.begin(), g.slots.end(), s.slots);
-  ValuesArguments v{
-      s.sums, s.products, static_cast<double*>(values.mutable_data_ptr()), {}, {}, n, estimator(n, unbiased)};
+  ValuesArguments v{};
+  v.sums = s.sums;
+  v.products = s.products;
+  v.values = static_cast<double*>(values.mutable_data_ptr());
+  v.parameters = static_cast<const double*>(parameters.const_data_ptr());
+  v.width = static_cast<int>(g.list.width);
+  v.unbiased = unbiased;
+  v.n = n;
+  v.constants = estimator(n, unbiased);
+  std::copy(kinds.begin(), kinds.end(), v.kinds);
   for (int64_t p = 0; p < pairs; ++p) {
     v.first[p] = static_cast<int>(first[p]);
     v.second[p] = static_cast<int>(second[p]);
@@ -147,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> hsic_cuda(std::vector<Tensor> variables, Tens
     add(g.with_extra(op, grams, variables), 0);
   } else {
     std::vector<Tensor> norms;
-    for (const Features& f : g.list.features) norms.push_back(squared_norms(op, f, sums, n));
+    for (const Features& f : g.list.features) norms.push_back(squared_norms(op, f, parameters, n));
     const Tensor buffer = empty_like_with(parameters, {features * tile * n}, ScalarType::Float);
     for (int64_t begin = 0; begin < n; begin += tile) {
       const int64_t rows = std::min(tile, n - begin), columns = n - begin;

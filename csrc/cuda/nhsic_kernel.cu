@@ -6,7 +6,9 @@
 // A block per variable holds H K H + c I in its registers in float64, 16 x 16 threads with every 16th row and
 // column each, and inverts it in place by Gauss-Jordan elimination. The matrix is positive definite, so no
 // pivot is searched; one barrier a step, since the pivot's row and column go through two buffers in turn. A
-// pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does elsewhere.
+// pivot that is not positive turns the result into NaN, as a failed Cholesky factorisation does elsewhere,
+// and so does a float32 matrix that is too coarse for its inverse. Linear kernels are refused: their factors
+// come from the features in float64 (bido_ext/ops/linear_factor.py).
 //   G = c P (sum_b grad_b S_b) P,   A = feature_weight(G),   grad_x = (A - diag(A 1)) x
 #include <algorithm>
 
@@ -24,6 +26,7 @@ struct FactorArguments {
   Entries e;
   int slots[kMostVariables];
   int inverse_place[kMostVariables], factor_place[kMostVariables];  // -1: not asked for
+  bool exact[kMostVariables];                                       // labels
   double *inverses, *factors;
   double c;
 };
@@ -35,7 +38,7 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
   const int v = static_cast<int>(blockIdx.x), n = static_cast<int>(f.e.n);
   const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   double a[kOwn][kOwn];
-  double total = 0;
+  double total = 0, squares = 0;
 #pragma unroll
   for (int r = 0; r < kOwn; ++r) {
     const int i = ty + r * kSide;
@@ -45,6 +48,7 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
       const int j = tx + s * kSide;
       a[r][s] = i < n && j < n ? gram_at(f.e, f.slots[v], i, j) : 0.0;
       sum += a[r][s];
+      squares += a[r][s] * a[r][s];
     }
     sum = warp_sum(sum, kSide);
     if (tx == 0 && i < n) {
@@ -53,6 +57,7 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
     }
   }
   const double mean = block_sum(total, scratch) / n / n;
+  squares = block_sum(squares, scratch);
 #pragma unroll
   for (int r = 0; r < kOwn; ++r) {
 #pragma unroll
@@ -90,6 +95,17 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
       }
     }
   }
+  // |P| beside the direction of ones, where K is centered; the error of P is P (error of K) P.
+  double of_inverse = 0;
+#pragma unroll
+  for (int r = 0; r < kOwn; ++r) {
+#pragma unroll
+    for (int s = 0; s < kOwn; ++s)
+      if (ty + r * kSide < n && tx + s * kSide < n) of_inverse += a[r][s] * a[r][s];
+  }
+  const double beside = sqrt(fmax(block_sum(of_inverse, scratch) - 1 / (f.c * f.c), 0.0));
+  const double roundoff = 1.1920929e-7 * sqrt(squares / n) * fmin(beside, 1 / f.c);
+  const double nan_or_zero = f.exact[v] || roundoff <= kRidgeRoundoff ? 0.0 : NAN;
   const int64_t size = static_cast<int64_t>(n) * n;
 #pragma unroll
   for (int r = 0; r < kOwn; ++r) {
@@ -97,6 +113,7 @@ __global__ void __launch_bounds__(kBlock) nhsic_factor_kernel(FactorArguments f)
     for (int s = 0; s < kOwn; ++s) {
       const int i = ty + r * kSide, j = tx + s * kSide;
       if (i >= n || j >= n) continue;
+      a[r][s] += nan_or_zero;
       const int64_t at = static_cast<int64_t>(i) * n + j;
       if (f.inverse_place[v] >= 0) f.inverses[f.inverse_place[v] * size + at] = a[r][s];
       f.factors[f.factor_place[v] * size + at] = (i == j ? 1.0 : 0.0) - f.c * a[r][s];
@@ -129,14 +146,14 @@ struct GradientArguments {
   float* weights;
   int wanted[kMostVariables], kinds[kMostVariables], partners[kMostVariables];
   int first[kMostPairs], second[kMostPairs];
-  int pairs, partner_count;
+  int pairs, partner_count, width;  // parameters of a variable
   int64_t n;
   double c;
 };
 
 // kGradientRows rows of A of one wanted variable: a thread holds four entries of a column.
-__global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments g) {
-  __shared__ double coefficients[kMostVariables], left[kGradientRows][kMostRows];
+__global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(const __grid_constant__ GradientArguments g) {
+  __shared__ double coefficients[kMostVariables], left[kGradientRows][kMostRows], scratch[kBlock / kWarp];
   const int n = static_cast<int>(g.n), w = static_cast<int>(blockIdx.y), own = g.wanted[w];
   const int j = threadIdx.x % kMostRows, half = threadIdx.x / kMostRows * (kGradientRows / 2);
   const int row0 = static_cast<int>(blockIdx.x) * kGradientRows + half;
@@ -151,6 +168,15 @@ __global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments
   __syncthreads();
   const int64_t size = g.n * g.n;
   const double* const P = g.inverses + w * size;
+  const auto kind = static_cast<KernelKind>(g.kinds[own]);
+  const double* const parameters = g.parameters + own * g.width;
+  MeanOfK mean;
+  for (int64_t k = threadIdx.x; k < size; k += kBlock) mean.add(g.stack[w * size + k]);
+  mean.sum = block_sum(mean.sum, scratch);
+  mean.count = block_sum(mean.count, scratch);
+  const float nan_or_zero = nan_if_weights_lost(kind, mean.sum, mean.count, parameters);
+  // Beside the direction of ones, along which P is 1 / c and the factors zero up to round-off.
+  const double along = 1 / (g.c * static_cast<double>(n));
   double sums[kGradientRows / 2] = {};
   if (j < n)
     for (int k = 0; k < n; ++k) {
@@ -159,7 +185,7 @@ __global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments
         if (coefficients[b] != 0) t += coefficients[b] * g.factors[b * size + k * g.n + j];
 #pragma unroll
       for (int r = 0; r < kGradientRows / 2; ++r)
-        if (row0 + r < n) sums[r] += P[(row0 + r) * g.n + k] * t;
+        if (row0 + r < n) sums[r] += (P[(row0 + r) * g.n + k] - along) * t;
     }
 #pragma unroll
   for (int r = 0; r < kGradientRows / 2; ++r) left[half + r][j] = sums[r];
@@ -167,21 +193,18 @@ __global__ void __launch_bounds__(kBlock) nhsic_weights_kernel(GradientArguments
   if (j >= n) return;
   double result[kGradientRows / 2] = {};
   for (int k = 0; k < n; ++k) {
-    const double p = P[k * g.n + j];
+    const double p = P[k * g.n + j] - along;
 #pragma unroll
     for (int r = 0; r < kGradientRows / 2; ++r) result[r] += left[half + r][k] * p;
   }
-  const auto kind = static_cast<KernelKind>(g.kinds[own]);
-  const auto gamma = static_cast<float>(g.parameters[own]);
+  const KernelParameters<float> of_kernel = parameters_of(kind, parameters);
 #pragma unroll
   for (int r = 0; r < kGradientRows / 2; ++r) {
     const int i = row0 + r;
     if (i >= n) continue;
     const int64_t at = w * size + i * g.n + j;
-    float weight = static_cast<float>(g.c * result[r]);
-    if (kind != KernelKind::gram) weight = feature_weight(kind, g.stack[at], weight, gamma);
-    const bool cancels = kind != KernelKind::linear && kind != KernelKind::gram;
-    g.weights[at] = cancels && i == j ? 0.0f : weight;
+    const float weight = weight_at(kind, g.stack[at], static_cast<float>(g.c * result[r]), of_kernel);
+    g.weights[at] = (kind != KernelKind::gram && i == j ? 0.0f : weight) + nan_or_zero;
   }
 }
 
@@ -193,10 +216,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
                                                       std::vector<int64_t> wanted, bool tf32) {
   const char* const op = "nhsic";
   const OnDevice guard(parameters);
-  HsicGroup g = hsic_group(op, variables, parameters, kinds, first, second, wanted, tf32);
+  // Half-precision products are not centered; the inverse wants all digits.
+  std::vector<Tensor> wide_variables = variables;
+  for (size_t v = 0; v < variables.size() && v < kinds.size(); ++v)
+    if (is_features(kinds[v]) && variables[v].scalar_type() != ScalarType::Double)
+      wide_variables[v] = torch::stable::to(variables[v], ScalarType::Float);
+  HsicGroup g = hsic_group(op, wide_variables, parameters, kinds, first, second, wanted, tf32);
   const int64_t n = g.list.n, count = g.variables(), pairs = static_cast<int64_t>(first.size());
   STD_TORCH_CHECK(n <= kMostRows && wide, op, ": the CUDA kernel takes n <= ", kMostRows,
                   " in float64 algebra");
+  for (const int64_t kind : kinds)
+    STD_TORCH_CHECK(kind != static_cast<int64_t>(KernelKind::linear), op,
+                    ": the CUDA kernel takes no linear kernel, whose factor comes from the features");
   // The matrices of the wanted variables lie first: they are kept.
   std::vector<int64_t> order = wanted;
   for (int64_t v = 0; v < count; ++v)
@@ -212,7 +243,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
   Tensor grams = empty_like_with(parameters, {matrices, n, n}, ScalarType::Float);
   fill_grams(op, g.list, parameters, grams);
   for (const int64_t v : g.extra) {
-    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v,
+    fill_given(op, variables[v], static_cast<const double*>(parameters.const_data_ptr()) + v * g.list.width,
                torch::stable::select(grams, 0, g.slots[v]));
   }
 
@@ -229,6 +260,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nhsic_cuda(std::vector<Tensor> variab
   int next = static_cast<int>(partners.size());
   for (int64_t v = 0; v < count; ++v) {
     f.slots[v] = g.slots[v];
+    f.exact[v] = kinds[v] == static_cast<int64_t>(KernelKind::labels);
     const auto own = std::find(wanted.begin(), wanted.end(), v);
     f.inverse_place[v] = own == wanted.end() ? -1 : static_cast<int>(own - wanted.begin());
     const auto partner = std::find(partners.begin(), partners.end(), v);
@@ -282,6 +314,7 @@ std::vector<Tensor> nhsic_backward_cuda(Tensor grad, std::vector<Tensor> variabl
   a.weights = static_cast<float*>(weights.mutable_data_ptr());
   a.pairs = static_cast<int>(first.size());
   a.partner_count = static_cast<int>(partners.size());
+  a.width = static_cast<int>(g.list.width);
   a.n = n;
   a.c = eps * static_cast<double>(n);
   std::copy(wanted.begin(), wanted.end(), a.wanted);

@@ -32,7 +32,7 @@ struct FloatRows {
   static constexpr int kPasses = kRows / kRowsPerPass;
   const Features& f;
   int64_t row_begin, row_last;
-  float4 x[kPasses], mean;
+  float4 x[kPasses], center;
 
   __device__ FloatRows(const Features& features, int64_t first, int64_t last)
       : f(features), row_begin(first), row_last(last) {}
@@ -41,7 +41,7 @@ struct FloatRows {
   }
   __device__ void load(int64_t column) {
     column += threadIdx.x % kThreadsPerRow * 4;
-    mean = column < f.d ? *reinterpret_cast<const float4*>(f.means + column) : make_float4(0, 0, 0, 0);
+    center = column < f.d ? load_vector<float4>(f.centers + column) : make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int p = 0; p < kPasses; ++p) {
       const int64_t i = row_begin + row(p);
@@ -53,7 +53,7 @@ struct FloatRows {
     for (int p = 0; p < kPasses; ++p)
       store_chunk<Product::kPlanes>(
           tile, plane_bytes, row(p), threadIdx.x % kThreadsPerRow,
-          make_float4(x[p].x - mean.x, x[p].y - mean.y, x[p].z - mean.z, x[p].w - mean.w));
+          make_float4(x[p].x - center.x, x[p].y - center.y, x[p].z - center.z, x[p].w - center.w));
   }
 };
 
@@ -78,7 +78,7 @@ struct HalfRows {
       const int64_t i = row_begin + row(p);
       const int64_t at = (i < row_last ? i : row_last) * f.stride + column;
       if (f.vectors && column + 8 <= f.d) {
-        x[p] = *reinterpret_cast<const uint4*>(source + at);
+        x[p] = load_vector<uint4>(source + at);
       } else {
         uint32_t pairs[4];
 #pragma unroll
@@ -121,7 +121,7 @@ struct WeightRows {
       const int64_t i = row_begin + row(p);
       const float* const source = weights + (i < row_last ? i : row_last) * stride + column;
       if (vectors && column + 4 <= n) {
-        x[p] = *reinterpret_cast<const float4*>(source);
+        x[p] = load_vector<float4>(source);
       } else {
         x[p] = make_float4(column < n ? source[0] : 0, column + 1 < n ? source[1] : 0,
                            column + 2 < n ? source[2] : 0, column + 3 < n ? source[3] : 0);
@@ -151,7 +151,7 @@ struct TransposedFeatures {
   const Features& f;
   int64_t column, n;
   int group, samples, left;
-  float4 mean;
+  float4 center;
   uint4 raw[4];  // four float32 or, in two words, half-precision features of a sample each
 
   __device__ TransposedFeatures(const Features& features, int64_t column_begin, int64_t rows)
@@ -160,8 +160,7 @@ struct TransposedFeatures {
     group = lane % 4 + static_cast<int>(threadIdx.x) / kWarp * 4;
     samples = (lane / 4) ^ (lane & 2);  // eight lanes then write to eight different chunk places
     column = column_begin + group * 4;
-    mean = f.type == FeatureType::float32 && column < f.d ? *reinterpret_cast<const float4*>(f.means + column)
-                                                          : make_float4(0, 0, 0, 0);
+    center = column < f.d ? load_vector<float4>(f.centers + column) : make_float4(0, 0, 0, 0);
   }
   // Samples beyond the last one repeat it; store() makes zeros of them.
   __device__ void load(int64_t sample) {
@@ -188,7 +187,7 @@ struct TransposedFeatures {
     for (int q = 0; q < 4; ++q) {
       const float4 v = f.type == FeatureType::float32 ? *reinterpret_cast<const float4*>(&raw[q])
                                                       : widened(f.type, make_uint2(raw[q].x, raw[q].y));
-      x[q] = q < left ? make_float4(v.x - mean.x, v.y - mean.y, v.z - mean.z, v.w - mean.w)
+      x[q] = q < left ? make_float4(v.x - center.x, v.y - center.y, v.z - center.z, v.w - center.w)
                       : make_float4(0, 0, 0, 0);
     }
     constexpr int kPlanes = Product::kPlanes;

@@ -30,7 +30,7 @@ __device__ void write_block(const Tile& tile, const WeightedArguments& w, const 
   constexpr int kAtOnce = 8;
   const T* __restrict__ const x = static_cast<const T*>(f.x) + w.row_begin * f.stride;
   T* __restrict__ const out = static_cast<T*>(w.outs[blockIdx.y]) + w.row_begin * f.d;
-  const bool diagonal = f.kind != KernelKind::linear, centered = f.type == FeatureType::float32;
+  const bool diagonal = f.kind != KernelKind::linear;
 #pragma unroll
   for (int first = 0; first < Tile::kAccumulators; first += kAtOnce) {
     float own[kAtOnce] = {};
@@ -40,7 +40,7 @@ __device__ void write_block(const Tile& tile, const WeightedArguments& w, const 
         const Place place = tile.place(first + k);
         const int64_t i = i_begin + place.row, column = column_begin + place.column;
         if (i < w.rows && column < f.d)
-          own[k] = static_cast<float>(x[i * f.stride + column]) - (centered ? f.means[column] : 0.0f);
+          own[k] = static_cast<float>(x[i * f.stride + column]) - f.centers[column];
       }
     }
 #pragma unroll

@@ -7,7 +7,8 @@
 // It is unkind on purpose: shared memory, static and dynamic, starts each block as NaN, no block gets more of
 // it than every GPU has (BIDO_EMULATOR_CAPABILITY=9: than Hopper), grids keep to the limits of the hardware,
 // the order of the threads between barriers can be turned around or shuffled
-// (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach is an error.
+// (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach is an error, as is a
+// vector that does not start on a multiple of its size.
 #pragma once
 
 #include <cmath>
@@ -61,6 +62,9 @@ void block_barrier();
 // Gives `bytes` of this lane to its warp; returns what lane `i` gave at i * stride.
 const char* warp_exchange(const void* mine, size_t bytes);
 constexpr size_t kExchangeStride = 64;
+
+// A vector from an address that no device reads it from is an error.
+void check_alignment(const void* address, size_t size);
 
 int64_t launches();  // since the start
 char* dynamic_shared_memory();

@@ -250,6 +250,13 @@ const char* warp_exchange(const void* mine, size_t bytes) {
   return slots;
 }
 
+void check_alignment(const void* address, size_t size) {
+  if (reinterpret_cast<uintptr_t>(address) % size == 0) return;
+  machine.failure =
+      "a vector of " + std::to_string(size) + " bytes is read from an address between its multiples";
+  stop();
+}
+
 char* dynamic_shared_memory() { return machine.shared_start; }
 int shared_bytes() { return machine.shared_size; }
 int64_t launches() { return machine.launches; }

@@ -42,6 +42,17 @@ Tensor left_over(Tensor x) {
   return out;
 }
 
+__global__ void misaligned_kernel(const float* in, float* out, int offset) {
+  if (threadIdx.x == 0) out[0] = load_vector<float4>(in + offset).x;
+}
+
+Tensor misaligned(Tensor x, int64_t offset) {
+  Tensor out = empty_like_with(x, {1}, ScalarType::Float);
+  launch("misaligned", x, misaligned_kernel, dim3(1), 0, static_cast<const float*>(x.const_data_ptr()),
+         static_cast<float*>(out.mutable_data_ptr()), static_cast<int>(offset));
+  return out;
+}
+
 Tensor too_large(Tensor x, int64_t y, int64_t z, int64_t shared_bytes) {
   launch("too_large", x, left_over_kernel, dim3(1, static_cast<unsigned>(y), static_cast<unsigned>(z)),
          static_cast<int>(shared_bytes), static_cast<float*>(x.mutable_data_ptr()));
@@ -70,6 +81,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bido_cuda_emulated, m) {
   m.def("launches() -> int");
   m.def("left_over(Tensor x) -> Tensor");
   m.def("too_large(Tensor(a!) x, int y, int z, int shared_bytes) -> Tensor(a!)");
+  m.def("misaligned(Tensor x, int offset) -> Tensor");
   m.def("stuck(Tensor(a!) x, bool left) -> Tensor(a!)");
 }
 
@@ -81,5 +93,6 @@ STABLE_TORCH_LIBRARY_IMPL(bido_cuda_emulated, CPU, m) {
   m.impl("left_over", TORCH_BOX(&bido::left_over));
   m.impl("too_large", TORCH_BOX(&bido::too_large));
   m.impl("pass_on", TORCH_BOX(&bido::pass_on));
+  m.impl("misaligned", TORCH_BOX(&bido::misaligned));
   m.impl("stuck", TORCH_BOX(&bido::stuck));
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bido_ext as bx
 from bido_ext import _C
-from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR
+from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
 
 N = 12
 FIRST, SECOND, WANTED, KINDS = [0, 0, 1], [1, 2, 2], [0, 1], [GAUSSIAN, LINEAR, LABELS]
@@ -96,7 +96,7 @@ def test_hsic_backward_of_views(kernels: Any, tile: int, kept_tiles: int) -> Non
 
 def test_nhsic_backward_of_views(cuda_kernels: Any) -> None:
     variables, parameters = group()
-    args = (KINDS, FIRST, SECOND, 1e-3)
+    args = ([GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS], FIRST, SECOND, 1e-3)
     _, *kept = cuda_kernels.nhsic(variables, parameters, *args, True, WANTED)
     for grad in views_of((3,), torch.float64):
         wanted = cuda_kernels.nhsic_backward(

@@ -64,6 +64,15 @@ def test_what_no_device_runs_is_an_error(
     build.load().too_large(torch.zeros(BLOCK), 1, 1, 99 * 1024)
 
 
+def test_a_vector_between_its_multiples_is_an_error() -> None:
+    x = torch.arange(64.0)
+    for offset in (0, 4):
+        assert float(build.load().misaligned(x, offset)) == offset
+    for offset in (1, 2, 3):
+        with pytest.raises(RuntimeError, match="CUDA emulator: a vector of 16 bytes"):
+            build.load().misaligned(x, offset)
+
+
 def vgg16_step(n: int = 64) -> tuple[list[torch.Tensor], torch.Tensor, list[int]]:
     """Five layers after X and before the labels, as in BiDO; narrower, since only launches count."""
     widths = [96, 512, 256, 128, 64, 16]

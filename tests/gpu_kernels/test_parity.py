@@ -234,8 +234,8 @@ def test_nhsic_of_few_samples(cuda_kernels: Any, n: int) -> None:
     ]  # fmt: skip
     A = torch.randn(n, max(2, n // 2))
     group.append(A @ A.T / n)
-    kinds = [GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, GAUSSIAN, LABELS, LABELS, GRAM]
-    parameters = torch.tensor([0.01, 1, 1, 0.02, 0.5, 1, 1], dtype=torch.float64)
+    kinds = [GAUSSIAN, GAUSSIAN, INVERSE_MULTIQUADRIC, GAUSSIAN, LABELS, LABELS, GRAM]
+    parameters = torch.tensor([0.01, 0.003, 1, 0.02, 0.5, 1, 1], dtype=torch.float64)
     first, second, eps = [0, 1, 2, 3, 0, 3, 6, 0], [4, 4, 3, 4, 1, 3, 0, 5], 1e-3
     wanted = [0, 1, 3, 6]
     nhsic = importlib.import_module("bido_ext.ops.nhsic")
@@ -253,6 +253,17 @@ def test_nhsic_of_few_samples(cuda_kernels: Any, n: int) -> None:
         assert g.dtype == group[i].dtype
         bound = 8e-3 if g.dtype == torch.bfloat16 else 1e-3
         assert float((g.double() - w).norm()) <= bound * float(w.norm()) + 1e-7
+
+
+def test_nhsic_of_a_linear_kernel_is_refused(cuda_kernels: Any) -> None:
+    """Its float32 Gram matrix does not tell eigenvalues below the ridge."""
+    args = (
+        [torch.randn(8, 3), torch.arange(8) % 2],
+        torch.ones(2, dtype=torch.float64),
+        [LINEAR, LABELS],
+    )
+    with pytest.raises(RuntimeError, match="takes no linear kernel"):
+        cuda_kernels.nhsic(*args, [0], [1], 1e-5, True, [0])
 
 
 def test_nhsic_of_features_that_are_not_numbers_is_not_a_number(cuda_kernels: Any) -> None:

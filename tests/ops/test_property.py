@@ -3,58 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import property_cases as cases
 import pytest
-import torch
 from compositions import serve_compositions
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from property_cases import Case, Data
+from property_cases import Case
+from property_strategies import a_case
 
 FAST, SLOW = 300, 20_000
-
-
-def tenths(low: float, high: float) -> st.SearchStrategy[float]:
-    """Numbers of one decimal, which hypothesis spreads more evenly than floats."""
-    return st.integers(int(10 * low), int(10 * high)).map(lambda k: k / 10)
-
-
-@st.composite
-def data(draw: st.DrawFn, n: int, half: bool) -> Data:
-    d = draw(st.integers(1, 40))
-    dtype = draw(st.sampled_from(cases.DTYPES if half else cases.DTYPES[:1]))
-    wide = dtype == torch.float32
-    return Data(
-        d=d,
-        rank=draw(st.integers(1, min(n, d))),
-        log_scale=draw(tenths(-12, 12) if wide else tenths(-1, 1)),
-        log_offset=draw(st.just(0.0) | tenths(0, 6 if wide else 1)),
-        outliers=draw(st.just(0) | st.integers(0, max(0, n // 3))),
-        log_outlier=draw(tenths(0, 6 if wide else 3)),
-        duplicates=draw(st.booleans()),
-        dtype=dtype,
-    )
-
-
-@st.composite
-def a_case(draw: st.DrawFn) -> Case:
-    measure = draw(st.sampled_from(list(cases.VALUE)))
-    kernel, kernel_y = draw(st.sampled_from(cases.KERNELS)), draw(st.sampled_from(cases.KERNELS))
-    labels = draw(st.booleans())
-    in_digits = measure == "nhsic" and "linear" in (kernel, "" if labels else kernel_y)
-    n = draw(st.integers(4 if measure == "unbiased" else 2, 8 if in_digits else 300))
-    x = draw(data(n, half=True))
-    if in_digits:
-        x = replace(x, d=min(x.d, 6), rank=min(x.rank, 6))
-    y = None if labels else draw(data(n, half=False))
-    if y is not None and in_digits:
-        y = replace(y, d=min(y.d, 6), rank=min(y.rank, 6))
-    return Case(
-        measure, n, draw(st.integers(0, 2**31)), x, kernel, draw(tenths(-2, 3)),
-        draw(st.booleans()), y, kernel_y, draw(tenths(-9, -2)), draw(st.integers(1, 7)),
-    )  # fmt: skip
 
 
 def _run(count: int) -> None:
