@@ -27,9 +27,10 @@ from bido_ext import _serve
 #: Ops with a compiled kernel, by library; the others are compositions of these.
 TRITON_KERNELS = ("gaussian_gram", "gram_stack", "double_center", "hsic")
 CUDA_KERNELS = (*TRITON_KERNELS, "nhsic")
-CPU_KERNELS = (*CUDA_KERNELS, "coco", "permuted_products")
+CPU_KERNELS = (*CUDA_KERNELS, "coco", "permuted_products", "distance_products")
 ALL_OPS = (
     "gaussian_gram", "gram_stack", "double_center", "hsic", "nhsic", "coco", "cka", "permuted_products",
+    "distance_products",
 )  # fmt: skip
 COMPOSITES = {
     "nhsic": "composition of gram_stack and torch.linalg",

@@ -51,6 +51,7 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
             "coco",
             "cka",
             "permuted_products",
+            "distance_products",
         )
         for device in ("cpu", "cuda")
     }

@@ -5,8 +5,9 @@ features: m times [n, d_v], k times [n, d_w]  ->  products [m, k], own [m], othe
     unbiased: <U(K), U(L)> / (n (n-3)), U(K)_ij = K_ij - r_i/(n-2) - r_j/(n-2) + t/((n-1)(n-2)), U(K)_ii = 0
     biased:   <HKH, HLH> / (n-1)^2
 
-The unbiased form is equation 5 of Song et al. 2012 (Szekely and Rizzo 2014). Each Gram matrix is made once and
-read once, in blocks of rows that stay in cache, in float64: all pairs are one matrix product [m, n n] x [n n, k].
+The unbiased form is equation 5 of Song et al. 2012 (Szekely and Rizzo 2014). Each Gram matrix is made once
+and read once, in blocks of rows that stay in cache, in float64: all pairs are one matrix product
+[m, n n] x [n n, k].
 Centering is a projection, so it is enough that one of two matrices is centered, or that what it takes off a
 product is known from row sums:
     <U(K), U(L)> = <K, L> - 2 r.s / (n-2) + t u / ((n-1)(n-2)),  r, s: row sums, t, u: totals
@@ -62,8 +63,9 @@ class SimilaritySums:
 class CenteredGrams:
     """Gram matrices of one model's layers, ready to be multiplied.
 
-    A float64 matrix is centered before it is multiplied. Of a float32 one the row sums are taken off the products:
-    in float64 that loses less than the rounding of its entries has lost already, whatever they have in common.
+    A float64 matrix is centered before it is multiplied. Of a float32 one the row sums are taken off the
+    products: in float64 that loses less than the rounding of its entries lost already, whatever they have in
+    common.
 
     Args:
         group: The layers' features.
