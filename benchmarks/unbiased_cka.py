@@ -55,12 +55,14 @@ def run(
     unbiased = partial(own, "unbiased")
     truth = float(unbiased(x.double(), y.double()))
     linear = {k: f for k, f in rivals.items() if "Gaussian" not in k}
-    for name, f in {OWN: unbiased, **linear}.items():
+    checked: dict[str, cka_packages.Cka] = {OWN: unbiased, **linear}
+    for name, f in checked.items():
         error = abs(float(f(x, y)) - truth)
         if not error <= (1e-10 if dtype == torch.float64 else 1e-4):
             raise ValueError(f"{name} misses the float64 value by {error:.1e}")
     calls: dict[str, Callable[[], object]] = {}
-    for name, f in {OWN: unbiased, BIASED: partial(own, "biased"), **linear}.items():
+    timed: dict[str, cka_packages.Cka] = {OWN: unbiased, BIASED: partial(own, "biased"), **linear}
+    for name, f in timed.items():
         bare = name.endswith("alone")
         a, b = x.clone(), y.clone()
         calls[name] = partial(f, a, b) if bare else partial(value_and_gradients, f, a, b)
