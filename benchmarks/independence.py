@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of independence and distance covariance beside hyppo and dcor, in one run.
 
-python -m benchmarks.independence --peers-python /tmp/peers/bin/python [--n 2000] [--threads 1]
+python -m benchmarks.independence [--peers-python /tmp/peers/bin/python] [--n 2000] [--threads 1]
 
-The packages live in an interpreter of their own (pip install hyppo dcor) and wait there for their turns
-(rivals/independence_peers.py); every call of a round is timed in its own process, on the same samples, in
-float64. Wall and CPU seconds are kept; ratios are of CPU seconds, for others may use the machine, too. Values
-must agree before times count. hyppo would need the better part of an hour for 1000
+The packages live in an interpreter of their own, made for the run unless one with hyppo and dcor is given, and
+wait there for their turns (rivals/independence_peers.py); every call of a round is timed in its own process, on
+the same samples, in float64. Wall and CPU seconds are kept; ratios are of CPU seconds, for others may use the
+machine, too. Values must agree before times count. hyppo would need the better part of an hour for 1000
 permutations: its time is that of 1 permutation plus what each of ten more adds, and the record says so
 ("extrapolated").
 """
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,7 +268,9 @@ def text(record: Record) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.independence", description=__doc__)
-    parser.add_argument("--peers-python", required=True, help="interpreter with hyppo and dcor")
+    parser.add_argument(
+        "--peers-python", help="interpreter with hyppo and dcor; default: a new one"
+    )
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--permutations", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -275,7 +278,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, nargs="*", help="by number; default: all")
     parser.add_argument("--json", type=Path, help="file (default benchmarks/results/<device>/...)")
     options = parser.parse_args(arguments)
-    peers = Peers(options.peers_python, options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        python = options.peers_python or new_interpreter(Path(folder))
+        return measure(options, Peers(python, options.threads))
+
+
+def new_interpreter(folder: Path) -> str:
+    """A virtual environment with the packages; needs the network."""
+    venv.create(folder / "venv", with_pip=True)
+    python = str(folder / "venv" / "bin" / "python")
+    environment = os.environ | {"PIP_CONSTRAINT": os.devnull}
+    command = [python, "-m", "pip", "install", "--quiet", "hyppo", "dcor"]
+    subprocess.run(command, env=environment, check=True)
+    return python
+
+
+def measure(options: argparse.Namespace, peers: Peers) -> int:
+    """Runs the cases and ends the packages' process; returns the exit code."""
     cases = range(len(CASES)) if options.cases is None else options.cases
     try:
         for number in cases:

@@ -53,6 +53,7 @@ def test_table_names_every_op_and_device_with_a_reason() -> None:
             "coco",
             "cka",
             "permuted_products",
+            "distance_products",
         )
         for device in ("cpu", "cuda")
     }

@@ -114,6 +114,7 @@ def test_fuzz(package: Path) -> None:
         "nhsic",
         "coco",
         "permuted_products",
+        "distance_products",
         "bad_input",
     ],
 )

@@ -5,9 +5,12 @@ features: m times [n, d_v], k times [n, d_w]  ->  products [m, k], own [m], othe
     unbiased: <U(K), U(L)> / (n (n-3)), U(K)_ij = K_ij - r_i/(n-2) - r_j/(n-2) + t/((n-1)(n-2)), U(K)_ii = 0
     biased:   <HKH, HLH> / (n-1)^2
 
-The unbiased form is equation 5 of Song et al. 2012 (Szekely and Rizzo 2014): centering once makes every pair a
-product of two rows, so all pairs are one matrix product [m, n n] x [n n, k], in blocks of rows of the Gram
-matrices, in float64. Each Gram matrix is made once, and centered once.
+The unbiased form is equation 5 of Song et al. 2012 (Szekely and Rizzo 2014). Each Gram matrix is made once
+and read once, in blocks of rows that stay in cache, in float64: all pairs are one matrix product
+[m, n n] x [n n, k].
+Centering is a projection, so it is enough that one of two matrices is centered, or that what it takes off a
+product is known from row sums:
+    <U(K), U(L)> = <K, L> - 2 r.s / (n-2) + t u / ((n-1)(n-2)),  r, s: row sums, t, u: totals
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from bido_ext.ops.cka import GRAM_UNITS, has_differences
 from bido_ext.ops.gram_stack import gram_stack
 from bido_ext.ops.group import Group
 
-#: float64 numbers of centered Gram matrices that exist at a time.
-BLOCK_NUMBERS = 1 << 22
+#: float64 numbers of a model's Gram matrices that exist at a time: 2 MB, a core's cache.
+BLOCK_NUMBERS = 1 << 18
 
 
 @dataclass
@@ -60,6 +63,10 @@ class SimilaritySums:
 class CenteredGrams:
     """Gram matrices of one model's layers, ready to be multiplied.
 
+    A float64 matrix is centered before it is multiplied. Of a float32 one the row sums are taken off the
+    products: in float64 that loses less than the rounding of its entries lost already, whatever they have in
+    common.
+
     Args:
         group: The layers' features.
         unbiased: Which centering.
@@ -70,23 +77,33 @@ class CenteredGrams:
         self.stack = gram_stack(group)
         if unbiased:
             self.stack.diagonal(dim1=1, dim2=2).zero_()
-        n, rows = self.n, self.stack.sum(2, dtype=torch.float64)
-        total = rows.sum(1, keepdim=True)
-        one, two = (n - 2, (n - 1) * (n - 2)) if unbiased else (n, n * n)
-        self.shift = rows / one - total / (2 * two)
-        #: What centering takes off the sum of squares of each matrix.
-        self.taken = 2 * rows.square().sum(1) / one - total[:, 0].square() / two
+        n = self.n
+        self.one, self.two = (n - 2, (n - 1) * (n - 2)) if unbiased else (n, n * n)
         self.differs = torch.stack(
             [has_differences(v, k) for v, k in zip(group.variables, group.kinds, strict=True)]
         )
+        self.shift: Tensor | None = None
+        #: Row sums of the blocks so far.
+        self.rows = self.stack.new_zeros((len(self.stack), n), dtype=torch.float64)
+        if self.stack.dtype == torch.float64:
+            sums = self.stack.sum(2)
+            self.shift = sums / self.one - sums.sum(1, keepdim=True) / (2 * self.two)
 
     def block(self, rows: slice) -> Tensor:
-        """Centered rows of every matrix, (m, rows * n)."""
-        part = self.stack[:, rows] - self.shift[:, rows, None]  # in float64
-        part -= self.shift[:, None, :]
-        if self.unbiased:
-            part.diagonal(rows.start, 1, 2).zero_()
+        """Rows of every matrix as they are multiplied, (m, rows * n), float64."""
+        part = self.stack[:, rows].double()
+        self.rows[:, rows] = part.sum(2)
+        if self.shift is not None:
+            part = part - self.shift[:, rows, None]
+            part -= self.shift[:, None, :]
+            if self.unbiased:
+                part.diagonal(rows.start, 1, 2).zero_()
         return part.flatten(1)
+
+    def taken(self) -> Tensor:
+        """What centering takes off the sum of squares of each matrix, (m), after all blocks."""
+        squares, total = torch.linalg.vecdot(self.rows, self.rows), self.rows.sum(1)
+        return 2 * squares / self.one - total.square() / self.two
 
 
 def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> SimilaritySums:
@@ -107,11 +124,20 @@ def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> Similar
         products.append(a @ b.mT)
     known, norms = _known(first, _total(own))
     other_known, other_norms = _known(second or first, _total(other_own))
+    product = _total(products) - _taken_off_pairs(first, second or first)
     pairs = known[:, None] & other_known
     scale = 1 / (n * (n - 3)) if first.unbiased else 1 / (n - 1) ** 2
     return SimilaritySums(
-        torch.where(pairs, _total(products), 0.0) * scale, norms * scale, other_norms * scale
+        torch.where(pairs, product, 0.0) * scale, norms * scale, other_norms * scale
     )
+
+
+def _taken_off_pairs(first: CenteredGrams, second: CenteredGrams) -> Tensor | float:
+    """What centering takes off the product of each pair; nothing where a side was centered before."""
+    if first.shift is not None or second.shift is not None:
+        return 0.0
+    r, s = first.rows, second.rows
+    return 2 * (r @ s.mT) / first.one - torch.outer(r.sum(1), s.sum(1)) / first.two
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
@@ -119,8 +145,16 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor]:
-    """Which layers are more than rounding (what is not finite is), and |centered matrix|^2, else 0."""
-    squares = norms + grams.taken
+    """Which layers are more than rounding (what is not finite is), and |centered matrix|^2, else 0.
+
+    Args:
+        norms: Sums of squares of the matrices as they were multiplied, (m).
+    """
+    taken = grams.taken()
+    if grams.shift is None:
+        squares, norms = norms, norms - taken
+    else:
+        squares = norms + taken
     floor = (GRAM_UNITS * torch.finfo(grams.stack.dtype).eps) ** 2 * squares
     known = (grams.differs & (norms > floor)) | ~torch.isfinite(norms)
     return known, torch.where(known, norms, 0.0)

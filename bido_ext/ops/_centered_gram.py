@@ -23,6 +23,7 @@ from bido_ext.reference.gram_stack import (
     LINEAR,
     gram_up_to_centering,
 )
+from bido_ext.reference.kernel_entries import ENERGY
 
 #: A factor leaves out at most this share of the trace of HKH.
 RESIDUAL = 1e-13
@@ -47,7 +48,7 @@ class CenteredGram:
         self._x = x if self.kind == LABELS else x.double()
         if self.kind == LINEAR:
             self._x = self._x - self._x.mean(0)
-        if self.kind not in (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM):
+        if self.kind not in (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, ENERGY, LABELS, GRAM):
             self._x = gram_up_to_centering(self._x, self._parameter, self.kind, torch.float64)
             self.kind = GRAM
         self._keep = keep
@@ -82,6 +83,9 @@ class CenteredGram:
             return (x[rows, None] == x).double().mul_(self._parameter)
         if self.kind == LINEAR:
             return x[rows] @ x.T
+        if self.kind == ENERGY:
+            r = cross_distances(x[rows], x)
+            return (r if float(self._parameter) == 1 else r.pow_(self._parameter)).neg_()
         D = cross_distances(x[rows], x, squared=True)
         if self.kind == GAUSSIAN:
             return D.mul_(-self._parameter).expm1_()

@@ -28,10 +28,9 @@ from bido_ext.ops._validate import (
     is_labels,
 )
 from bido_ext.ops.bandwidth import Sigma
-from bido_ext.ops.distances import DistanceKernel
 from bido_ext.ops.group import Group, make_group
 from bido_ext.ops.hsic import ESTIMATORS
-from bido_ext.ops.kernels import Gaussian, Kernel
+from bido_ext.ops.kernels import Energy, Gaussian, Kernel
 from bido_ext.ops.measure import check_kernel
 from bido_ext.ops.plan import DENSE_SHARE, FLOAT64_UP_TO, free_memory
 
@@ -155,7 +154,7 @@ def _kernels(
         given += ["sigma"] if sigma is not None else []
         if given:
             raise ValueError(f"{', '.join(given)}: {measure} has distances, not kernels.")
-        return [DistanceKernel(), DistanceKernel()]
+        return [Energy(), Energy()]
     if sigma is None:
         return [kernel_x, kernel_y]
     if given:

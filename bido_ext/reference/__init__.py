@@ -13,6 +13,7 @@ from bido_ext.reference.distance_covariance import (
     squared_distance_correlation,
     squared_distance_covariance,
 )
+from bido_ext.reference.distance_products import distance_products
 from bido_ext.reference.double_center import double_center
 from bido_ext.reference.gaussian_gram import gaussian_gram
 from bido_ext.reference.gram_stack import gram_stack
@@ -30,6 +31,7 @@ __all__ = [
     "coco",
     "distance_covariance",
     "distance_matrix",
+    "distance_products",
     "double_center",
     "gaussian_gram",
     "gram_stack",

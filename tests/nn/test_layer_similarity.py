@@ -13,6 +13,9 @@ from torch import nn
 
 import bido_ext as bx
 from bido_ext import reference
+from bido_ext.nn.similarity_sums import CenteredGrams, sums_of_batch
+from bido_ext.ops.gram_stack import gram_stack
+from bido_ext.ops.group import make_group
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
@@ -73,6 +76,39 @@ def test_large_n_goes_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             matrices.append(similarity.compute().matrix)
         for matrix in matrices[1:]:
             torch.testing.assert_close(matrix, matrices[0], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("sigma", [1e-1, 1.0, 3e2])
+def test_row_sums_taken_off_products_are_centering(sigma: float, unbiased: bool) -> None:
+    # Of nearly constant Gram matrices (sigma 0.1: -1 off the diagonal), float32 beside float32 and float64. What
+    # float64 loses is far below what float32 entries lost: 6e-8 of the matrix, of which little is left.
+    torch.manual_seed(3)
+    x, y = torch.randn(60, 5), torch.randn(60, 4)
+    y[:, :3] += x[:, :3]
+    kernels = [bx.Gaussian(sigma, scale_by_dim=False), bx.Linear()]
+    groups = [make_group([x, y], kernels), make_group([x.double(), y.double()], kernels)]
+    a, b = (centered(gram_stack(group), unbiased) for group in groups)
+    scale = 60 * 57 if unbiased else 59**2
+    lost = 6e-8 * (gram_stack(groups[0]).square().sum((1, 2)).double() / a.square().sum(1)).sqrt()
+    allowed = 1e-3 * float(lost.max())
+    for other, theirs in ((groups[0], a), (groups[1], b)):
+        sums = sums_of_batch(CenteredGrams(groups[0], unbiased), CenteredGrams(other, unbiased))
+        torch.testing.assert_close(sums.own * scale, a.square().sum(1), rtol=allowed, atol=0)
+        size = torch.outer(sums.own, sums.other_own).sqrt() * scale
+        assert float(((sums.products * scale - a @ theirs.T) / size).abs().max()) < allowed
+
+
+def centered(stack: torch.Tensor, unbiased: bool) -> torch.Tensor:
+    """Centered first, (m, n n) float64."""
+    K, n = stack.double(), stack.shape[1]
+    if not unbiased:
+        K = K - K.mean(1, keepdim=True)
+        return (K - K.mean(2, keepdim=True)).flatten(1)
+    off = 1 - torch.eye(n).double()
+    K = (K - (K * off).sum((1, 2), keepdim=True) / (n * (n - 1))) * off  # constants leave nothing
+    K = K - (K.sum(1, keepdim=True) + K.sum(2, keepdim=True)) / (n - 2)
+    return (K * off).flatten(1)
 
 
 def test_unbiased_averages_do_not_depend_on_the_batch_size() -> None:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import bido_ext as bx
-from bido_ext.ops.distances import DistanceKernel
 
 PEERS = ("hyppo", "dcor", "causal-learn", "scikit-learn")
 SCRIPT = Path(__file__).resolve().parents[1] / "independence_peers.py"
@@ -64,7 +63,7 @@ OWN: dict[str, Callable[[Tensor, Tensor], object]] = {
     "dcor u_distance_covariance_sqr": lambda x, y: bx.distance_covariance(x, y, "unbiased"),
     "dcor u_distance_correlation_sqr": lambda x, y: bx.distance_correlation(x, y, "unbiased"),
     "dcor exponent 0.6": lambda x, y: bx.distance_covariance(x, y, beta=0.6),
-    "dcor energy_distance": lambda x, y: bx.mmd(*split(x), DistanceKernel()),
+    "dcor energy_distance": lambda x, y: bx.mmd(*split(x), bx.Energy()),
     "hyppo Dcorr biased": bx.distance_correlation,
     "hyppo Dcorr unbiased": lambda x, y: bx.distance_correlation(x, y, "unbiased"),
     "hyppo Hsic biased": lambda x, y: bx.cka(x, y, gaussian(0.3), gaussian(0.3)).sqrt(),

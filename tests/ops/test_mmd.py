@@ -10,7 +10,6 @@ from torch import Tensor
 
 import bido_ext as bx
 from bido_ext import reference
-from bido_ext.ops.distances import DistanceKernel
 
 each_estimator = pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 KERNELS: dict[str, bx.Kernel] = {
@@ -19,7 +18,7 @@ KERNELS: dict[str, bx.Kernel] = {
     "median": bx.Gaussian("median"),
     "linear": bx.Linear(),
     "inverse multiquadric": bx.InverseMultiquadric(),
-    "distance": DistanceKernel(),
+    "distance": bx.Energy(),
 }
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -35,7 +34,7 @@ def gram(kernel: bx.Kernel, z: Tensor) -> Tensor:
         return torch.exp(-D / (2 * float(kernel.sigma) ** 2 * z.shape[1]))
     if isinstance(kernel, bx.Linear):
         return z @ z.T
-    if isinstance(kernel, DistanceKernel):
+    if isinstance(kernel, bx.Energy):
         return -reference.distance_matrix(z)
     return (1 + (z[:, None] - z[None, :]).square().sum(2)) ** -0.5
 
