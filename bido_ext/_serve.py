@@ -73,7 +73,10 @@ KINDS_AT = {
     "nhsic": 2,
     "nhsic_backward": 6,
 }
-KINDS_ON_GPU = (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM)
+KINDS_OF = {
+    "triton": tuple(range(GRAM + 1)),
+    "cuda": (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM),
+}
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 
 #: What is stored of a kernel after whose check the device was lost.
@@ -127,7 +130,7 @@ def serves(
         return True
     if torch.float64 in dtypes and name != "double_center":
         return False
-    if name in KINDS_AT and args and not set(args[KINDS_AT[name]]) <= set(KINDS_ON_GPU):
+    if name in KINDS_AT and args and not set(args[KINDS_AT[name]]) <= set(KINDS_OF[implementation]):
         return False
     if implementation == "triton" and any(
         t.dim() == 2 and max(t.stride(0), t.shape[1]) >= WIDEST_ROW for t in _tensors_of(args)

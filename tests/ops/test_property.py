@@ -40,12 +40,14 @@ def data(draw: st.DrawFn, n: int, half: bool) -> Data:
 
 
 @st.composite
-def a_case(draw: st.DrawFn) -> Case:
+def a_case(
+    draw: st.DrawFn, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS
+) -> Case:
     measure = draw(st.sampled_from(list(cases.VALUE)))
-    kernel, kernel_y = draw(st.sampled_from(cases.KERNELS)), draw(st.sampled_from(cases.KERNELS))
+    kernel, kernel_y = draw(st.sampled_from(kernels)), draw(st.sampled_from(kernels))
     labels = draw(st.booleans())
     in_digits = measure == "nhsic" and "linear" in (kernel, "" if labels else kernel_y)
-    n = draw(st.integers(4 if measure == "unbiased" else 2, 8 if in_digits else 300))
+    n = draw(st.integers(4 if measure == "unbiased" else 2, 8 if in_digits else most_rows))
     x = draw(data(n, half=True))
     if in_digits:
         x = replace(x, d=min(x.d, 6), rank=min(x.rank, 6))
@@ -58,7 +60,9 @@ def a_case(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
-def _run(count: int) -> None:
+def _run(
+    count: int, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS
+) -> None:
     worst: dict[str, tuple[float, Case | None]] = {}
     refused: dict[str, int] = {}
 
@@ -66,7 +70,7 @@ def _run(count: int) -> None:
         max_examples=count, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(a_case())
+    @given(a_case(most_rows, kernels))
     def right_or_refused(case: Case) -> None:
         ratio, what = cases.worst_ratio(case)
         if len(what) > 10:
