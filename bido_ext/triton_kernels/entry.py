@@ -152,7 +152,7 @@ def gram_entry(kind, norms, inner, distance, gamma, alpha, MINUS_ONE: tl.constex
         lost = slope_of_entry(kind, value, distance, gamma, alpha, MINUS_ONE) * norms > farthest
         if (kind == LAPLACIAN) | (kind == ENERGY):
             # Their weights are too large beside the others.
-            lost = (distance > 0.0) & (distance < NEAREST * norms)
+            lost = (distance > 0.0) & (distance < norms * NEAREST)
         value = tl.where(lost, float("nan"), value)
     return value
 

@@ -190,7 +190,7 @@ def gram_panel_kernel(
     to_diagonal = (column_begin + j_begin + j)[None, :] - (row_begin + i_begin + i)[:, None]
     distance = squared_distance(norm_i, norm_j, total)
     if KIND == LAPLACIAN or KIND == ENERGY:
-        near = (distance < NEAR * (norm_i + norm_j)) & (to_diagonal != 0)
+        near = (distance < (norm_i + norm_j) * NEAR) & (to_diagonal != 0)
         distance = distances_of_near_pairs(
             distance, near, x_i, x_j, i_offsets, j_offsets, d, BLOCK_M, BLOCK_N
         )

@@ -141,7 +141,7 @@ def gram_of_products_kernel(
     both = norm_i[:, None] + norm_j[None, :]
     distance = squared_distance(norm_i[:, None], norm_j[None, :], inner)
     if (kind == LAPLACIAN) | (kind == ENERGY):
-        near = mask & (distance < NEAR * both) & (i[:, None] != j[None, :])
+        near = mask & (distance < both * NEAR) & (i[:, None] != j[None, :])
         x = pick(xs, v, COUNT)
         stride = tl.load(own + 1)
         x_i = x + (block_m * BLOCK).to(tl.int64) * stride
