@@ -70,7 +70,7 @@ def centers_kernel(
     start = x + sampled_row(place, n, SAMPLE)[:, None] * stride
     value = tl.load(start + columns[None, :], mask=sample, other=0.0).to(tl.float32)
     rank = tl.zeros((SAMPLE, BLOCK_N), tl.int32)
-    for m in range(0, count):
+    for m in range(count):
         at = x + sampled_row(m + tl.zeros((1,), tl.int32), n, SAMPLE)[:, None] * stride
         other = tl.load(at + columns[None, :], mask=inside[None, :], other=0.0).to(tl.float32)
         first = (other == value) & (m < place)[:, None]

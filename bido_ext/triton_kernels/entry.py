@@ -148,7 +148,7 @@ def gram_entry(kind, norms, inner, distance, gamma, alpha, MINUS_ONE: tl.constex
         value = entry_of_distance(kind, distance, gamma, alpha, MINUS_ONE)
         farthest = FARTHEST
         if kind != GAUSSIAN:
-            farthest = 2.0 * FARTHEST  # their near pairs are fewer
+            farthest = 0.5 * FARTHEST  # near pairs weigh more beside far ones
         lost = slope_of_entry(kind, value, distance, gamma, alpha, MINUS_ONE) * norms > farthest
         if (kind == LAPLACIAN) | (kind == ENERGY):
             # Their weights are too large beside the others.

@@ -85,5 +85,3 @@ def launches(features: Sequence[Features]) -> Iterator[list[Features]]:
         same = [f for f in features if f.x.dtype == dtype]
         for begin in range(0, len(same), MOST_PER_LAUNCH):
             yield same[begin : begin + MOST_PER_LAUNCH]
-
-

@@ -7,7 +7,6 @@ image; a panel (streaming) is rectangular.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -128,7 +127,7 @@ def distances_of_near_pairs(
     if tl.max(tl.max(near.to(tl.int32), 1), 0) > 0:
         exact = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         j_across = tl.trans(j_offsets)
-        for k in range(0, d):
+        for k in range(d):
             a = tl.load(x_i + k + i_offsets).to(tl.float32)
             b = tl.load(x_j + k + j_across).to(tl.float32)
             exact += (a - b) * (a - b)
@@ -189,7 +188,7 @@ def gram_panel_kernel(
         alpha = tl.load(parameter + 1).to(tl.float32)
     to_diagonal = (column_begin + j_begin + j)[None, :] - (row_begin + i_begin + i)[:, None]
     distance = squared_distance(norm_i, norm_j, total)
-    if KIND == LAPLACIAN or KIND == ENERGY:
+    if (KIND == LAPLACIAN) | (KIND == ENERGY):
         near = (distance < (norm_i + norm_j) * NEAR) & (to_diagonal != 0)
         distance = distances_of_near_pairs(
             distance, near, x_i, x_j, i_offsets, j_offsets, d, BLOCK_M, BLOCK_N
@@ -239,10 +238,12 @@ def gram_panel(
     candidates = CONFIGS[precision if f.centered else "half"]
     key = (
         str(f.x.dtype),
+        f.kind,
+        minus_one,
         precision,
         symmetric,
         size_class(rows),
         size_class(columns),
         size_class(f.d),
     )
-    run(tuned("gram_panel", candidates, run, key, f.x))
+    run(tuned("gram_panel", candidates, run, key, f.x, out))

@@ -73,7 +73,8 @@ def _with_extra(
     matrices = [
         variables[i].float()
         if kinds[i] == GRAM
-        else (variables[i][:, None] == variables[i][None, :]).float() * scalar(parameters[i]).float()
+        else (variables[i][:, None] == variables[i][None, :]).float()
+        * scalar(parameters[i]).float()
         for i in extra
     ]
     return torch.cat([grams, torch.stack(matrices)])
@@ -211,7 +212,9 @@ def hsic_backward(
     if dense:
         panels = _with_extra(tiles[:, 0], extra, variables, parameters, kinds)
     else:
-        norms = {f.index: squared_norms(f, sums.new_empty(n, dtype=torch.float32)) for f in features}
+        norms = {
+            f.index: squared_norms(f, sums.new_empty(n, dtype=torch.float32)) for f in features
+        }
         panels = torch.empty((len(features), rows, n), dtype=torch.float32, device=sums.device)
     # All at once where the weights are as small as what is kept; else one after the other.
     batches = [list(wanted)] if dense and n <= GROUPED_UP_TO else [[i] for i in wanted]

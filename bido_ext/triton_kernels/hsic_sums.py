@@ -173,9 +173,7 @@ def hsic_values_kernel(
         l_sums += l_i
     k_total = tl.sum(k_sums, 0)
     l_total = tl.sum(l_sums, 0)
-    lost = is_lost(
-        variables, a, parameters, parameter_stride, norms, spreads, k_total, n, BLOCK
-    )
+    lost = is_lost(variables, a, parameters, parameter_stride, norms, spreads, k_total, n, BLOCK)
     if is_pair:
         if a != b:
             lost = lost | is_lost(

@@ -101,7 +101,7 @@ def mark_unresolved_kernel(
     base = stack + slot.to(tl.int64) * n * n
     total = tl.zeros((BLOCK,), tl.float64)
     rows = min(n, ROWS)
-    for r in range(0, rows):
+    for r in range(rows):
         row = base + ((tl.full((), 0, tl.int64) + r) * n // rows) * n
         for begin in range(0, n, BLOCK):
             at = begin + tl.arange(0, BLOCK)

@@ -114,7 +114,12 @@ def multiply_panel(
         variables = table(rows_of_group, weights.device)
 
         def run(  # type: ignore[no-untyped-def]
-            config: Config, group=group, targets=targets, variables=variables, base=base, widest=widest
+            config: Config,
+            group=group,
+            targets=targets,
+            variables=variables,
+            base=base,
+            widest=widest,
         ) -> None:
             grid = (triton.cdiv(rows, config.m) * triton.cdiv(widest, config.n), len(group))
             with on_device(weights):
@@ -132,7 +137,8 @@ def multiply_panel(
             size_class(n),
             size_class(widest),
         )
-        run(tuned("weighted_product", CONFIGS, run, key, weights))
+        rows_written = targets[0][row_begin : row_begin + rows]
+        run(tuned("weighted_product", CONFIGS, run, key, weights, rows_written))
 
 
 def weighted_products(

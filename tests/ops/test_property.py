@@ -40,9 +40,7 @@ def data(draw: st.DrawFn, n: int, half: bool) -> Data:
 
 
 @st.composite
-def a_case(
-    draw: st.DrawFn, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS
-) -> Case:
+def a_case(draw: st.DrawFn, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS) -> Case:
     measure = draw(st.sampled_from(list(cases.VALUE)))
     kernel, kernel_y = draw(st.sampled_from(kernels)), draw(st.sampled_from(kernels))
     labels = draw(st.booleans())
@@ -62,9 +60,7 @@ def a_case(
     )  # fmt: skip
 
 
-def _run(
-    count: int, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS
-) -> None:
+def _run(count: int, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS) -> None:
     worst: dict[str, tuple[float, Case | None]] = {}
     refused: dict[str, int] = {}
 
