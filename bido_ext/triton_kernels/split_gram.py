@@ -185,7 +185,7 @@ def split_grams(
     rows = [
         (
             f.d, f.x.stride(0), splits[k], sum(splits[:k]),
-            f.center.storage_offset() - first.center.storage_offset(), f.kind, f.slot, f.index,
+            int(f.center.storage_offset() - first.center.storage_offset()), f.kind, f.slot, f.index,
         )
         for k, f in enumerate(features)
     ]  # fmt: skip

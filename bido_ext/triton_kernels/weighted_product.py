@@ -106,7 +106,7 @@ def multiply_panel(
         base = group[0].center
         rows_of_group = [
             (
-                f.d, f.x.stride(0), places[id(f)], f.center.storage_offset() - base.storage_offset(),
+                f.d, f.x.stride(0), places[id(f)], int(f.center.storage_offset() - base.storage_offset()),
                 int(f.kind != LINEAR),
             )
             for f in group
