@@ -13,6 +13,7 @@ Each op says in its own file how it runs again (``in_float64`` of define_op); he
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,16 +39,30 @@ def resolved(
             and again(name, *args) for float64 features; None: as it is served.
         function_of: From a name, arguments and whether float32 has failed to the function that serves.
     """
-    if attempt is None:
-        return function_of(name, args, False)(*args)
 
     def call(name: str, *args: Any) -> Any:
-        return function_of(name, args, False)(*args)
+        return function_of(name, args, _again.running)(*args)
 
     def again(name: str, *args: Any) -> Any:
-        return function_of(name, args, True)(*args)
+        before, _again.running = _again.running, True
+        try:
+            return function_of(name, args, True)(*args)
+        finally:
+            _again.running = before
+
+    if attempt is None:
+        return call(name, *args)
 
     return attempt(call, again, args)
+
+
+class _Again(threading.local):
+    """Whether an op runs in float64 because float32 has failed: so do the ops it is composed of."""
+
+    running = False
+
+
+_again = _Again()
 
 
 def widened(

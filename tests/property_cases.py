@@ -42,6 +42,7 @@ REFUSALS = (
     "contain(s) NaN or Inf",
 )
 KERNELS = ("gaussian", "linear", "imq")
+EVERY_KERNEL = (*KERNELS, "laplacian", "energy", "rational")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -108,7 +109,13 @@ def kernel_of(case: Case, name: str, data: Data) -> bx.Kernel:
         return bx.Linear()
     if name == "imq":
         return bx.InverseMultiquadric()
+    if name == "energy":
+        return bx.Energy((1.0, 0.5, 1.5)[case.seed % 3])
     sigma = 10**case.log_sigma * (10**data.log_scale if case.relative else 1)
+    if name == "laplacian":
+        return bx.Laplacian(sigma, scale_by_dim=case.seed % 2 == 0)
+    if name == "rational":
+        return bx.RationalQuadratic((0.5, 1.0, 3.0)[case.seed % 3], sigma)
     return bx.Gaussian(sigma, scale_by_dim=case.seed % 2 == 0)
 
 
@@ -148,8 +155,15 @@ def _gram(x: Tensor, kernel: bx.Kernel) -> Tensor:
         x = x - x.mean(0)
         return x @ x.T
     D = (x[:, None] - x[None]).square().sum(-1)
+    if isinstance(kernel, bx.Energy):
+        return -(D ** (kernel.beta / 2))
     if isinstance(kernel, bx.InverseMultiquadric):
         t = -0.5 * torch.log1p(D)
+    elif isinstance(kernel, bx.Laplacian):
+        t = -D.sqrt() / (float(kernel.sigma) * _width(kernel, x.shape[1]) ** 0.5)
+    elif isinstance(kernel, bx.RationalQuadratic):
+        gamma = 1 / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]))
+        t = -kernel.alpha * torch.log1p(gamma / kernel.alpha * D)
     else:
         t = -D / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]))
     return t.exp() if t.exp().mean() < 0.1 else t.expm1()
@@ -257,12 +271,21 @@ def _of_features(
         gradient, terms = 2 * _center(G) @ centered, 2 * size @ centered.abs()
         return gradient, float(terms.norm())
     K = E + (0 if E[0, 0] == 1 else 1)
+    D = (x[:, None] - x[None]).square().sum(-1)
     if isinstance(kernel, bx.InverseMultiquadric):
         slope = 2 * K**3
+    elif isinstance(kernel, bx.Energy):
+        slope = torch.where(D > 0, 2 * kernel.beta * D ** (kernel.beta / 2 - 1), 0.0)
+    elif isinstance(kernel, bx.Laplacian):
+        gamma = 1 / (float(kernel.sigma) * _width(kernel, x.shape[1]) ** 0.5)
+        slope = torch.where(D > 0, 2 * gamma * torch.exp(-gamma * D.sqrt()) / D.sqrt(), 0.0)
+        size = size * (1 + 1e-9 / torch.exp(-gamma * D.sqrt()).clamp_min(1e-300))
+    elif isinstance(kernel, bx.RationalQuadratic):
+        gamma = 1 / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]) * kernel.alpha)
+        slope = 4 * kernel.alpha * gamma * (1 + gamma * D) ** (-kernel.alpha - 1)
     else:
         d = x.shape[1] if kernel.scale_by_dim else 1
         gamma = 1 / (2 * float(kernel.sigma) ** 2 * d)
-        D = (x[:, None] - x[None]).square().sum(-1)
         # Beside 1, exp(-36) is nothing to a float64: K - 1 does not hold it.
         slope = 4 * gamma * torch.exp(-gamma * D)
         size = size * (1 + 1e-9 / torch.exp(-gamma * D).clamp_min(1e-300))
@@ -343,7 +366,7 @@ def _gram_in_50_digits(x: Tensor, kernel: bx.Kernel) -> tuple[mpmath.matrix, mpm
 
 
 def _width(kernel: bx.Kernel, d: int) -> int:
-    return d if isinstance(kernel, bx.Gaussian) and kernel.scale_by_dim else 1
+    return d if getattr(kernel, "scale_by_dim", False) else 1
 
 
 def _weights_mp(kernel: bx.Kernel, K: mpmath.matrix, d: int):  # type: ignore[no-untyped-def]

@@ -220,7 +220,7 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
         grads = call("hsic_backward", *args) if wide is None else []
     else:  # the backward sees by itself that it makes what it cannot resolve
         grads = call("hsic_backward", *args)
-        wide = widened(variables, kinds) if marked(grads[0]) else None
+        wide = widened(variables, kinds) if any(map(marked, grads)) else None
     if wide is None:
         return grads
     _, sums, tiles = again("hsic", wide, parameters, kinds, first, second, unbiased, tile, 0)

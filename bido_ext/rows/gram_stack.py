@@ -11,19 +11,15 @@ from torch import Tensor
 from bido_ext import reference
 from bido_ext.reference.kernel_entries import (
     GAUSSIAN,
-    GRAM,
     INVERSE_MULTIQUADRIC,
-    LABELS,
     LINEAR,
 )
 from bido_ext.rows._inputs import noise
 from bido_ext.serving.check import TOLERANCES, Check
-from bido_ext.serving.limits import kinds_among, narrow_rows, no_float64
+from bido_ext.serving.limits import narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
 
 POSITION = 2
-#: Of the variables, what the kernels of Triton take; those of bido_cuda take all.
-TRITON_KINDS = (GAUSSIAN, LINEAR, INVERSE_MULTIQUADRIC, LABELS, GRAM)
 
 
 def check(f: Functions, x: Tensor, check: Check) -> None:
@@ -67,7 +63,7 @@ ROW = Row(
     ("gram_stack", "gram_stack_backward"),
     (
         Implementation("cpu"),
-        Implementation("triton", (no_float64, kinds_among(TRITON_KINDS), narrow_rows)),
+        Implementation("triton", (no_float64, narrow_rows)),
         Implementation("cuda", (no_float64,)),
         Implementation("composed"),
     ),

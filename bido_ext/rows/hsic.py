@@ -10,9 +10,8 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.rows._inputs import Layer
-from bido_ext.rows.gram_stack import TRITON_KINDS
 from bido_ext.serving.check import Check
-from bido_ext.serving.limits import group_of_at_most, kinds_among, narrow_rows, no_float64
+from bido_ext.serving.limits import group_of_at_most, narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
 
 POSITION = 4
@@ -57,7 +56,7 @@ ROW = Row(
     ("hsic", "hsic_backward"),
     (
         Implementation("cpu"),
-        Implementation("triton", (no_float64, kinds_among(TRITON_KINDS), narrow_rows)),
+        Implementation("triton", (no_float64, narrow_rows)),
         Implementation("cuda", (no_float64, group_of_at_most(MOST_IN_GROUP))),
         Implementation("composed"),
     ),

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -33,17 +31,6 @@ def narrow_rows(arguments: Arguments) -> str | None:
         if t.dim() == 2 and max(t.stride(0), t.shape[1]) >= WIDEST_ROW:
             return f"rows of {WIDEST_ROW} entries and more"
     return None
-
-
-def kinds_among(kinds: Collection[int]) -> Limit:
-    """Only variables of these kinds (bido_ext.reference.kernel_entries)."""
-    allowed = frozenset(kinds)
-
-    def limit(arguments: Arguments) -> str | None:
-        other = set(arguments["kinds"]) - allowed
-        return f"variables of kind {min(other)}" if other else None
-
-    return limit
 
 
 def group_of_at_most(most: int) -> Limit:

@@ -34,7 +34,8 @@ def double_center(K: Tensor) -> Tensor:
     n = K.shape[0]
     rows, columns = K.mean(1, dtype=torch.float64), K.mean(0, dtype=torch.float64)
     out = torch.empty((n, n), dtype=K.dtype, device=K.device)
-    BLOCK_M, BLOCK_N = 8, 128
+    # Of a transposed matrix rows lie apart: a square block reads and writes whole sectors.
+    BLOCK_M, BLOCK_N = (8, 128) if K.stride(1) == 1 else (32, 32)
     with on_device(K):
         subtract_means_kernel[(triton.cdiv(n, BLOCK_M), triton.cdiv(n, BLOCK_N))](
             K, rows, columns, rows.mean(), out, n, K.stride(0), K.stride(1), BLOCK_M=BLOCK_M,

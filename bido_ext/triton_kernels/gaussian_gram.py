@@ -6,18 +6,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bido_ext.reference.gram_stack import GAUSSIAN
+from bido_ext.reference.kernel_entries import GAUSSIAN
 from bido_ext.triton_kernels.features import features_of
 from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
 from bido_ext.triton_kernels.gram_stack import gram_weights
+from bido_ext.triton_kernels.resolution import mark_unresolved
 from bido_ext.triton_kernels.weighted_product import weighted_products
 
 
 def gaussian_gram(x: Tensor, gamma: Tensor, minus_one: bool) -> Tensor:
-    """K, or K - 1; (n, n) float32."""
+    """K, or K - 1; (n, n) float32; NaN for the first entry of what float32 does not resolve."""
     (f,) = features_of([x], [GAUSSIAN])
     out = torch.empty((f.n, f.n), dtype=torch.float32, device=x.device)
-    gram_panel(f, squared_norms(f), gamma, out, minus_one=minus_one)
+    norms = squared_norms(f, torch.empty(f.n, dtype=torch.float32, device=x.device))
+    gram_panel(f, norms, gamma, out, minus_one=minus_one)
+    mark_unresolved(out[None], norms, f.spreads, gamma, [f.marks], with_mean=False)
     return out
 
 

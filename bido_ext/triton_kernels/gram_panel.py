@@ -7,14 +7,22 @@ image; a panel (streaming) is rectangular.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, round_to_tf32
+from bido_ext.triton_kernels.entry import (
+    ENERGY,
+    LAPLACIAN,
+    RATIONAL_QUADRATIC,
+    diagonal_entry,
+    gram_entry,
+    round_to_tf32,
+    squared_distance,
+)
 from bido_ext.triton_kernels.features import Features, input_precision
 from bido_ext.triton_kernels.launch import INTERPRETED, Config, on_device, size_class, tuned
+from bido_ext.triton_kernels.resolution import NEAR
 
 #: The interpreter multiplies bfloat16 as integers; in float32 the products are the same, exactly.
 WIDEN = tl.constexpr(INTERPRETED)
@@ -49,7 +57,7 @@ GROUP_ROWS = 8
 
 @triton.jit
 def squared_norms_kernel(
-    x, means, norms, n, d, x_stride,
+    x, center, norms, n, d, x_stride,
     CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -60,7 +68,7 @@ def squared_norms_kernel(
         mask = (rows < n)[:, None] & (columns < d)[None, :]
         a = tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         if CENTERED:
-            a -= tl.load(means + columns, mask=columns < d, other=0.0)[None, :]
+            a -= tl.load(center + columns, mask=columns < d, other=0.0)[None, :]
         if TF32:
             a = round_to_tf32(a)
         sums += a * a
@@ -76,7 +84,7 @@ def row_offsets(row_count, stride, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_rows(
-    x_block, means, offsets, k, d,
+    x_block, center, offsets, k, d,
     CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_K columns of a block of features, centered and rounded as the product takes them."""
@@ -86,7 +94,7 @@ def load_rows(
     if WIDEN:
         a = a.to(tl.float32)
     if CENTERED:
-        a -= tl.load(means + k + columns, mask=mask, other=0.0)[None, :]
+        a -= tl.load(center + k + columns, mask=mask, other=0.0)[None, :]
     if TF32:
         a = round_to_tf32(a)
     return a
@@ -94,7 +102,7 @@ def load_rows(
 
 @triton.jit
 def inner_products(
-    x_i, x_j, means, i_offsets, j_offsets, begin, end, d,
+    x_i, x_j, center, i_offsets, j_offsets, begin, end, d,
     CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -104,16 +112,32 @@ def inner_products(
     for chunk in range(begin, end, CHUNK):
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for k in range(chunk, min(end, chunk + CHUNK), BLOCK_K):
-            a = load_rows(x_i, means, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
-            b = load_rows(x_j, means, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            a = load_rows(x_i, center, i_offsets, k, d, CENTERED, TF32, BLOCK_K)
+            b = load_rows(x_j, center, j_offsets, k, d, CENTERED, TF32, BLOCK_K)
             acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
         total += acc
     return total
 
 
 @triton.jit
+def distances_of_near_pairs(
+    distance, near, x_i, x_j, i_offsets, j_offsets, d, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Squared distances, those of ``near`` pairs made again from differences, which do not cancel."""
+    if tl.max(tl.max(near.to(tl.int32), 1), 0) > 0:
+        exact = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        j_across = tl.trans(j_offsets)
+        for k in range(d):
+            a = tl.load(x_i + k + i_offsets).to(tl.float32)
+            b = tl.load(x_j + k + j_across).to(tl.float32)
+            exact += (a - b) * (a - b)
+        distance = tl.where(near, exact, distance)
+    return distance
+
+
+@triton.jit
 def gram_panel_kernel(
-    x, means, norms, parameter, out, n, d, x_stride, row_begin, row_count, column_begin, column_count,
+    x, center, norms, parameter, out, n, d, x_stride, row_begin, row_count, column_begin, column_count,
     out_stride,
     KIND: tl.constexpr, MINUS_ONE: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr,
     SYMMETRIC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -140,7 +164,7 @@ def gram_panel_kernel(
     total = inner_products(
         x_i,
         x_j,
-        means,
+        center,
         i_offsets,
         j_offsets,
         0,
@@ -159,8 +183,17 @@ def gram_panel_kernel(
     norm_i = tl.load(norms + row_begin + i_begin + i, mask=row_mask, other=0.0)[:, None]
     norm_j = tl.load(norms + column_begin + j_begin + j, mask=column_mask, other=0.0)[None, :]
     gamma = tl.load(parameter).to(tl.float32)
-    value = gram_entry(KIND, norm_i, norm_j, total, gamma, MINUS_ONE)
+    alpha = gamma
+    if KIND == RATIONAL_QUADRATIC:
+        alpha = tl.load(parameter + 1).to(tl.float32)
     to_diagonal = (column_begin + j_begin + j)[None, :] - (row_begin + i_begin + i)[:, None]
+    distance = squared_distance(norm_i, norm_j, total)
+    if (KIND == LAPLACIAN) | (KIND == ENERGY):
+        near = (distance < (norm_i + norm_j) * NEAR) & (to_diagonal != 0)
+        distance = distances_of_near_pairs(
+            distance, near, x_i, x_j, i_offsets, j_offsets, d, BLOCK_M, BLOCK_N
+        )
+    value = gram_entry(KIND, norm_i + norm_j, total, distance, gamma, alpha, MINUS_ONE)
     value = tl.where(to_diagonal == 0, diagonal_entry(KIND, norm_i, value, MINUS_ONE), value)
     mask = row_mask[:, None] & column_mask[None, :]
     if SYMMETRIC:
@@ -172,13 +205,12 @@ def gram_panel_kernel(
     tl.store(target + (i[:, None] * out_stride + j[None, :]), value, mask=mask)
 
 
-def squared_norms(f: Features) -> Tensor:
-    """|x_i - mean|^2, float32 [n], of the operands exactly as the product takes them."""
-    norms = torch.empty(f.n, dtype=torch.float32, device=f.x.device)
+def squared_norms(f: Features, norms: Tensor) -> Tensor:
+    """|x_i - center|^2, float32 [n], of the operands exactly as the product takes them; fills ``norms``."""
     BLOCK_M, BLOCK_K = 8, 256
     with on_device(f.x):
         squared_norms_kernel[(triton.cdiv(f.n, BLOCK_M),)](
-            f.x, f.means, norms, f.n, f.d, f.x.stride(0), CENTERED=f.centered,
+            f.x, f.center, norms, f.n, f.d, f.x.stride(0), CENTERED=f.centered,
             TF32=f.centered and input_precision() == "tf32", BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K,
         )  # fmt: skip
     return norms
@@ -197,7 +229,7 @@ def gram_panel(
         blocks = triton.cdiv(rows, config.m) * triton.cdiv(columns, config.n)
         with on_device(f.x):
             gram_panel_kernel[(blocks,)](
-                f.x, f.means, norms, parameter, out, f.n, f.d, f.x.stride(0), row_begin, rows,
+                f.x, f.center, norms, parameter, out, f.n, f.d, f.x.stride(0), row_begin, rows,
                 column_begin, columns, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
                 CENTERED=f.centered, PRECISION=precision, SYMMETRIC=symmetric, BLOCK_M=config.m,
                 BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS, **config.options(),
@@ -206,10 +238,12 @@ def gram_panel(
     candidates = CONFIGS[precision if f.centered else "half"]
     key = (
         str(f.x.dtype),
+        f.kind,
+        minus_one,
         precision,
         symmetric,
         size_class(rows),
         size_class(columns),
         size_class(f.d),
     )
-    run(tuned("gram_panel", candidates, run, key, f.x))
+    run(tuned("gram_panel", candidates, run, key, f.x, out))

@@ -10,42 +10,53 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR
+from bido_ext.reference.kernel_entries import GRAM, LABELS, LINEAR, scalar
 from bido_ext.triton_kernels.double_center import double_center
 from bido_ext.triton_kernels.entry import LINEAR as LINEAR_KIND
-from bido_ext.triton_kernels.entry import feature_weight, pick_int
+from bido_ext.triton_kernels.entry import RATIONAL_QUADRATIC, feature_weight
 from bido_ext.triton_kernels.features import Features, features_of, launches
 from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.resolution import mark_unresolved
 from bido_ext.triton_kernels.split_gram import pays, split_grams
+from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import weighted_products
 
 
-def fill_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -> None:
-    """out[f.slot] = the Gram matrix up to centering of each variable."""
+def fill_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -> Tensor:
+    """out[f.slot] = the Gram matrix up to centering of each variable; returns the squared norms of their
+    centered rows, float32 [features, n]."""
+    norms = torch.empty(out.shape[:2], dtype=torch.float32, device=out.device)
     for group in launches(features):
         if pays(group):
-            split_grams(group, parameters, out)
+            split_grams(group, parameters, out, norms)
             continue
         for f in group:
-            gram_panel(f, squared_norms(f), parameters[f.index], out[f.slot])
+            of_rows = squared_norms(f, norms[f.slot])
+            gram_panel(f, of_rows, parameters[f.index], out[f.slot])
+    return norms
 
 
 def gram_stack(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> Tensor:
-    """(m, n, n) float32."""
+    """(m, n, n) float32; NaN for the first entry of what float32 does not resolve."""
     n, device = variables[0].shape[0], parameters.device
     stack = torch.empty((len(kinds), n, n), dtype=torch.float32, device=device)
     features = features_of(variables, kinds)
-    if len(features) == len(kinds):
-        fill_grams(features, parameters, stack)
-        return stack
-    grams = torch.empty((len(features), n, n), dtype=torch.float32, device=device)
+    whole = len(features) == len(kinds)
+    grams = stack
+    if not whole:
+        grams = torch.empty((len(features), n, n), dtype=torch.float32, device=device)
     if features:
-        fill_grams(features, parameters, grams)
+        norms = fill_grams(features, parameters, grams)
+        rows = [f.marks for f in features]
+        mark_unresolved(grams, norms, features[0].spreads, parameters, rows)
+    if whole:
+        return stack
     slots = {f.index: f.slot for f in features}
     for i, (v, kind) in enumerate(zip(variables, kinds, strict=True)):
         if kind == LABELS:
-            torch.mul((v[:, None] == v[None, :]).float(), parameters[i].float(), out=stack[i])
+            scale = scalar(parameters[i]).float()
+            torch.mul((v[:, None] == v[None, :]).float(), scale, out=stack[i])
         else:
             stack[i] = v if kind == GRAM else grams[slots[i]]
     return stack
@@ -53,12 +64,15 @@ def gram_stack(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[
 
 @triton.jit
 def gram_weights_kernel(
-    grad, stack, parameters, weights, kinds, n,
-    COUNT: tl.constexpr, IS_K: tl.constexpr, BLOCK: tl.constexpr,
+    grad, stack, parameters, weights, kinds, n, parameter_stride,
+    IS_K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(2)
-    kind = pick_int(kinds, v, COUNT)
-    gamma = tl.load(parameters + v).to(tl.float32)
+    kind = tl.load(kinds + v)
+    gamma = tl.load(parameters + v * parameter_stride).to(tl.float32)
+    alpha = gamma
+    if kind == RATIONAL_QUADRATIC:
+        alpha = tl.load(parameters + v * parameter_stride + 1).to(tl.float32)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = (i < n)[:, None] & (j < n)[None, :]
@@ -67,9 +81,12 @@ def gram_weights_kernel(
     transposed = base + j.to(tl.int64)[None, :] * n + i[:, None]
     g = tl.load(grad + at, mask=mask, other=0.0) + tl.load(grad + transposed, mask=mask, other=0.0)
     entry = tl.load(stack + at, mask=mask, other=0.0)
-    weight = feature_weight(kind, entry, 0.5 * g, gamma, IS_K)
+    weight = feature_weight(kind, entry, 0.5 * g, gamma, alpha, IS_K)
     # The diagonal cancels against itself; its round-off would drown small weights.
     weight = tl.where((i[:, None] == j[None, :]) & (kind != LINEAR_KIND), 0.0, weight)
+    # The first entry is NaN where float32 has not resolved the matrix: then no gradient is a number.
+    of_first = tl.load(stack + base)
+    weight += of_first - of_first
     tl.store(weights + at, weight, mask=mask)
 
 
@@ -85,8 +102,9 @@ def gram_weights(
     blocks = triton.cdiv(n, block)
     with on_device(stack):
         gram_weights_kernel[(blocks, blocks, count)](
-            grad, stack, parameters, weights, tuple(kinds), n, COUNT=count, IS_K=is_k, BLOCK=block
-        )
+            grad, stack, parameters, weights, table([kinds], stack.device), n,
+            parameters.stride(0), IS_K=is_k, BLOCK=block,
+        )  # fmt: skip
     for i, kind in enumerate(kinds):
         if kind == LINEAR:
             weights[i] = double_center(weights[i])

@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bido_ext.reference.gram_stack import GRAM, LABELS
+from bido_ext.reference.kernel_entries import GRAM, LABELS, scalar
 from bido_ext.triton_kernels.features import Features, features_of
 from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
 from bido_ext.triton_kernels.gram_stack import fill_grams
@@ -26,6 +26,7 @@ from bido_ext.triton_kernels.hsic_sums import (
 )
 from bido_ext.triton_kernels.hsic_weights import hsic_weights_kernel
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import multiply_panel
 
 ROWS, COLUMNS = 8, 128  # of a block in the kernels that only add up
@@ -38,15 +39,19 @@ class Sources:
     Attributes:
         slots: Place of each variable in a stack of matrices or panels; -1 for the labels.
         labels: The labels (n,), or a dummy.
-        label_index: Of the labels in the group, whose scale is their parameter; -1 without.
+        label_scale: What the indicator of the same class is multiplied with; of a dummy without labels.
+        has_labels: Whether there are labels that have no matrix.
     """
 
     slots: tuple[int, ...]
     labels: Tensor
-    label_index: int
+    label_scale: Tensor
+    has_labels: bool
 
 
-def _sources(variables: Sequence[Tensor], kinds: Sequence[int]) -> tuple[Sources, list[int]]:
+def _sources(
+    variables: Sequence[Tensor], kinds: Sequence[int], parameters: Tensor
+) -> tuple[Sources, list[int]]:
     """The sources, and the variables that need a matrix of their own after those of the features: Gram
     matrices as given, and labels beyond the first."""
     label_index = next((i for i, kind in enumerate(kinds) if kind == LABELS), -1)
@@ -55,7 +60,8 @@ def _sources(variables: Sequence[Tensor], kinds: Sequence[int]) -> tuple[Sources
     place = {i: slot for slot, i in enumerate([*features, *extra])}
     slots = tuple(place.get(i, -1) for i in range(len(kinds)))
     labels = variables[label_index].contiguous() if label_index >= 0 else variables[0]
-    return Sources(slots, labels, label_index), extra
+    scale = scalar(parameters[max(label_index, 0)])
+    return Sources(slots, labels, scale, label_index >= 0), extra
 
 
 def _with_extra(
@@ -67,7 +73,8 @@ def _with_extra(
     matrices = [
         variables[i].float()
         if kinds[i] == GRAM
-        else (variables[i][:, None] == variables[i][None, :]).float() * parameters[i].float()
+        else (variables[i][:, None] == variables[i][None, :]).float()
+        * scalar(parameters[i]).float()
         for i in extra
     ]
     return torch.cat([grams, torch.stack(matrices)])
@@ -77,52 +84,61 @@ class _Sums:
     """Row sums of each matrix and product sums of each pair, filled panel by panel."""
 
     def __init__(
-        self, n: int, sources: Sources, parameters: Tensor, pairs: tuple[Sequence[int], ...],
-        unbiased: bool, panel_rows: int,
+        self, n: int, sources: Sources, parameters: Tensor, kinds: Sequence[int],
+        pairs: tuple[Sequence[int], ...], features: Sequence[Features], unbiased: bool,
+        panel_rows: int,
     ) -> None:  # fmt: skip
-        first, second = pairs
         self.n, self.sources, self.parameters, self.unbiased = n, sources, parameters, unbiased
-        self.a = tuple(sources.slots[i] for i in first)
-        self.b = tuple(sources.slots[i] for i in second)
+        self.pair_count = len(pairs[0])
+        marks = {f.index: (f.slot, *f.spread) for f in features}
+        rows = [(slot, kinds[i], *marks.get(i, (0, 0, 0))) for i, slot in enumerate(sources.slots)]
+        self.variables = table(rows, parameters.device)
+        self.pairs = table(list(zip(*pairs, strict=True)), parameters.device)
         self.blocks = triton.cdiv(n, panel_rows) * triton.cdiv(panel_rows, ROWS)
         self.blocks_per_panel = triton.cdiv(panel_rows, ROWS)
         self.whole = panel_rows >= n  # then every sum is written once; panels add to what is there
         make = parameters.new_empty if self.whole else parameters.new_zeros
         self.sums = make((len(sources.slots), n))
-        self.partial = make((len(first), self.blocks))
+        self.partial = make((self.pair_count, self.blocks))
 
     def add(self, panels: Tensor, row_begin: int, column_begin: int, panel: int) -> None:
         """``panels``: (slots, rows, columns)."""
         s, (_, rows, columns) = self.sources, panels.shape
+        count = len(s.slots)
         common = (
             panels,
             panels.stride(0),
             panels.stride(1),
             s.labels,
-            self.parameters,
-            s.label_index,
+            s.label_scale,
+            self.variables,
         )
-        has_labels = s.label_index >= 0
         with on_device(panels):
-            pair_sums_kernel[(triton.cdiv(rows, ROWS), len(self.a) + len(s.slots))](
-                *common, self.a, self.b, s.slots, self.partial, self.blocks,
+            pair_sums_kernel[(triton.cdiv(rows, ROWS), self.pair_count + count)](
+                *common, self.pairs, self.pair_count, self.partial, self.blocks,
                 panel * self.blocks_per_panel, self.sums, self.n, row_begin, rows, column_begin, columns,
-                PAIRS=len(self.a), VARIABLES=len(s.slots), HAS_LABELS=has_labels,
-                UNBIASED=self.unbiased, WHOLE=self.whole, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+                HAS_LABELS=s.has_labels, UNBIASED=self.unbiased, WHOLE=self.whole, BLOCK_M=ROWS,
+                BLOCK_N=COLUMNS,
             )  # fmt: skip
             beyond = column_begin + columns - (row_begin + rows)
             if column_begin == row_begin and beyond > 0:
-                column_sums_kernel[(triton.cdiv(beyond, COLUMNS), len(s.slots))](
-                    *common, s.slots, self.sums, self.n, row_begin, rows, column_begin, columns,
-                    VARIABLES=len(s.slots), HAS_LABELS=has_labels, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+                column_sums_kernel[(triton.cdiv(beyond, COLUMNS), count)](
+                    *common, self.sums, self.n, row_begin, rows, column_begin, columns,
+                    HAS_LABELS=s.has_labels, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
                 )  # fmt: skip
 
-    def values(self, first: Sequence[int], second: Sequence[int]) -> Tensor:
-        """float64 [pairs]."""
-        values = self.parameters.new_empty((len(first),))
+    def values(self, norms: Tensor, spreads: Tensor) -> Tensor:
+        """float64 [pairs]; NaN, there and in the sums, where float32 does not resolve a variable.
+
+        Args:
+            norms: Squared norms of the centered rows, float32 [features, n].
+        """
+        values = self.parameters.new_empty((self.pair_count,))
         with on_device(values):
-            hsic_values_kernel[(len(first),)](
-                self.sums, self.partial, values, tuple(first), tuple(second), self.n, self.blocks,  PAIRS=len(first), UNBIASED=self.unbiased, BLOCK=256,
+            hsic_values_kernel[(self.pair_count + len(self.sources.slots),)](
+                self.sums, self.partial, values, self.variables, self.pairs, self.pair_count,
+                self.parameters, self.parameters.stride(0), norms, spreads, self.n, self.blocks,
+                UNBIASED=self.unbiased, BLOCK=256,
             )  # fmt: skip
         return values
 
@@ -134,27 +150,30 @@ def hsic(
     """Values, row sums, and the Gram matrices of the features (features, 1, n, n), none when streaming."""
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
-    sources, extra = _sources(variables, kinds)
+    sources, extra = _sources(variables, kinds, parameters)
     _check_tiles(n, tile, kept_tiles, extra)
     rows = min(tile, n)
-    sums = _Sums(n, sources, parameters, (first, second), unbiased, rows)
+    sums = _Sums(n, sources, parameters, kinds, (first, second), features, unbiased, rows)
+    spreads = features[0].spreads if features else sums.pairs
     if tile >= n:
         grams = torch.empty((len(features), n, n), dtype=torch.float32, device=parameters.device)
-        fill_grams(features, parameters, grams)
+        norms = fill_grams(features, parameters, grams)
         sums.add(_with_extra(grams, extra, variables, parameters, kinds), 0, 0, 0)
-        return sums.values(first, second), sums.sums, grams[:, None]
-    norms = [squared_norms(f) for f in features]
+        return sums.values(norms, spreads), sums.sums, grams[:, None]
+    norms = torch.empty((len(features), n), dtype=torch.float32, device=parameters.device)
+    for f in features:
+        squared_norms(f, norms[f.slot])
     buffer = torch.empty(len(features) * rows * n, dtype=torch.float32, device=parameters.device)
     for panel, begin in enumerate(range(0, n, rows)):
         height = min(rows, n - begin)
         panels = buffer[: len(features) * height * (n - begin)].view(
             len(features), height, n - begin
         )
-        for f, norm in zip(features, norms, strict=True):
-            gram_panel(f, norm, parameters[f.index], panels[f.slot], begin, begin)
+        for f in features:
+            gram_panel(f, norms[f.slot], parameters[f.index], panels[f.slot], begin, begin)
         sums.add(panels, begin, begin, panel)
     kept = buffer.new_empty((len(features), 0, tile, tile))
-    return sums.values(first, second), sums.sums, kept
+    return sums.values(norms, spreads), sums.sums, kept
 
 
 def _check_tiles(n: int, tile: int, kept_tiles: int, extra: Sequence[int]) -> None:
@@ -178,7 +197,7 @@ def hsic_backward(
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
     by_index = {f.index: f for f in features}
-    sources, extra = _sources(variables, kinds)
+    sources, extra = _sources(variables, kinds, parameters)
     dense = tile >= n
     outs = {
         i: torch.empty(
@@ -193,7 +212,9 @@ def hsic_backward(
     if dense:
         panels = _with_extra(tiles[:, 0], extra, variables, parameters, kinds)
     else:
-        norms = {f.index: squared_norms(f) for f in features}
+        norms = {
+            f.index: squared_norms(f, sums.new_empty(n, dtype=torch.float32)) for f in features
+        }
         panels = torch.empty((len(features), rows, n), dtype=torch.float32, device=sums.device)
     # All at once where the weights are as small as what is kept; else one after the other.
     batches = [list(wanted)] if dense and n <= GROUPED_UP_TO else [[i] for i in wanted]
@@ -234,15 +255,31 @@ def _weights(
     """Rows of A for each wanted variable, (wanted, rows, n)."""
     n, rows = sums.shape[1], panels.shape[1]
     weights = torch.empty((len(wanted), rows, n), dtype=torch.float32, device=sums.device)
-    first, second = pairs
+    of_wanted, partners = _partners(sources, pairs, kinds, wanted)
     with on_device(weights):
         hsic_weights_kernel[(triton.cdiv(rows, ROWS), len(wanted))](
-            grad, panels, panels.stride(0), panels.stride(1), sources.labels, parameters,
-            sources.label_index, sums, weights, tuple(first), tuple(second), sources.slots,
-            tuple(wanted), tuple(kinds[i] for i in wanted), n, row_begin, rows,  PAIRS=len(first), VARIABLES=len(kinds), WANTED=len(wanted),
-            HAS_LABELS=sources.label_index >= 0, UNBIASED=unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+            grad, panels, panels.stride(0), panels.stride(1), sources.labels, sources.label_scale,
+            parameters, parameters.stride(0), sums, weights, table(of_wanted, sums.device),
+            table(partners, sums.device), n, row_begin, rows, HAS_LABELS=sources.has_labels,
+            UNBIASED=unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
         )  # fmt: skip
     return weights
+
+
+def _partners(
+    sources: Sources, pairs: tuple[Sequence[int], ...], kinds: Sequence[int], wanted: Sequence[int]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The tables of :mod:`bido_ext.triton_kernels.hsic_weights`."""
+    of_wanted: list[tuple[int, ...]] = []
+    partners: list[tuple[int, ...]] = []
+    for own in wanted:
+        begin = len(partners)
+        for p, (a, b) in enumerate(zip(*pairs, strict=True)):
+            if own in (a, b):
+                partner = b if a == own else a
+                partners.append((p, partner, sources.slots[partner], 2 if a == b else 1))
+        of_wanted.append((own, sources.slots[own], kinds[own], begin, len(partners)))
+    return of_wanted, partners or [(0, 0, 0, 0)]
 
 
 def _write(

@@ -15,9 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.triton_kernels.entry import diagonal_entry, gram_entry, pick, pick_int
+from bido_ext.triton_kernels.entry import (
+    ENERGY,
+    LAPLACIAN,
+    RATIONAL_QUADRATIC,
+    diagonal_entry,
+    gram_entry,
+    pick,
+    squared_distance,
+)
 from bido_ext.triton_kernels.features import Features, input_precision
-from bido_ext.triton_kernels.gram_panel import inner_products, row_offsets
+from bido_ext.triton_kernels.gram_panel import distances_of_near_pairs, inner_products, row_offsets
 from bido_ext.triton_kernels.launch import (
     INTERPRETED,
     INTERPRETER_CONFIG,
@@ -25,11 +33,15 @@ from bido_ext.triton_kernels.launch import (
     multiprocessors,
     on_device,
 )
+from bido_ext.triton_kernels.resolution import NEAR
+from bido_ext.triton_kernels.table import table
 
 FLOAT32_CONFIG = Config(64, 64, 32, 8, 3)
 HALF_CONFIG = Config(64, 64, 64, 4, 3)
 #: Columns of a program at least: below, the sums cost more than the products.
 LEAST_COLUMNS = 256
+#: Numbers of a variable in the table of a launch: width, stride, splits, first split, center, kind, slot, index.
+COLUMNS = tl.constexpr(8)
 #: Programs per multiprocessor to aim at.
 WAVES = 2
 
@@ -49,12 +61,13 @@ def upper_block(t, blocks):
 
 @triton.jit
 def partial_products_kernel(
-    xs, means, widths, strides, splits, offsets, partial, n,
+    xs, centers, variables, partial, n,
     COUNT: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    count = pick_int(splits, v, COUNT)
+    own = variables + v * COLUMNS
+    count = tl.load(own + 2)
     blocks = tl.cdiv(n, BLOCK)
     pairs = blocks * (blocks + 1) // 2
     split = tl.program_id(0) // pairs
@@ -62,9 +75,9 @@ def partial_products_kernel(
         return
     block_m, block_n = upper_block(tl.program_id(0) % pairs, blocks)
     x = pick(xs, v, COUNT)
-    mean = pick(means, v, COUNT)
-    d = pick_int(widths, v, COUNT)
-    stride = pick_int(strides, v, COUNT)
+    center = centers + tl.load(own + 4)
+    d = tl.load(own)
+    stride = tl.load(own + 1)
     steps = tl.cdiv(d, BLOCK_K)
     begin = (steps * split // count) * BLOCK_K
     end = min(d, (steps * (split + 1) // count) * BLOCK_K)
@@ -77,7 +90,7 @@ def partial_products_kernel(
     total = inner_products(
         x_i,
         x_j,
-        mean,
+        center,
         i_offsets,
         j_offsets,
         begin,
@@ -89,7 +102,7 @@ def partial_products_kernel(
         BLOCK,
         BLOCK_K,
     )
-    at = partial + (pick_int(offsets, v, COUNT) + split).to(tl.int64) * n * n
+    at = partial + (tl.load(own + 3) + split).to(tl.int64) * n * n
     i = i_begin + tl.arange(0, BLOCK)
     j = j_begin + tl.arange(0, BLOCK)
     mask = (i < n)[:, None] & (j < n)[None, :]
@@ -98,19 +111,25 @@ def partial_products_kernel(
 
 @triton.jit
 def gram_of_products_kernel(
-    partial, parameters, out, kinds, slots, indices, splits, offsets, n,
+    xs, partial, parameters, out, norms, variables, n, parameter_stride,
     COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    count = pick_int(splits, v, COUNT)
-    kind = pick_int(kinds, v, COUNT)
-    gamma = tl.load(parameters + pick_int(indices, v, COUNT)).to(tl.float32)
+    own = variables + v * COLUMNS
+    count = tl.load(own + 2)
+    kind = tl.load(own + 5)
+    slot = tl.load(own + 6).to(tl.int64)
+    parameter = parameters + tl.load(own + 7) * parameter_stride
+    gamma = tl.load(parameter).to(tl.float32)
+    alpha = gamma
+    if kind == RATIONAL_QUADRATIC:
+        alpha = tl.load(parameter + 1).to(tl.float32)
     block_m, block_n = upper_block(tl.program_id(0), tl.cdiv(n, BLOCK))
     i = block_m * BLOCK + tl.arange(0, BLOCK)
     j = block_n * BLOCK + tl.arange(0, BLOCK)
     # Entries on or above the diagonal own their mirror image.
     mask = (i[:, None] <= j[None, :]) & (j < n)[None, :]
-    base = partial + pick_int(offsets, v, COUNT).to(tl.int64) * n * n
+    base = partial + tl.load(own + 3).to(tl.int64) * n * n
     inner = tl.zeros((BLOCK, BLOCK), tl.float32)
     norm_i = tl.zeros((BLOCK,), tl.float32)
     norm_j = tl.zeros((BLOCK,), tl.float32)
@@ -119,10 +138,24 @@ def gram_of_products_kernel(
         inner += tl.load(at + i[:, None] * n + j[None, :], mask=mask, other=0.0)
         norm_i += tl.load(at + i * (n + 1), mask=i < n, other=0.0)
         norm_j += tl.load(at + j * (n + 1), mask=j < n, other=0.0)
-    value = gram_entry(kind, norm_i[:, None], norm_j[None, :], inner, gamma, True)
+    both = norm_i[:, None] + norm_j[None, :]
+    distance = squared_distance(norm_i[:, None], norm_j[None, :], inner)
+    if (kind == LAPLACIAN) | (kind == ENERGY):
+        near = mask & (distance < both * NEAR) & (i[:, None] != j[None, :])
+        x = pick(xs, v, COUNT)
+        stride = tl.load(own + 1)
+        x_i = x + (block_m * BLOCK).to(tl.int64) * stride
+        x_j = x + (block_n * BLOCK).to(tl.int64) * stride
+        distance = distances_of_near_pairs(
+            distance, near, x_i, x_j, row_offsets(n - block_m * BLOCK, stride, BLOCK),
+            row_offsets(n - block_n * BLOCK, stride, BLOCK), tl.load(own), BLOCK, BLOCK,
+        )  # fmt: skip
+    value = gram_entry(kind, both, inner, distance, gamma, alpha, True)
     exact = diagonal_entry(kind, norm_i[:, None], value, True)
     value = tl.where(i[:, None] == j[None, :], exact, value)
-    target = out + pick_int(slots, v, COUNT).to(tl.int64) * n * n
+    if block_m == block_n:
+        tl.store(norms + slot * n + i, norm_i, mask=i < n)
+    target = out + slot * n * n
     tl.store(target + i[:, None] * n + j[None, :], value, mask=mask)
     tl.store(target + j[None, :] * n + i[:, None], value, mask=mask)
 
@@ -135,8 +168,11 @@ def pays(features: Sequence[Features]) -> bool:
     return blocks * (blocks + 1) // 2 < WAVES * multiprocessors(features[0].x)
 
 
-def split_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -> None:
-    """Fills out[f.slot], (n, n) float32, with K - 1 of each variable; one launch group, one dtype."""
+def split_grams(
+    features: Sequence[Features], parameters: Tensor, out: Tensor, norms: Tensor
+) -> None:
+    """Fills out[f.slot], (n, n) float32, with K - 1 of each variable, and norms[f.slot], [n]; one launch group,
+    one dtype."""
     n, first = features[0].n, features[0]
     config = FLOAT32_CONFIG if first.centered else HALF_CONFIG
     if INTERPRETED:
@@ -144,22 +180,27 @@ def split_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -
     blocks = triton.cdiv(n, config.m)
     pairs = blocks * (blocks + 1) // 2
     splits = _splits([f.d for f in features], WAVES * multiprocessors(first.x) / pairs)
-    offsets = tuple(sum(splits[:i]) for i in range(len(splits)))
     partial = torch.empty((sum(splits), n, n), dtype=torch.float32, device=out.device)
     count = len(features)
+    rows = [
+        (
+            f.d, f.x.stride(0), splits[k], sum(splits[:k]),
+            int(f.center.storage_offset() - first.center.storage_offset()), f.kind, f.slot, f.index,
+        )
+        for k, f in enumerate(features)
+    ]  # fmt: skip
+    variables = table(rows, out.device)
+    xs = tuple(f.x for f in features)
     with on_device(out):
         partial_products_kernel[(pairs * max(splits), count)](
-            tuple(f.x for f in features), tuple(f.means for f in features),
-            tuple(f.d for f in features), tuple(f.x.stride(0) for f in features), splits, offsets,
-            partial, n, COUNT=count, CENTERED=first.centered, PRECISION=input_precision(),
-            BLOCK=config.m, BLOCK_K=config.k, **config.options(),
+            xs, first.center, variables, partial, n, COUNT=count, CENTERED=first.centered,
+            PRECISION=input_precision(), BLOCK=config.m, BLOCK_K=config.k, **config.options(),
         )  # fmt: skip
         block = 16
         small = triton.cdiv(n, block)
         gram_of_products_kernel[(small * (small + 1) // 2, count)](
-            partial, parameters, out, tuple(f.kind for f in features),
-            tuple(f.slot for f in features), tuple(f.index for f in features), splits, offsets, n,
-            COUNT=count, BLOCK=block, num_warps=2,
+            xs, partial, parameters, out, norms, variables, n, parameters.stride(0), COUNT=count,
+            BLOCK=block, num_warps=2,
         )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from bido_ext.reference.gram_stack import LINEAR
-from bido_ext.triton_kernels.entry import pick, pick_int, round_to_tf32
+from bido_ext.triton_kernels.entry import pick, round_to_tf32
 from bido_ext.triton_kernels.features import Features, input_precision, launches
 from bido_ext.triton_kernels.launch import Config, on_device, size_class, tuned
+from bido_ext.triton_kernels.table import table
 
 #: As in gram_panel.
 CONFIGS = (
@@ -31,12 +32,13 @@ GROUP_ROWS = 8
 
 @triton.jit
 def weighted_product_kernel(
-    weights, xs, means, outs, slots, widths, strides, diagonals, n, row_begin, row_count, weight_stride,
-    COUNT: tl.constexpr, CENTERED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    weights, xs, centers, outs, variables, n, row_begin, row_count, weight_stride,
+    COUNT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1)
-    d = pick_int(widths, v, COUNT)
+    own_row = variables + v * 5
+    d = tl.load(own_row)
     blocks_m = tl.cdiv(row_count, BLOCK_M)
     blocks_n = tl.cdiv(d, BLOCK_N)
     pid = tl.program_id(0)
@@ -48,14 +50,13 @@ def weighted_product_kernel(
     i = (first + within % height) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = (within // height) * BLOCK_N + tl.arange(0, BLOCK_N)
     x = pick(xs, v, COUNT)
-    mean = pick(means, v, COUNT)
-    stride = pick_int(strides, v, COUNT)
+    stride = tl.load(own_row + 1)
     rows_of_weights = (
-        weights + (pick_int(slots, v, COUNT) * row_count + i).to(tl.int64)[:, None] * weight_stride
+        weights + (tl.load(own_row + 2) * row_count + i).to(tl.int64)[:, None] * weight_stride
     )
     TF32: tl.constexpr = PRECISION == "tf32"
-    if CENTERED:
-        offset = tl.load(mean + columns, mask=columns < d, other=0.0)
+    center = centers + tl.load(own_row + 3)
+    offset = tl.load(center + columns, mask=columns < d, other=0.0)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     sums = tl.zeros((BLOCK_M,), tl.float32)
     for k in range(0, n, BLOCK_K):
@@ -68,9 +69,7 @@ def weighted_product_kernel(
         b = tl.load(
             x + depth.to(tl.int64)[:, None] * stride + columns[None, :], mask=x_mask, other=0.0
         )
-        b = b.to(tl.float32)
-        if CENTERED:
-            b -= offset[None, :]
+        b = b.to(tl.float32) - offset[None, :]
         if TF32:
             b = round_to_tf32(b)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
@@ -78,13 +77,11 @@ def weighted_product_kernel(
     rows = row_begin + i
     mask = (i < row_count)[:, None] & (columns < d)[None, :]
     own = tl.load(x + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
-    own = own.to(tl.float32)
-    if CENTERED:
-        own -= offset[None, :]
+    own = own.to(tl.float32) - offset[None, :]
     if TF32:
         own = round_to_tf32(own)
-    has_diagonal = pick_int(diagonals, v, COUNT).to(tl.float32)
-    acc -= has_diagonal * sums[:, None] * own
+    if tl.load(own_row + 4) != 0:
+        acc -= sums[:, None] * own
     out = pick(outs, v, COUNT)
     target = out + rows.to(tl.int64)[:, None] * d + columns[None, :]
     tl.store(target, acc.to(out.dtype.element_ty), mask=mask)
@@ -104,19 +101,33 @@ def multiply_panel(
     places = {id(f): place for place, f in enumerate(features)}
     precision = input_precision()
     for group in launches(features):
-        count, widest = len(group), max(f.d for f in group)
+        widest = max(f.d for f in group)
         targets = tuple(outs[places[id(f)]] for f in group)
+        base = group[0].center
+        rows_of_group = [
+            (
+                f.d, f.x.stride(0), places[id(f)], int(f.center.storage_offset() - base.storage_offset()),
+                int(f.kind != LINEAR),
+            )
+            for f in group
+        ]  # fmt: skip
+        variables = table(rows_of_group, weights.device)
 
-        def run(config: Config, group=group, targets=targets, count=count, widest=widest) -> None:  # type: ignore[no-untyped-def]
-            grid = (triton.cdiv(rows, config.m) * triton.cdiv(widest, config.n), count)
+        def run(  # type: ignore[no-untyped-def]
+            config: Config,
+            group=group,
+            targets=targets,
+            variables=variables,
+            base=base,
+            widest=widest,
+        ) -> None:
+            grid = (triton.cdiv(rows, config.m) * triton.cdiv(widest, config.n), len(group))
             with on_device(weights):
                 weighted_product_kernel[grid](
-                    weights, tuple(f.x for f in group), tuple(f.means for f in group), targets,
-                    tuple(places[id(f)] for f in group), tuple(f.d for f in group),
-                    tuple(f.x.stride(0) for f in group), tuple(int(f.kind != LINEAR) for f in group),
-                    n, row_begin, rows, weights.stride(1), COUNT=count, CENTERED=group[0].centered,
-                    PRECISION=precision, BLOCK_M=config.m, BLOCK_N=config.n, BLOCK_K=config.k,
-                    GROUP=GROUP_ROWS, **config.options(),
+                    weights, tuple(f.x for f in group), base, targets, variables, n, row_begin,
+                    rows, weights.stride(1), COUNT=len(group), PRECISION=precision,
+                    BLOCK_M=config.m, BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS,
+                    **config.options(),
                 )  # fmt: skip
 
         key = (
@@ -126,7 +137,8 @@ def multiply_panel(
             size_class(n),
             size_class(widest),
         )
-        run(tuned("weighted_product", CONFIGS, run, key, weights))
+        rows_written = targets[0][row_begin : row_begin + rows]
+        run(tuned("weighted_product", CONFIGS, run, key, weights, rows_written))
 
 
 def weighted_products(

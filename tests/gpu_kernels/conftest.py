@@ -39,11 +39,23 @@ class Kernels:
             self.monkeypatch.setenv("BIDO_EMULATOR_MULTIPROCESSORS", "132" if shared else "0")
 
 
+def with_bounds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter the bounds are those of a CPU, where float64 is a second try."""
+    entry = importlib.import_module("bido_ext.triton_kernels.entry")
+    resolution = importlib.import_module("bido_ext.triton_kernels.resolution")
+    constexpr = importlib.import_module("triton.language").constexpr
+    for name, bound in resolution.ON_GPU.items():
+        monkeypatch.setattr(resolution, name, constexpr(bound))
+        if hasattr(entry, name):
+            monkeypatch.setattr(entry, name, constexpr(bound))
+
+
 def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     if torch.cuda.is_available():
         pytest.skip("on a GPU these kernels are tested there (-m gpu)")
     if name == "triton":
         skip_where_the_interpreter_is_broken()
+        with_bounds_of_a_gpu(monkeypatch)
         loaded = [functions_of(op, "triton") for op in checked_ops()]
         return Kernels(name, {k: f for family in loaded for k, f in family.items()}, monkeypatch)
     monkeypatch.setenv("BIDO_EMULATOR_CAPABILITY", "9" if name == "cuda-wgmma" else "8")

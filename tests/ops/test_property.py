@@ -13,7 +13,7 @@ from property_strategies import a_case
 FAST, SLOW = 300, 20_000
 
 
-def _run(count: int) -> None:
+def _run(count: int, most_rows: int = 300, kernels: tuple[str, ...] = cases.KERNELS) -> None:
     worst: dict[str, tuple[float, Case | None]] = {}
     refused: dict[str, int] = {}
 
@@ -21,7 +21,7 @@ def _run(count: int) -> None:
         max_examples=count, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(a_case())
+    @given(a_case(most_rows, kernels))
     def right_or_refused(case: Case) -> None:
         ratio, what = cases.worst_ratio(case)
         if len(what) > 10:

@@ -26,7 +26,13 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from bido_ext.reference.gram_stack import GAUSSIAN, LABELS
+from bido_ext.reference.kernel_entries import (
+    ENERGY,
+    GAUSSIAN,
+    LABELS,
+    LAPLACIAN,
+    RATIONAL_QUADRATIC,
+)
 from bido_ext.triton_kernels import (
     double_center,
     features,
@@ -77,7 +83,7 @@ def compiling(capability: int) -> Iterator[list[tuple[str, Any]]]:
 def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> None:
     """One launch of every kernel that takes features of ``dtype``; tuned kernels with their config."""
 
-    def pick(name: str, candidates: Any, run: Any, key: Any, x: Any) -> Any:
+    def pick(name: str, candidates: Any, run: Any, key: Any, x: Any, out: Any) -> Any:
         return candidates[min(config_index, len(candidates) - 1)]
 
     with (
@@ -85,6 +91,12 @@ def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> N
         mock.patch.object(weighted_product, "tuned", pick),
     ):
         launch_group(256, [512, 512], ([1, 1], [0, 2]), [1], dtype, unbiased=False)
+        if aligned:  # panels of the kernels that have branches of their own
+            for kind in (LAPLACIAN, ENERGY, RATIONAL_QUADRATIC):
+                x = torch.zeros(256, 512, dtype=dtype)
+                (f,) = features.features_of([x], [kind])
+                row, out = torch.ones(2, dtype=torch.float64), torch.empty(256, 256)
+                gram_panel.gram_panel(f, torch.empty(256), row, out)
         if (
             config_index == 0
         ):  # Triton makes other code of a 1, and of sizes that are no multiple of 16
@@ -126,6 +138,27 @@ def launches_of_a_step() -> dict[str, list[str]]:
         )
     names = [name for name, _ in compiled]
     return {"forward": names[:forward], "backward": names[forward:]}
+
+
+def kernels_of_groups() -> list[list[tuple[str, int]]]:
+    """Names and lengths of the code of the kernels of HSIC that know the group, for 9 and 33 variables."""
+    found = []
+    for m in (9, 33):
+        group = [torch.zeros(64, 64) for _ in range(m - 1)] + [torch.zeros(64, dtype=torch.int64)]
+        parameters, kinds = torch.ones(m, dtype=torch.float64), [GAUSSIAN] * (m - 1) + [LABELS]
+        layers = list(range(1, m - 1))
+        pairs = ([j for j in layers for _ in range(2)], [0, m - 1] * len(layers))
+        with compiling(90) as compiled:
+            values, sums, kept = hsic.hsic(group, parameters, kinds, *pairs, False, 512, -1)
+            hsic.hsic_backward(
+                values, group, parameters, sums, kept, kinds, *pairs, False, 512, layers
+            )
+        found.append(sorted((n, len(k.asm["ptx"])) for n, k in compiled if n.startswith(OF_GROUPS)))
+    return found
+
+
+#: Kernels that loop over variables or pairs.
+OF_GROUPS = ("pair_sums", "column_sums", "hsic_")
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -170,5 +203,7 @@ def main(capability: int, configs: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "step":
         print(json.dumps(launches_of_a_step()))
+    elif sys.argv[1] == "groups":
+        print(json.dumps(kernels_of_groups()))
     else:
         main(int(sys.argv[1]), int(sys.argv[2]))

@@ -17,7 +17,8 @@ SCRIPT = Path(__file__).with_name("ahead_of_time.py")
 #: Kernels that multiply, and so must use tensor cores.
 PRODUCTS = {"gram_panel_kernel", "partial_products_kernel", "weighted_product_kernel"}
 OTHERS = {
-    "column_means_kernel", "squared_norms_kernel", "gram_of_products_kernel", "gram_weights_kernel", "subtract_means_kernel",
+    "centers_kernel", "without_offsets_kernel", "squared_norms_kernel", "gram_of_products_kernel",
+    "mark_unresolved_kernel", "gram_weights_kernel", "subtract_means_kernel",
     "pair_sums_kernel", "column_sums_kernel", "hsic_values_kernel", "hsic_weights_kernel",
 }  # fmt: skip
 INSTRUCTION = {80: "mma", 90: "wgmma", 100: "tcgen05"}
@@ -43,6 +44,12 @@ def test_a_bido_step_is_eight_launches() -> None:
     launches = json.loads(run_script("step"))
     assert len(launches["forward"]) <= 5
     assert len(launches["backward"]) <= 3
+
+
+def test_a_larger_group_compiles_no_more_kernels() -> None:
+    """Loops over the variables of a group are the device's: unrolled, 16 layers took half a minute."""
+    of_few, of_many = json.loads(run_script("groups"))
+    assert of_many == of_few
 
 
 def check(facts: list[dict[str, object]], capability: int) -> None:
