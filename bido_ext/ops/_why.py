@@ -41,6 +41,13 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
         reason = _of_ridge(name, v, group.parameters[i], kind, eps) if eps is not None else ""
         if reason:
             return reason
+    device = group.variables[0].device.type
+    if device != "cpu" and group.dtype != torch.float64:  # no second try in float64 there
+        return (
+            f"float32 does not resolve the Gram matrices of {' and '.join(names)} on {device}: rows lie far "
+            "apart against the bandwidth, or an outlier or the scale of the features leaves too few digits. "
+            "Pass float64, or scale the features."
+        )
     return (
         f"The measure of {' and '.join(names)} is not finite although the features are: products of their "
         "Gram matrices overflow. Scale the features down or pass float64."
