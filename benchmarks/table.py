@@ -19,6 +19,7 @@ from benchmarks.case import OWN, is_own
 from benchmarks.machine import ROOT
 from benchmarks.results import RESULTS, Record, load
 from benchmarks.rivals import NAMES
+from benchmarks.wrapped import wrapped
 
 #: Relative error from which on a rival's result has no digit right in the measured dtype.
 NO_DIGITS = 1.0
@@ -60,7 +61,7 @@ def markdown_table(records: Sequence[Record]) -> str:
             ]
         )
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{text}\n\n{_caption(records, varies)}\n"
+    return f"{text}\n\n{wrapped(_caption(records, varies))}\n"
 
 
 def names_in(records: Sequence[Record]) -> list[str]:

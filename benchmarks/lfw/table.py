@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.lfw.summary import summary
 from benchmarks.lfw.text import LABELS, interval, markdown, percent, weights
+from benchmarks.wrapped import wrapped
 from bido_ext.lab.data.atomic import write_text
 
 
@@ -83,7 +84,7 @@ def facts(document: dict[str, Any]) -> str:
         " images.",
         *attacks.values(),
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(wrapped(line, "- ") for line in lines)
 
 
 def _gmi(gmi: dict[str, Any]) -> str:

@@ -25,7 +25,9 @@ def table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     if found is None:
         found = _kept.get(key)
     if found is None:
-        if capturing:  # nothing may travel now, and what a capture makes is filled again at every replay
+        if (
+            capturing
+        ):  # nothing may travel now, and what a capture makes is filled again at every replay
             return _filled(key[0], device)
         if len(_kept) >= MOST_KEPT:
             _kept.clear()
