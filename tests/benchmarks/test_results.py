@@ -132,7 +132,9 @@ def test_table_says_what_the_control_says() -> None:
     paired = {"paired_ratio": 1.01, "paired_ratio_95": [1.0, 1.02]}
     rows = [{**plain["rows"][0], **paired}, plain["rows"][1]]
     again = {"what": "floor again", **paired, "paired_ratio": 0.99}
-    text = table.markdown_table([{**plain, "rows": rows, "control": again}])
+    wrapped = table.markdown_table([{**plain, "rows": rows, "control": again}])
+    assert all(len(line) <= 100 for line in wrapped.splitlines() if not line.startswith("|"))
+    text = " ".join(wrapped.split())
     assert (
         "Times floor of the same round, median [95 %]: "
         "bido_ext 1.010 [1.000, 1.020], floor again 0.990 [1.000, 1.020]." in text
