@@ -112,7 +112,7 @@ def test_half_precision_with_an_offset(dtype: torch.dtype, n: int, d: int) -> No
     floor = 4e-3 if dtype == torch.bfloat16 else 1e-3  # its own round-off, of the gradient
     kernel = bx.Gaussian(5.0, scale_by_dim=False) if d < 100 else bx.Gaussian(5.0)
     x = (normal(n, d) + 100).to(dtype)
-    value, gradient = value_and_gradient(x, kernel)
+    value, _ = value_and_gradient(x, kernel)
     y = torch.arange(n) % 5
     truth = bx.hsic(x.double(), y, kernel_x=kernel)
     assert abs(float(value - truth)) <= 1e-5 * float(truth)
@@ -126,7 +126,7 @@ def test_half_precision_with_an_offset(dtype: torch.dtype, n: int, d: int) -> No
         lambda: (normal(24, 8) * 1e-20, bx.Gaussian(5.0)),  # squares vanish
         lambda: (normal(24, 8) * 1e18, bx.Gaussian(5.0)),
         lambda: (normal(24, 8), bx.Gaussian(1e-30)),
-        lambda: (normal(24, 8), bx.Gaussian(0.35)),  # K is small
+        lambda: (normal(24, 8), bx.Gaussian(0.1)),  # K is small
         lambda: (torch.cat([normal(12, 8), normal(12, 8) + 1e4]), bx.Gaussian(5.0)),  # clusters
         lambda: (torch.cat([normal(12, 8), normal(12, 8) + 1e4]), bx.InverseMultiquadric()),
     ],
