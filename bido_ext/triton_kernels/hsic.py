@@ -270,7 +270,8 @@ def _partners(
     sources: Sources, pairs: tuple[Sequence[int], ...], kinds: Sequence[int], wanted: Sequence[int]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """The tables of :mod:`bido_ext.triton_kernels.hsic_weights`."""
-    of_wanted, partners = [], []
+    of_wanted: list[tuple[int, ...]] = []
+    partners: list[tuple[int, ...]] = []
     for own in wanted:
         begin = len(partners)
         for p, (a, b) in enumerate(zip(*pairs, strict=True)):
