@@ -27,7 +27,7 @@ from bido_ext.triton_kernels.hsic_sums import (
 from bido_ext.triton_kernels.hsic_weights import hsic_weights_kernel
 from bido_ext.triton_kernels.launch import on_device
 from bido_ext.triton_kernels.table import table
-from bido_ext.triton_kernels.weighted_product import multiply_panel
+from bido_ext.triton_kernels.weighted_product import gradient_dtype, multiply_panel
 
 ROWS, COLUMNS = 8, 128  # of a block in the kernels that only add up
 
@@ -202,7 +202,7 @@ def hsic_backward(
     outs = {
         i: torch.empty(
             variables[i].shape,
-            dtype=by_index[i].x.dtype if i in by_index else torch.float32,
+            dtype=gradient_dtype(by_index[i]) if i in by_index else torch.float32,
             device=parameters.device,
         )
         for i in wanted

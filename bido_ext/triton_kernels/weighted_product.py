@@ -17,7 +17,7 @@ from torch import Tensor
 from bido_ext.reference.gram_stack import LINEAR
 from bido_ext.triton_kernels.entry import pick, round_to_tf32
 from bido_ext.triton_kernels.features import Features, input_precision, launches
-from bido_ext.triton_kernels.launch import Config, on_device, size_class, tuned
+from bido_ext.triton_kernels.launch import INTERPRETED, Config, on_device, size_class, tuned
 from bido_ext.triton_kernels.table import table
 
 #: As in gram_panel.
@@ -141,10 +141,15 @@ def multiply_panel(
         run(tuned("weighted_product", CONFIGS, run, key, weights, rows_written))
 
 
+def gradient_dtype(f: Features) -> torch.dtype:
+    """That of the features, in which the kernel stores; the interpreter would truncate to bfloat16."""
+    return torch.float32 if INTERPRETED else f.x.dtype
+
+
 def weighted_products(
     weights: Tensor, features: Sequence[Features], dtypes: Sequence[torch.dtype]
 ) -> list[Tensor]:
     """(A - diag(A 1)) x of each variable, in the dtype asked for."""
-    outs = [torch.empty(f.x.shape, dtype=f.x.dtype, device=f.x.device) for f in features]
+    outs = [torch.empty(f.x.shape, dtype=gradient_dtype(f), device=f.x.device) for f in features]
     multiply_panel(weights, features, outs)
     return [out.to(dtype) for out, dtype in zip(outs, dtypes, strict=True)]
