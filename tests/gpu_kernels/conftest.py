@@ -14,7 +14,7 @@ from cuda_emulator import build
 from interpreter import skip_where_the_interpreter_is_broken
 
 from bido_ext.serving.implementations import functions_of
-from bido_ext.serving.row import checked_ops
+from bido_ext.serving.row import ROWS, checked_ops
 
 
 @dataclass
@@ -63,7 +63,9 @@ def make_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setenv("BIDO_EMULATOR_ORDER", "shuffle")
     return Kernels(
         name,
-        build.functions(tuple(name for names in checked_ops().values() for name in names)),
+        build.functions(
+            tuple(name for row in ROWS.values() if row.get("cuda") for name in row.functions)
+        ),
         monkeypatch,
     )
 
