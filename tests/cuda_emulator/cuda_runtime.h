@@ -7,8 +7,8 @@
 // It is unkind on purpose: shared memory, static and dynamic, starts each block as NaN, no block gets more of
 // it than every GPU has (BIDO_EMULATOR_CAPABILITY=9: than Hopper), grids keep to the limits of the hardware,
 // the order of the threads between barriers can be turned around or shuffled
-// (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach is an error, as is a
-// vector that does not start on a multiple of its size.
+// (BIDO_EMULATOR_ORDER=forward|reverse|shuffle), and a barrier that not all threads reach is an error, as is
+// a vector that does not start on a multiple of its size.
 #pragma once
 
 #include <cmath>
