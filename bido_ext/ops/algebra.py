@@ -53,8 +53,10 @@ def gradients_of_sides(
     grad: Tensor, first: Sequence[int], second: Sequence[int], sides: Sequence[tuple[int, int]]
 ) -> Tensor:
     """For each side (a variable, its partner) the sum of grad_p over the pairs p of the two; (sides,)."""
+    # A traced graph keeps its own: what is kept here would be a tensor of another trace.
+    incidence = _incidence if type(grad) is Tensor else _incidence.__wrapped__
     pairs = tuple(zip(first, second, strict=True))
-    return _incidence(pairs, tuple(sides), grad.device) @ grad.double()
+    return incidence(pairs, tuple(sides), grad.device) @ grad.double()
 
 
 @functools.lru_cache(maxsize=64)

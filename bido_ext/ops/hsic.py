@@ -29,7 +29,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
-from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unresolved
 
@@ -203,18 +203,21 @@ def _shape_of_kept(
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     values, sums, kept = result = call("hsic", *args)
+    *group, tile, _ = args
+    tile = tile_of_rerun(len(sums[0]), tile)
     wide = None
-    if has_nan(values) and fits_in_float64(args[0], args[2], args[-2]):
+    if has_nan(values) and fits_in_float64(args[0], args[2], tile):
         wide = widened(args[0], args[2])
     if wide is None:
         return result
-    values, sums, _ = again("hsic", wide, *args[1:-1], 0)
+    values, sums, _ = again("hsic", wide, *group[1:], tile, 0)
     return values, sums, mark(kept)
 
 
 def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, variables, parameters, sums, tiles, kinds, first, second, unbiased, tile, wanted = args
     wide = None
+    again_tile = tile_of_rerun(len(sums[0]), tile)
     if tiles.numel() > 0:
         wide = widened(variables, kinds) if marked(tiles) else None
         grads = call("hsic_backward", *args) if wide is None else []
@@ -223,21 +226,9 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
         wide = widened(variables, kinds) if any(map(marked, grads)) else None
     if wide is None:
         return grads
-    _, sums, tiles = again("hsic", wide, parameters, kinds, first, second, unbiased, tile, 0)
-    grads = again(
-        "hsic_backward",
-        grad,
-        wide,
-        parameters,
-        sums,
-        tiles,
-        kinds,
-        first,
-        second,
-        unbiased,
-        tile,
-        wanted,
-    )
+    settings = kinds, first, second, unbiased, again_tile
+    _, sums, tiles = again("hsic", wide, parameters, *settings, 0)
+    grads = again("hsic_backward", grad, wide, parameters, sums, tiles, *settings, wanted)
     return in_dtypes(grads, variables, wanted)
 
 

@@ -79,7 +79,9 @@ class _Space:
 
     def __init__(self, K: Tensor, L: Tensor) -> None:
         self.K, self.L = K, L
-        start = self._square(_noise(len(K), K.dtype, K.device))
+        # A traced graph keeps its own: what is kept here would be a tensor of another trace.
+        noise = _noise if type(K) is Tensor else _noise.__wrapped__
+        start = self._square(noise(len(K), K.dtype, K.device))
         self.basis, self.images = _orthonormal(start, start[:, :0]), start[:, :0]
 
     @property

@@ -41,6 +41,11 @@ def _bounded(workspace_bytes: int) -> Iterator[None]:
         _local.bound = before
 
 
+def tile_of_rerun(n: int, tile: int) -> int:
+    """Rows of a tile in float64, where float32 had tiles of so many: room is left for the features."""
+    return tile if tile >= n else max(1, tile // 4)
+
+
 def fits_in_float64(variables: Sequence[Tensor], kinds: Sequence[int], tile: int) -> bool:
     """Whether hsic of float32 features may run again in float64; False where that cannot help.
 

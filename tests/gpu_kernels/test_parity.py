@@ -178,7 +178,9 @@ def test_hsic(kernels: Any, n: int, tile: str, unbiased: bool) -> None:
     want_values, want_sums, _ = ops._default(wide, parameters, *args, 0)
     scale = want_values.abs().max()
     assert float((values - want_values).abs().max() / scale) <= 5e-6
-    assert relative(sums, want_sums) <= 2e-5
+    # Those of a linear kernel depend on where a kernel puts the origin.
+    known = [i for i, kind in enumerate(kinds) if kind != LINEAR]
+    assert relative(sums[known], want_sums[known]) <= 2e-5
     grad = torch.randn(len(first), dtype=torch.float64)
     want = ops._default_backward(grad, wide, parameters, want_sums, kept, *args, wanted)
     got = kernels.hsic_backward(grad, group, parameters, sums, kept, *args, wanted)

@@ -135,9 +135,9 @@ def test_milestones_count_epochs(root, tmp_path, monkeypatch):
     rates = []
     epoch = training._epoch
 
-    def noting(config, number, model, penalty, optimizer, *rest):
+    def noting(config, number, model, defence, penalty, optimizer, *rest):
         rates.append(optimizer.param_groups[0]["lr"])
-        return epoch(config, number, model, penalty, optimizer, *rest)
+        return epoch(config, number, model, defence, penalty, optimizer, *rest)
 
     monkeypatch.setattr(training, "_epoch", noting)
     task = load_task(DataConfig("celeba", root, image_size=32))
