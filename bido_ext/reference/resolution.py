@@ -23,8 +23,9 @@ from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR, NOT_SMOO
 FARTHEST = 16.0
 #: Of float32: the largest D of the inverse multiquadric kernel, whose near pairs weigh most.
 FARTHEST_MULTIQUADRIC = 128.0
-#: Of float32: K = 1 + e keeps its digits only where it is not small.
-SMALLEST_MEAN = 0.02
+#: Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
+#: share of all: duplicates have K = 1 beside each other, and no part in the gradient.
+SMALLEST_MEAN, SHARE_OF_ROWS = 0.02, 8
 #: Of float32 and the linear kernel: the largest squared norm against the median.
 LARGEST_OUTLIER = 100.0
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
@@ -46,7 +47,10 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
         return bad | (norms.amax() > LARGEST_OUTLIER * norms.median())
     if kind in NOT_SMOOTH:  # float64 makes near distances from differences
         return torch.ones_like(bad)
-    return bad | (1 + E.sum(dtype=torch.float64) / (n * (n - 1)) < SMALLEST_MEAN)
+    means = 1 + E.sum(1, dtype=torch.float64) / (n - 1)
+    return bad | (
+        means.topk(max(1, n // SHARE_OF_ROWS), largest=False).values.mean() < SMALLEST_MEAN
+    )
 
 
 def far_or_extreme(E: Tensor, kind: int) -> Tensor:

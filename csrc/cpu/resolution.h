@@ -27,8 +27,19 @@ namespace bido {
 // Of float32, the largest gamma N (1 N for the inverse multiquadric, whose near pairs weigh most): up to here
 // the error of K is a few units of round-off, whatever the rows are.
 constexpr double kFarthest = 16, kFarthestMultiquadric = 64;
-// Of float32: K = 1 + e keeps its digits only where it is not small.
+// Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
+// share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 constexpr double kSmallestMean = 0.02;
+constexpr int64_t kShareOfRows = 8;
+
+inline double smallest_mean_of_k(const double* sums, int64_t n) {
+  std::vector<double> ordered(sums, sums + n);
+  const int64_t count = std::max<int64_t>(1, n / kShareOfRows);
+  std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end());
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += ordered[i];
+  return 1 + total / (static_cast<double>(count) * static_cast<double>(n - 1));
+}
 
 // Of float32 and the linear kernel: the largest norm against the median. Products with an outlier are nearly
 // the same for all other rows, and centering leaves their difference.
@@ -57,11 +68,10 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   if (v.kind == KernelKind::energy) return true;
   const double gamma = v.kind == KernelKind::inverse_multiquadric ? 1 : v.exact_parameter;
   // Of the Laplacian kernel, in distances and not in their squares.
-  const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma,
-               count = static_cast<double>(n);
-  const double mean = 1 + total / (count * (count - 1));  // of K beside the diagonal
+  const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma;
   const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;
-  return scale * largest <= (exponential ? kFarthest : kFarthestMultiquadric) && mean >= kSmallestMean;
+  return scale * largest <= (exponential ? kFarthest : kFarthestMultiquadric) &&
+         smallest_mean_of_k(sums, n) >= kSmallestMean;
 }
 
 // NaN for the first entry of what is not resolved, of whole Gram matrices.
