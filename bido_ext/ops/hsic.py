@@ -31,7 +31,7 @@ from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
 from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
-from bido_ext.reference.resolution import nan_where_unresolved, unresolved
+from bido_ext.reference.resolution import nan_where_unresolved, unbiased_cancels, unresolved
 
 ESTIMATORS = ("biased", "unbiased")
 #: Of float64 sums: what is smaller is nothing (csrc/cpu/hsic_sums.h has the same).
@@ -123,6 +123,9 @@ def _default(
     """The dense textbook: right on every device, but it does not save memory."""
     stack = reference.gram_stack(variables, parameters, kinds)
     bad = [unresolved(K, kind) for K, kind in zip(stack, kinds, strict=True)]
+    if unbiased and stack[0].device.type == "cpu":
+        for i, kind in enumerate(kinds):
+            bad[i] = bad[i] | (unbiased_cancels(stack[i]) if kind < LABELS else bad[i])
     grams = [K.double() for K in stack]
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(
@@ -206,12 +209,20 @@ def _in_float64(call: Function, again: Function, args: Any) -> Any:
     *group, tile, _ = args
     tile = tile_of_rerun(len(sums[0]), tile)
     wide = None
-    if has_nan(values) and fits_in_float64(args[0], args[2], tile):
+    failed = has_nan(values) or (args[5] and _unbiased_cancels(kept))
+    if failed and fits_in_float64(args[0], args[2], tile):
         wide = widened(args[0], args[2])
     if wide is None:
         return result
     values, sums, _ = again("hsic", wide, *group[1:], tile, 0)
     return values, sums, mark(kept)
+
+
+def _unbiased_cancels(kept: Tensor) -> bool:
+    """Whether it does in the first tile of a variable, up to n = 512 its whole Gram matrix."""
+    if kept.numel() == 0 or bool(kept[:, 0].isnan().any()):
+        return False
+    return any(bool(unbiased_cancels(tile)) for tile in kept[:, 0])
 
 
 def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:

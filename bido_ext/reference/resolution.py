@@ -26,6 +26,8 @@ FARTHEST_MULTIQUADRIC = 128.0
 #: Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
 #: share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 SMALLEST_MEAN, SHARE_OF_ROWS = 0.02, 8
+#: Of float32 and the unbiased estimator: the largest entry after centering against the largest one before.
+LEAST_LEFT = 0.01
 #: Of float32 and the linear kernel: the largest squared norm against the median.
 LARGEST_OUTLIER = 100.0
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
@@ -51,6 +53,22 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
     return bad | (
         means.topk(max(1, n // SHARE_OF_ROWS), largest=False).values.mean() < SMALLEST_MEAN
     )
+
+
+def unbiased_cancels(E: Tensor) -> Tensor:
+    """Whether off-diagonal centering leaves less than LEAST_LEFT of float32 entries E (n, n); 0-d bool.
+
+    It takes a_i + a_j away from every entry beside the diagonal, and so all that one far sample does: what is
+    left has lost as many digits. float64 has them.
+    """
+    n = E.shape[-1]
+    if E.dtype == torch.float64 or n < 4:
+        return torch.zeros((), dtype=torch.bool, device=E.device)
+    K = E.double() - torch.diag(E.diagonal().double())
+    sums = K.sum(1)
+    G = K - (sums[:, None] + sums[None, :]) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+    G = G - torch.diag(G.diagonal())
+    return G.abs().amax() < LEAST_LEFT * K.abs().amax()
 
 
 def far_or_extreme(E: Tensor, kind: int) -> Tensor:
