@@ -111,7 +111,7 @@ def by_matrices(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
 def test_two_columns_are_as_their_matrices(kind: str, n: int, estimator: str) -> None:
     unbiased = estimator == "unbiased"
     if unbiased and n < 4:
-        pytest.skip("unbiased estimators need four samples")
+        pytest.skip("the unbiased estimator needs n >= 4")
     x, y = (v[:, None] for v in pair(kind, n))
     xy, xx, yy = by_matrices(x, y, unbiased).tolist()
     size = (xx * yy) ** 0.5
