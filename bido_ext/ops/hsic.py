@@ -124,8 +124,8 @@ def _default(
     stack = reference.gram_stack(variables, parameters, kinds)
     bad = [unresolved(K, kind) for K, kind in zip(stack, kinds, strict=True)]
     if unbiased and stack[0].device.type == "cpu":
-        for i, kind in enumerate(kinds):
-            bad[i] = bad[i] | (unbiased_cancels(stack[i]) if kind < LABELS else bad[i])
+        for i in (i for i, kind in enumerate(kinds) if kind < LABELS):
+            bad[i] = bad[i] | unbiased_cancels(stack[i])
     grams = [K.double() for K in stack]
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(

@@ -190,5 +190,7 @@ def _measured(function: str, arguments: Arguments, device: torch.device) -> Tune
     if times is None:
         with torch.no_grad():
             times = choose.times_of(row, right, arguments, device) or {}
-    chosen = "cpu" if on_cpu and "cpu" in able else choose.fastest(times)
+    chosen = choose.fastest(times) if times else "reference"
+    if on_cpu and "cpu" in able:
+        chosen = "cpu"
     return TuneRow(row.op, " ".join(map(str, key[1:5])), chosen, times, errors)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bido_ext.reference.hsic import hsic_gradient
 from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR, NOT_SMOOTH
 
 #: Of float32: the largest gamma D.
@@ -64,11 +65,8 @@ def unbiased_cancels(E: Tensor) -> Tensor:
     n = E.shape[-1]
     if E.dtype == torch.float64 or n < 4:
         return torch.zeros((), dtype=torch.bool, device=E.device)
-    K = E.double() - torch.diag(E.diagonal().double())
-    sums = K.sum(1)
-    G = K - (sums[:, None] + sums[None, :]) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
-    G = G - torch.diag(G.diagonal())
-    return G.abs().amax() < LEAST_LEFT * K.abs().amax()
+    left = n * (n - 3) * hsic_gradient(E.double(), unbiased=True)
+    return left.abs().amax() < LEAST_LEFT * (E - torch.diag(E.diagonal())).abs().amax()
 
 
 def far_or_extreme(E: Tensor, kind: int) -> Tensor:

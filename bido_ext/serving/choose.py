@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bido_ext._precision import tf32_allowed
 from bido_ext.serving import libraries, measure, verdicts
+from bido_ext.serving.first_run import FirstRuns
 from bido_ext.serving.implementations import functions_of
 from bido_ext.serving.limits import features_of
 from bido_ext.serving.row import (
@@ -62,7 +63,8 @@ def signature(name: str, args: Sequence[Any]) -> tuple[Any, ...]:
     features = args[at]
     if type(features) is not list:
         features = (features,)
-    parts: list[Any] = [name, tf32_allowed(), features[0].device]
+    deterministic = torch.are_deterministic_algorithms_enabled()  # then nothing is timed
+    parts: list[Any] = [name, tf32_allowed(), deterministic, features[0].device]
     for t in features:
         parts += (t.dtype, t.shape, t.stride())
     for i, arg in enumerate(args):
@@ -94,13 +96,15 @@ def choose(
     if forced is not None:
         return _forced(name, row, "cuda" if forced == "native" else forced, arguments)
     right = right_ones(row, candidates(row, arguments), arguments, device)
+    first_runs = FirstRuns(device, bucket(row.op, arguments, right, device))
+    right = {name: functions for name, functions in right.items() if not first_runs.killed(name)}
     if not right:
         return default_of(name)
     key = bucket(row.op, arguments, right, device)
     times = verdicts.measured(*key)
     if times is None and len(right) > 1 and may_measure(device) and name == row.functions[0]:
         begun = time.perf_counter()
-        times = times_of(row, right, arguments, device)
+        times = times_of(row, right, arguments, device, first_runs)
         if times is not None:
             verdicts.keep_measured(times, *key)
             _tell(row.op, times, time.perf_counter() - begun)
@@ -186,12 +190,16 @@ def times_of(
     right: dict[str, dict[str, Function]],
     arguments: Arguments,
     device: torch.device,
-    budget: float = measure.BUDGET,
+    first_runs: FirstRuns | None = None,
 ) -> dict[str, float | str] | None:
     """Times of the candidates; None where none of them ran."""
     steps = {name: step_of(row, functions, arguments) for name, functions in right.items()}
+    if first_runs is not None:
+        steps = first_runs.watched(steps)
     with torch.autocast(device.type, enabled=False):
-        times = measure.times(steps, device, budget)
+        times = measure.times(steps, device)
+    if first_runs is not None:
+        first_runs.end()
     return times if any(isinstance(t, float) for t in times.values()) else None
 
 

@@ -38,18 +38,20 @@ def times(
     meets every one of them, until the budget is spent; at least once each.
     """
     found: dict[str, float | str] = {}
-    for name, step in steps.items():
-        try:
-            milliseconds(step, device)
-        except Exception as error:  # out of memory, or of something else: another one serves
-            said = str(error).splitlines()
-            found[name] = f"{type(error).__name__}: {said[0] if said else ''}"
-    runs = [name for name in steps if name not in found]
-    best = dict.fromkeys(runs, float("inf"))
-    end = time.perf_counter() + budget
-    for _ in range(MOST_ROUNDS):
-        for name in runs:
-            best[name] = min(best[name], milliseconds(steps[name], device))
-        if time.perf_counter() >= end:
+    best = dict.fromkeys(steps, float("inf"))
+    end = float("inf")
+    for counts in range(MOST_ROUNDS + 1):
+        for name in [name for name in steps if name not in found]:
+            try:
+                taken = milliseconds(steps[name], device)
+            except Exception as error:  # out of memory, or of something else: another one serves
+                said = str(error).splitlines()
+                found[name] = f"{type(error).__name__}: {said[0] if said else ''}"
+                continue
+            if counts:
+                best[name] = min(best[name], taken)
+        if counts == 0:
+            end = time.perf_counter() + budget
+        elif time.perf_counter() >= end:
             break
-    return found | best
+    return best | found

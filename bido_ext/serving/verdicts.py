@@ -45,7 +45,8 @@ def _driver() -> str:
         return "unknown"
 
 
-def _stored_as(*key: object) -> str:
+def stored_as(*key: object) -> str:
+    """A fact with the versions that it holds for."""
     versions = (
         libraries.digest(), torch.__version__, torch.version.cuda, torch.version.hip,
         libraries.triton_version(), _driver(),
@@ -69,7 +70,7 @@ def passes(
     tf32 = tf32_allowed()
     key = (op, implementation, str(dtype), tf32, device_name(device))
     if key not in _checked:
-        stored = _stored_as(*key)
+        stored = stored_as(*key)
         known = _disk_cache.read("self_checks").get(stored)
         if isinstance(known, float):
             _checked[key] = known
@@ -145,7 +146,7 @@ def lives(device: torch.device) -> bool:
 
 def measured(*key: object) -> dict[str, Any] | None:
     """The times of a bucket, {implementation: milliseconds or words}; None where nothing was measured."""
-    stored = _stored_as(*key)
+    stored = stored_as(*key)
     if stored not in _measured:
         known = _disk_cache.read_one("measurements", stored)
         if not isinstance(known, dict):
@@ -156,13 +157,13 @@ def measured(*key: object) -> dict[str, Any] | None:
 
 def keep_measured(times: dict[str, Any], *key: object) -> None:
     """Keeps the times of a bucket."""
-    stored = _stored_as(*key)
+    stored = stored_as(*key)
     _measured[stored] = times
     _disk_cache.update("measurements", stored, times)
 
 
 def all_measured(device: torch.device) -> list[tuple[str, dict[str, Any]]]:
     """What is known of a device with these versions: (op/dtype/TF32/rows/width, times)."""
-    end = f"/{_stored_as(device_name(device))}"
+    end = f"/{stored_as(device_name(device))}"
     facts = _disk_cache.read("measurements")
     return [(key.removesuffix(end), times) for key, times in facts.items() if key.endswith(end)]

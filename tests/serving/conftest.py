@@ -48,8 +48,10 @@ class StandIns:
             return implementations.functions_of(op, implementation)
         return self.there.get(implementation, {})
 
-    def _times(self, steps: dict[str, object], device: object, budget: float) -> dict[str, float]:
+    def _times(self, steps: dict[str, object], device: object) -> dict[str, float]:
         self.timed += 1
+        for step in steps.values():
+            step()  # type: ignore[operator]
         return {name: self.milliseconds[name] for name in steps}
 
     def add(self, implementation: str, milliseconds: float, functions: Functions) -> Functions:

@@ -14,6 +14,7 @@ from serving.conftest import CPU, Functions, StandIns
 
 from bido_ext import _disk_cache
 from bido_ext.serving import choose, libraries, verdicts
+from bido_ext.serving.measure import times
 from bido_ext.serving.row import ROWS, default_of, named
 
 Make = Callable[[], Functions]
@@ -150,16 +151,75 @@ def test_a_candidate_that_runs_out_of_memory_is_left_out() -> None:
     def too_large() -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    from bido_ext.serving.measure import times
-
     found = times({"large": too_large, "small": lambda: None}, CPU)
     assert found["large"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
     assert choose.fastest(found) == "small"
 
 
-def test_measuring_keeps_to_its_budget() -> None:
-    from bido_ext.serving.measure import times
+def test_one_that_fails_in_a_later_round_is_left_out() -> None:
+    calls: list[int] = []
 
+    def twice() -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("device is busy")
+
+    found = times({"twice": twice, "always": lambda: None}, CPU)
+    assert found["twice"] == "RuntimeError: device is busy"
+    assert choose.fastest(found) == "always"
+
+
+KILLS = """
+import os, sys, torch
+from bido_ext.serving import choose
+from bido_ext.serving.row import ROWS, default_of, named
+
+def there(op, implementation):
+    # Right in the check, whose matrices have other sizes, and deadly on the user's.
+    right = default_of("double_center")
+    kills = lambda K: os._exit(9) if len(K) == 9 else right(K)
+    return {"triton": {"double_center": kills}, "cuda": {"double_center": right}}.get(implementation, {})
+
+choose.functions_of = there
+arguments = named("double_center", [torch.rand(9, 9)])
+chosen = choose.choose("double_center", arguments, torch.device("cpu"))
+print("lives", chosen is default_of("double_center"))
+"""
+
+
+def test_one_that_kills_the_process_when_timed_is_remembered() -> None:
+    """For shapes that share the verdict; the check had passed."""
+    runs = [
+        subprocess.run([sys.executable, "-c", KILLS], capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+    assert runs[0].returncode == 9, runs[0].stderr
+    assert runs[1].stdout.strip() == "lives True", runs[1].stderr
+
+
+def test_one_that_breaks_the_device_when_timed_is_named_and_remembered(
+    stand_ins: StandIns, right: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks: list[int] = []
+    function = default_of("double_center")
+
+    def faulty(K: torch.Tensor) -> torch.Tensor:
+        if len(K) == 9:
+            breaks.append(1)
+        return function(K)
+
+    stand_ins.add("triton", 1.0, {"double_center": faulty})
+    stand_ins.add("cuda", 2.0, right())
+    with monkeypatch.context() as patch:
+        patch.setattr(verdicts, "lives", lambda device: not breaks)
+        with pytest.raises(RuntimeError, match="the triton implementation broke the device when"):
+            stand_ins.chosen()
+    choose.forget()  # the next process
+    assert stand_ins.chosen() is stand_ins.there["cuda"]["double_center"]
+    assert breaks == [1]
+
+
+def test_measuring_keeps_to_its_budget() -> None:
     begun = time.perf_counter()
     found = times({"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.01)}, CPU)
     # One run of each before anything counts, and rounds of both until 50 ms are over.
