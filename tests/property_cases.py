@@ -16,8 +16,8 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
-import mpmath
 import torch
+from nhsic_in_digits import nhsic_in_50_digits, width
 from torch import Tensor
 
 import bido_ext as bx
@@ -160,12 +160,12 @@ def _gram(x: Tensor, kernel: bx.Kernel) -> Tensor:
     if isinstance(kernel, bx.InverseMultiquadric):
         t = -0.5 * torch.log1p(D)
     elif isinstance(kernel, bx.Laplacian):
-        t = -D.sqrt() / (float(kernel.sigma) * _width(kernel, x.shape[1]) ** 0.5)
+        t = -D.sqrt() / (float(kernel.sigma) * width(kernel, x.shape[1]) ** 0.5)
     elif isinstance(kernel, bx.RationalQuadratic):
-        gamma = 1 / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]))
+        gamma = 1 / (2 * float(kernel.sigma) ** 2 * width(kernel, x.shape[1]))
         t = -kernel.alpha * torch.log1p(gamma / kernel.alpha * D)
     else:
-        t = -D / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]))
+        t = -D / (2 * float(kernel.sigma) ** 2 * width(kernel, x.shape[1]))
     return t.exp() if t.exp().mean() < 0.1 else t.expm1()
 
 
@@ -198,7 +198,7 @@ def truth(case: Case, x: Tensor, y: Tensor) -> Truth:
     if case.y is not None:
         L_of = kernel_of(case, case.kernel_y, case.y)
     if case.measure == "nhsic" and (case.kernel == "linear" or isinstance(L_of, bx.Linear)):
-        return _nhsic_in_50_digits(case, wide, y, K_of, L_of)
+        return Truth(*nhsic_in_50_digits(wide, y, K_of, L_of, 10**case.log_eps))
     L = (y[:, None] == y[None]).double() if L_of is None else _gram(y.double(), L_of)
     K = _gram(wide, K_of).requires_grad_()
     value, bound, firm = _measure(case, K, L)
@@ -277,11 +277,11 @@ def _of_features(
     elif isinstance(kernel, bx.Energy):
         slope = torch.where(D > 0, 2 * kernel.beta * D ** (kernel.beta / 2 - 1), 0.0)
     elif isinstance(kernel, bx.Laplacian):
-        gamma = 1 / (float(kernel.sigma) * _width(kernel, x.shape[1]) ** 0.5)
+        gamma = 1 / (float(kernel.sigma) * width(kernel, x.shape[1]) ** 0.5)
         slope = torch.where(D > 0, 2 * gamma * torch.exp(-gamma * D.sqrt()) / D.sqrt(), 0.0)
         size = size * (1 + 1e-9 / torch.exp(-gamma * D.sqrt()).clamp_min(1e-300))
     elif isinstance(kernel, bx.RationalQuadratic):
-        gamma = 1 / (2 * float(kernel.sigma) ** 2 * _width(kernel, x.shape[1]) * kernel.alpha)
+        gamma = 1 / (2 * float(kernel.sigma) ** 2 * width(kernel, x.shape[1]) * kernel.alpha)
         slope = 4 * kernel.alpha * gamma * (1 + gamma * D) ** (-kernel.alpha - 1)
     else:
         d = x.shape[1] if kernel.scale_by_dim else 1
@@ -297,90 +297,20 @@ def _of_features(
     return gradient, float(terms.norm())
 
 
-def _nhsic_in_50_digits(
-    case: Case, x: Tensor, y: Tensor, K_of: bx.Kernel, L_of: bx.Kernel | None
-) -> Truth:
-    with mpmath.workdps(50):
-        n = case.n
-        c = mpmath.mpf(10**case.log_eps) * n
-        X, K = _gram_in_50_digits(x, K_of)
-        if L_of is None:
-            L = mpmath.matrix([[int(a == b) for b in y.tolist()] for a in y.tolist()])
-        else:
-            _, L = _gram_in_50_digits(y.double(), L_of)
-        Kc, Lc = _center_mp(K), _center_mp(L)
-        P = (Kc + c * mpmath.eye(n)) ** -1
-        S = mpmath.eye(n) - c * P
-        T = mpmath.eye(n) - c * (Lc + c * mpmath.eye(n)) ** -1
-        value = sum((S * T)[i, i] for i in range(n))
-        G = c * P * T * P
-        largest = mpmath.mpf("0.1") * max(abs(g) for g in G)
-        gradient = torch.zeros_like(x)
-        terms = torch.zeros_like(x)
-        d = x.shape[1]
-        for i in range(n):
-            for k in range(d):
-                if isinstance(K_of, bx.Linear):
-                    parts = [2 * G[i, j] * X[j, k] for j in range(n)]
-                else:
-                    weight = _weights_mp(K_of, K, d)
-                    parts = [weight(G[i, j], i, j) * (X[j, k] - X[i, k]) for j in range(n)]
-                    rough = [weight(largest, i, j) * (X[j, k] - X[i, k]) for j in range(n)]
-                    # As in _of_features: K beside 1.
-                    lost = [
-                        weight(G[i, j], i, j) * (X[j, k] - X[i, k]) * mpmath.mpf("1e-9") / K[i, j]
-                        for j in range(n)
-                    ]
-                    terms[i, k] = float(sum(abs(p) for p in [*parts, *rough, *lost]))
-                gradient[i, k] = float(sum(parts))
-        # c P T P X: the terms of it cancel where the linear kernel has the rank; the package avoids them.
-        size = float(terms.norm())
-        if isinstance(K_of, bx.Linear):
-            PX = P * X
-            size = float(gradient.norm()) + 0.1 * float(
-                mpmath.mnorm(PX, "f") * mpmath.mnorm(T, "f")
-            )
-        return Truth(float(value), gradient, float(n - 1), size)
+def value_ratio(case: Case, value: Tensor, true: Truth) -> float:
+    """Error of a value over its budget."""
+    budget = VALUE[case.measure] * max(abs(true.value), 0.01 * true.bound) + TINY
+    return abs(float(value) - true.value) / budget
 
 
-def _gram_in_50_digits(x: Tensor, kernel: bx.Kernel) -> tuple[mpmath.matrix, mpmath.matrix]:
-    X = mpmath.matrix([[mpmath.mpf(v) for v in row] for row in x.tolist()])
-    n, d = x.shape
-    for k in range(d):
-        mean = sum(X[i, k] for i in range(n)) / n
-        for i in range(n):
-            X[i, k] -= mean
-    if isinstance(kernel, bx.Linear):
-        return X, X * X.T
-    K = mpmath.zeros(n)
-    for i in range(n):
-        for j in range(n):
-            D = sum((X[i, k] - X[j, k]) ** 2 for k in range(d))
-            if isinstance(kernel, bx.InverseMultiquadric):
-                K[i, j] = (1 + D) ** mpmath.mpf("-0.5")
-            else:
-                K[i, j] = mpmath.exp(
-                    -D / (2 * mpmath.mpf(float(kernel.sigma)) ** 2 * _width(kernel, d))
-                )
-    return X, K
-
-
-def _width(kernel: bx.Kernel, d: int) -> int:
-    return d if getattr(kernel, "scale_by_dim", False) else 1
-
-
-def _weights_mp(kernel: bx.Kernel, K: mpmath.matrix, d: int):  # type: ignore[no-untyped-def]
-    if isinstance(kernel, bx.InverseMultiquadric):
-        return lambda g, i, j: 2 * g * K[i, j] ** 3
-    assert isinstance(kernel, bx.Gaussian)
-    gamma = 1 / (2 * mpmath.mpf(float(kernel.sigma)) ** 2 * _width(kernel, d))
-    return lambda g, i, j: 4 * gamma * g * K[i, j]
-
-
-def _center_mp(K: mpmath.matrix) -> mpmath.matrix:
-    n = K.rows
-    H = mpmath.eye(n) - mpmath.ones(n) / n
-    return H * K * H
+def gradient_ratio(case: Case, x: Tensor, gradient: Tensor, true: Truth) -> float:
+    """Error of a gradient, in the dtype of x, over its budget."""
+    floor = {torch.float32: 0.0, torch.bfloat16: 4e-3, torch.float16: 1e-3}[x.dtype]
+    size = float(true.gradient.norm())
+    budget = (GRADIENT[case.measure] + floor) * size + ROUNDOFF * true.terms + TINY
+    if x.dtype == torch.float16:
+        budget += 6e-8 * x.numel() ** 0.5  # its smallest number
+    return float((gradient.double() - true.gradient).norm()) / budget
 
 
 def worst_ratio(case: Case) -> tuple[float, str]:
@@ -407,14 +337,8 @@ def worst_ratio(case: Case) -> tuple[float, str]:
         assert float(value) == 0
         assert not bool(gradient.any())
         return 0.0, "constant"
-    budget = VALUE[case.measure] * max(abs(true.value), 0.01 * true.bound) + TINY
-    ratio, what = abs(float(value) - true.value) / budget, "value"
+    ratio, what = value_ratio(case, value, true), "value"
     if not true.firm or not bool(torch.isfinite(true.gradient).all()):
         return ratio, what
-    floor = {torch.float32: 0.0, torch.bfloat16: 4e-3, torch.float16: 1e-3}[x.dtype]
-    size = float(true.gradient.norm())
-    budget = (GRADIENT[case.measure] + floor) * size + ROUNDOFF * true.terms + TINY
-    if x.dtype == torch.float16:
-        budget += 6e-8 * x.numel() ** 0.5  # its smallest number
-    of_gradient = float((gradient.double() - true.gradient).norm()) / budget
+    of_gradient = gradient_ratio(case, x, gradient, true)
     return (of_gradient, "gradient") if of_gradient > ratio else (ratio, what)

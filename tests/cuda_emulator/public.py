@@ -49,16 +49,8 @@ def worst_ratio(case: cases.Case) -> tuple[float, str]:
         assert float(value) == 0
         assert not bool(gradient.nan_to_num().any())
         return 0.0, "constant"
-    budget = cases.VALUE[case.measure] * max(abs(true.value), 0.01 * true.bound) + cases.TINY
-    ratio, what = abs(float(value) - true.value) / budget, "value"
+    ratio, what = cases.value_ratio(case, value, true), "value"
     if not bool(torch.isfinite(gradient).all() and torch.isfinite(true.gradient).all()):
         return ratio, "gradient refused" if ratio <= 1 else what
-    floor = {torch.float32: 0.0, torch.bfloat16: 4e-3, torch.float16: 1e-3}[x.dtype]
-    size = float(true.gradient.norm())
-    budget = (
-        (cases.GRADIENT[case.measure] + floor) * size + cases.ROUNDOFF * true.terms + cases.TINY
-    )
-    if x.dtype == torch.float16:
-        budget += 6e-8 * x.numel() ** 0.5  # its smallest number
-    of_gradient = float((gradient.double() - true.gradient).norm()) / budget
+    of_gradient = cases.gradient_ratio(case, x, gradient, true)
     return (of_gradient, "gradient") if of_gradient > ratio else (ratio, what)
