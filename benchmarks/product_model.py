@@ -3,10 +3,9 @@
 
     python -m benchmarks.product_model
 
-Nothing here was measured. The model counts, per step of a tile's pipeline, the cycles of the matrix unit, of
+Nothing here was measured. Per step of a tile's pipeline the model counts the cycles of the matrix unit, of
 shared memory (128 bytes a cycle: operands written once, read by every wgmma) and of the four schedulers, and
-takes the largest. docs/heavy_product.md says what
-follows.
+takes the largest. docs/heavy_product.md says what follows.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 With rows of the Gram matrices at hand, K' and L' are they less their own row means, and k, l the row sums:
     tr(HKH HLH) = sum K' o L' - (1/n) sum_j (k_j - k_mean)(l_j - l_mean)
     unbiased, off the diagonal: sum K' o L' - n / ((n-1)(n-2)) sum_j (k_j - k_mean)(l_j - l_mean)
-Nothing large cancels, so the entries may be float32; sums are float64.
+Nothing large cancels, so the entries may be float32; sums are float64. Streaming holds a panel of each matrix,
+and beside them centered copies of the features, which no bound on memory counts yet.
 """
 
 from __future__ import annotations
