@@ -87,8 +87,8 @@ def has_nan(values: Tensor) -> bool:
 
 
 def marked(kept: Tensor) -> bool:
-    """Whether the first entry is NaN."""
-    return kept.numel() > 0 and bool(kept[(0,) * kept.dim()].isnan())
+    """Whether the first entry is NaN, or overflowed as all weights of a variable do."""
+    return kept.numel() > 0 and not bool(kept[(0,) * kept.dim()].isfinite())
 
 
 def mark(kept: Tensor) -> Tensor:

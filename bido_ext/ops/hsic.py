@@ -229,12 +229,13 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, variables, parameters, sums, tiles, kinds, first, second, unbiased, tile, wanted = args
     wide = None
     again_tile = tile_of_rerun(len(sums[0]), tile)
-    if tiles.numel() > 0:
-        wide = widened(variables, kinds) if marked(tiles) else None
-        grads = call("hsic_backward", *args) if wide is None else []
-    else:  # the backward sees by itself that it makes what it cannot resolve
+    grads: list[Tensor] = []
+    failed = tiles.numel() > 0 and marked(tiles)
+    if not failed:  # the backward sees by itself that it makes what it cannot resolve
         grads = call("hsic_backward", *args)
-        wide = widened(variables, kinds) if any(map(marked, grads)) else None
+        failed = any(map(marked, grads))
+    if failed:
+        wide = widened(variables, kinds)
     if wide is None:
         return grads
     settings = kinds, first, second, unbiased, again_tile

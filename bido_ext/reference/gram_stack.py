@@ -75,6 +75,9 @@ def gram_backward(
         return grad_x - grad_x.mean(0, keepdim=True)
     A = weight_of_entry((grad + grad.T) / 2, E, parameter, kind)
     A = A - torch.diag(A.diagonal())  # A_ii cancels; its round-off would drown small weights
+    if dtype == torch.float64 and x.device.type == "cpu":
+        # There near distances are made from differences: entries of 0 are of equal rows, which cancel, too.
+        A = torch.where(E == 0, 0.0, A)
     return A @ x - A.sum(1, keepdim=True) * x
 
 

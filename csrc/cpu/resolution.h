@@ -26,24 +26,32 @@ namespace bido {
 
 // Of float32, the largest gamma N (1 N for the inverse multiquadric, whose near pairs weigh most): up to here
 // the error of K is a few units of round-off, whatever the rows are.
-constexpr double kFarthest = 16, kFarthestMultiquadric = 64;
+constexpr double kFarthest = 4, kFarthestMultiquadric = 16;
 // Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
 // share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 constexpr double kSmallestMean = 0.02;
 constexpr int64_t kShareOfRows = 8;
 
-inline double smallest_mean_of_k(const double* sums, int64_t n) {
+inline double smallest_mean_of_k(const double* sums, int64_t n, int64_t count) {
   std::vector<double> ordered(sums, sums + n);
-  const int64_t count = std::max<int64_t>(1, n / kShareOfRows);
+  count = std::max<int64_t>(1, count);
   std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end());
   double total = 0;
   for (int64_t i = 0; i < count; ++i) total += ordered[i];
   return 1 + total / (static_cast<double>(count) * static_cast<double>(n - 1));
 }
 
-// Of float32 and the linear kernel: the largest norm against the median. Products with an outlier are nearly
-// the same for all other rows, and centering leaves their difference.
+// Of float32: the largest norm against the median. Of the linear kernel products with an outlier are nearly
+// the same for all other rows, and centering leaves their difference; of the others, where the K of a row are
+// small, its large differences multiply their round-off.
 constexpr double kLargestOutlier = 100;
+
+template <typename T>
+double median_of(const T* values, int64_t n) {
+  std::vector<T> ordered(values, values + n);
+  std::nth_element(ordered.begin(), ordered.begin() + n / 2, ordered.end());
+  return static_cast<double>(ordered[n / 2]);
+}
 
 // norms [n]: squared norms of the centered rows; sums [n]: of the rows of the Gram matrix up to centering,
 // the diagonal is 0. NaN is never resolved.
@@ -61,17 +69,16 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   if (std::isnan(total)) return false;
   if (!is_in_range(v.kind, v.exact_parameter, largest)) return false;
   if (v.kind == KernelKind::linear) {
-    std::vector<T> ordered(norms, norms + n);
-    std::nth_element(ordered.begin(), ordered.begin() + n / 2, ordered.end());
-    return largest <= kLargestOutlier * static_cast<double>(ordered[n / 2]);
+    return largest <= kLargestOutlier * median_of(norms, n);
   }
   if (v.kind == KernelKind::energy) return true;
   const double gamma = v.kind == KernelKind::inverse_multiquadric ? 1 : v.exact_parameter;
   // Of the Laplacian kernel, in distances and not in their squares.
   const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma;
   const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;
-  return scale * largest <= (exponential ? kFarthest : kFarthestMultiquadric) &&
-         smallest_mean_of_k(sums, n) >= kSmallestMean;
+  if (scale * largest > (exponential ? kFarthest : kFarthestMultiquadric)) return false;
+  if (smallest_mean_of_k(sums, n, n / kShareOfRows) < kSmallestMean) return false;
+  return smallest_mean_of_k(sums, n, 1) >= kSmallestMean || largest <= kLargestOutlier * median_of(norms, n);
 }
 
 // NaN for the first entry of what is not resolved, of whole Gram matrices.

@@ -285,3 +285,26 @@ def test_unbiased_beside_one_far_sample(measure: str, n: int) -> None:
     value.backward()
     assert relative_error(value.detach(), truth.detach()) < 1e-6
     assert relative_error(leaf.grad, wide.grad) < 1e-5
+
+
+@pytest.mark.parametrize("measure", ["hsic", "coco"])
+def test_weights_beyond_float32(measure: str) -> None:
+    """The gradient is a float32, the weights that it is made of are not."""
+    x, y = 5e-10 * normal(6, 1), 8e10 * normal(6, 1)
+    kernels = {"kernel_x": bx.Gaussian(5e-10), "kernel_y": bx.Linear()}
+    wide, leaf = x.double().requires_grad_(), x.clone().requires_grad_()
+    getattr(bx, measure)(wide, y.double(), **kernels).backward()
+    getattr(bx, measure)(leaf, y, **kernels).backward()
+    assert relative_error(leaf.grad, wide.grad) < 1e-5
+
+
+@pytest.mark.parametrize("measure", ["hsic", "cka"])
+def test_duplicates_do_not_hide_that_kernels_are_small(measure: str) -> None:
+    """Equal rows have K = 1 and no part in the gradient; that of the others needs its digits."""
+    x, y = normal(4, 3), torch.tensor([0, 1, 1, 0])
+    x[2] = x[0]
+    kernel = bx.Gaussian(0.4, scale_by_dim=False)
+    wide, leaf = x.double().requires_grad_(), x.clone().requires_grad_()
+    getattr(bx, measure)(wide, y, kernel_x=kernel).backward()
+    getattr(bx, measure)(leaf, y, kernel_x=kernel).backward()
+    assert relative_error(leaf.grad, wide.grad) < 1e-5
