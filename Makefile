@@ -45,7 +45,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 docs: $(VENV)/.docs
-	OMP_NUM_THREADS=1 $(RUN) sphinx -b html -q -W --keep-going docs build/docs
+	OMP_NUM_THREADS=1 $(RUN) sphinx -b html -q -E -a -W --keep-going docs build/docs
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .

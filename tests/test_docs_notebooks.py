@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 #: Of the wall clock, on a machine that does other things as well.
 SECONDS = 240
+PICTURES = {"attack_and_defence": 1, "bido_in_a_loop": 1, "independence": 2, "two_networks": 1}
 
 
 def read(path: Path) -> Any:
@@ -33,6 +34,8 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     nbclient.NotebookClient(book, timeout=SECONDS, kernel_name="python3").execute()
     outputs = [out for cell in book.cells for out in cell.get("outputs", ())]
     assert not [out for out in outputs if out.get("name") == "stderr"]
+    pictures = sum("image/png" in out.get("data", {}) for out in outputs)
+    assert pictures == PICTURES[path.stem]
     return "".join(out.get("text", "") for out in outputs)
 
 
@@ -45,7 +48,7 @@ def test_is_stored_without_outputs(path: Path) -> None:
 
 def test_there_are_the_four() -> None:
     names = {path.stem for path in NOTEBOOKS}
-    assert names == {"attack_and_defence", "bido_in_a_loop", "independence", "two_networks"}
+    assert names == set(PICTURES)
 
 
 def test_bido_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
