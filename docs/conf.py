@@ -55,6 +55,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
+pygments_dark_style = "one-dark"
 html_title = f"bido_ext {__version__}"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]

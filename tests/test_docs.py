@@ -126,10 +126,22 @@ def test_the_lines_that_bido_adds_are_shown_as_such() -> None:
     assert len(found) >= 10
 
 
-def test_every_example_is_named_on_the_page() -> None:
+def test_the_table_of_examples_counts_the_lines_added() -> None:
     text = (DOCS / "training_loop.md").read_text()
     for path in (DOCS / "examples").glob("*.py"):
-        assert f"examples/{path.name}" in text
+        lines = path.read_text().count("# bido")
+        assert re.search(rf"\| `docs/examples/{path.name}` \| {lines} \|$", text, re.MULTILINE)
+
+
+def test_snippets_of_python_are_python() -> None:
+    blocks = [
+        b
+        for page in PAGES
+        for b in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+    for block in blocks:
+        compile(block, "a snippet", "exec")
+    assert len(blocks) > 5
 
 
 def picture_of_the_demo() -> Any:
