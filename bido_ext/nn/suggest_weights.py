@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bido_ext.nn.bido_loss import BiDOLoss
 from bido_ext.nn.choose_layers import Selector
 from bido_ext.nn.feature_taps import FeatureTaps
-from bido_ext.nn.weight_ladder import SHARES, WeightSuggestion, make_ladder
+from bido_ext.nn.weight_ladder import SHARES, Y_PER_X, WeightSuggestion, make_ladder
 from bido_ext.ops._validate import check_choice, check_positive
 from bido_ext.ops.plan import MEASURES
 
@@ -34,7 +34,7 @@ def suggest_weights(
     seen: Callable[[Tensor], Tensor] | None = None,
     max_batches: int = 8,
     shares: Sequence[float] = SHARES,
-    y_per_x: float = 1 / 3,
+    y_per_x: float | None = None,
     **settings: Any,
 ) -> WeightSuggestion:
     """Propose weights (lambda_x, lambda_y) for ``BiDOLoss``, measured on your model and your batches.
@@ -61,7 +61,8 @@ def suggest_weights(
             model that normalises inside.
         max_batches: Batches looked at; numbers are medians over them.
         shares: Of lambda_x, one a rung.
-        y_per_x: Share of lambda_y over that of lambda_x.
+        y_per_x: Share of lambda_y over that of lambda_x; default 1.5 for nhsic and cka, 0.25 for coco and
+            hsic.
         settings: Further arguments of ``BiDOLoss``, as ``sigma``, ``kernel_y`` or ``num_classes``.
 
     Returns:
@@ -83,7 +84,8 @@ def suggest_weights(
     rungs = tuple(check_positive(share, "shares") for share in shares)
     if not rungs:
         raise ValueError("shares is empty; give one share for each rung, such as (0.1, 0.3, 1).")
-    check_positive(y_per_x, "y_per_x")
+    if y_per_x is not None:
+        check_positive(y_per_x, "y_per_x")
     if given := {"measure", "lambda_x", "lambda_y", "process_group"} & settings.keys():
         raise TypeError(f"suggest_weights takes no {sorted(given)[0]}; it looks for the weights.")
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -117,7 +119,9 @@ def suggest_weights(
         terms_x = {layer: median(pull.terms[layer][0] for pull in of) for layer in layers}
         terms_y = {layer: median(pull.terms[layer][1] for pull in of) for layer in layers}
         pulls = (median(pull.x for pull in of), median(pull.y for pull in of))
-        ladders[name] = make_ladder(name, terms_x, terms_y, pulls, push, rungs, y_per_x)
+        ladders[name] = make_ladder(
+            name, terms_x, terms_y, pulls, push, rungs, y_per_x or Y_PER_X[name]
+        )
     return WeightSuggestion(
         ladders,
         median(batch.loss for batch in found),
