@@ -68,7 +68,7 @@ html_theme_options = {
 }
 
 #: Pages that are in the navigation where they exist.
-OPTIONAL_PAGES = {"defences": "Defences", "weights": "Which weights?"}
+OPTIONAL_PAGES = {"defences": "Defences"}
 
 
 def _only_pages_that_exist(app: Any, name: str, source: list[str]) -> None:
