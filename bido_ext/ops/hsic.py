@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
+from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._plan_arguments import LARGEST_N
 from bido_ext.ops._validate import check_choice
@@ -29,7 +29,7 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
-from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, is_bounded, tile_of_rerun
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
 from bido_ext.reference.resolution import nan_where_unresolved, unbiased_cancels, unresolved
 
@@ -205,9 +205,14 @@ def _shape_of_kept(
 
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    *group, tile, kept_tiles = args
+    n = len(args[0][0])
+    tile = tile_of_rerun(n, tile)
+    if are_few(args[0], args[2]) and not is_bounded():
+        values, sums, _ = again("hsic", widened(args[0], args[2]), *group[1:], tile, 0)
+        shape = _shape_of_kept(args[0], args[2], args[6], kept_tiles)
+        return values, sums, mark(sums.new_empty(shape, dtype=group_dtype(args[0], args[2])))
     values, sums, kept = result = call("hsic", *args)
-    *group, tile, _ = args
-    tile = tile_of_rerun(len(sums[0]), tile)
     wide = None
     failed = has_nan(values) or (args[5] and _unbiased_cancels(kept))
     if failed and fits_in_float64(args[0], args[2], tile):
@@ -230,7 +235,7 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     wide = None
     again_tile = tile_of_rerun(len(sums[0]), tile)
     grads: list[Tensor] = []
-    failed = tiles.numel() > 0 and marked(tiles)
+    failed = are_few(variables, kinds) or (tiles.numel() > 0 and marked(tiles))
     if not failed:  # the backward sees by itself that it makes what it cannot resolve
         grads = call("hsic_backward", *args)
         failed = any(map(marked, grads))
