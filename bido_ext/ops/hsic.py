@@ -31,6 +31,7 @@ from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
 from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, is_bounded, tile_of_rerun
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
+from bido_ext.reference.hsic import u_center
 from bido_ext.reference.resolution import nan_where_unresolved, unbiased_cancels, unresolved
 
 ESTIMATORS = ("biased", "unbiased")
@@ -130,7 +131,9 @@ def _default(
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(
             [
-                _beyond_roundoff(reference.hsic(grams[a], grams[b], unbiased), grams[a], grams[b])
+                _beyond_roundoff(
+                    reference.hsic(grams[a], grams[b], unbiased), grams[a], grams[b], unbiased
+                )
                 for a, b in zip(first, second, strict=True)
             ]
         )
@@ -148,9 +151,12 @@ def _default(
     return values, sums, kept
 
 
-def _beyond_roundoff(value: Tensor, K: Tensor, L: Tensor) -> Tensor:
+def _beyond_roundoff(value: Tensor, K: Tensor, L: Tensor, unbiased: bool) -> Tensor:
     """0 where a variable is constant, and the value is round-off of the entries."""
     n = len(K)
+    if unbiased:  # a far sample makes entries large that have no part in the value
+        nothing = [u_center(E).norm() <= ROUNDOFF * E.norm() for E in (K, L)]
+        return torch.where(nothing[0] | nothing[1], 0 * value, value)
     size = K.norm() * L.norm() / (n - 1) ** 2
     return torch.where(value.abs() <= ROUNDOFF * size, 0 * value, value)
 
@@ -224,8 +230,8 @@ def _in_float64(call: Function, again: Function, args: Any) -> Any:
 
 
 def _unbiased_cancels(kept: Tensor) -> bool:
-    """Whether it does in the first tile of a variable, up to n = 512 its whole Gram matrix."""
-    if kept.numel() == 0 or bool(kept[:, 0].isnan().any()):
+    """Whether it does in the whole Gram matrix of a variable; the kernels of bido_cpu see it by themselves."""
+    if keeps_tiles("cpu") or kept.numel() == 0 or bool(kept[:, 0].isnan().any()):
         return False
     return any(bool(unbiased_cancels(tile)) for tile in kept[:, 0])
 

@@ -36,8 +36,8 @@ FARTHEST_MULTIQUADRIC = 64.0
 #: Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
 #: share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 SMALLEST_MEAN, SHARE_OF_ROWS = 0.02, 8
-#: Of float32 and the unbiased estimator: the largest entry after centering against the largest one before.
-LEAST_LEFT = 0.01
+#: Of float32 and the unbiased estimator: the norm of the entries after centering against that before.
+LEAST_LEFT = 0.005
 #: Of float32 and the linear kernel: the largest squared norm against the median.
 LARGEST_OUTLIER = 100.0
 #: Of float32: the largest noise of a feature gradient against its norm, and what K - 1 holds of a small K.
@@ -79,7 +79,7 @@ def unbiased_cancels(E: Tensor) -> Tensor:
     if E.dtype == torch.float64 or n < 4:
         return torch.zeros((), dtype=torch.bool, device=E.device)
     left = n * (n - 3) * hsic_gradient(E.double(), unbiased=True)
-    return left.abs().amax() < LEAST_LEFT * (E - torch.diag(E.diagonal())).abs().amax()
+    return left.norm() < LEAST_LEFT * (E - torch.diag(E.diagonal())).double().norm()
 
 
 def far_or_extreme(E: Tensor, kind: int) -> Tensor:
