@@ -205,7 +205,11 @@ def truth(case: Case, x: Tensor, y: Tensor) -> Truth:
     c = 10**case.log_eps * case.n
     if case.measure == "nhsic" and c < 1e-4 * max(float(K.detach().norm()), float(L.norm())):
         made = nhsic_in_long_doubles(K.detach(), L, c)
-        value, G, bound = torch.tensor(made[0]).double(), made[1], torch.tensor(made[2] + 1e-8 * case.n)
+        value, G, bound = (
+            torch.tensor(made[0]).double(),
+            made[1],
+            torch.tensor(made[2] + 1e-8 * case.n),
+        )
         firm = True
     else:
         value, bound, firm = _measure(case, K, L)

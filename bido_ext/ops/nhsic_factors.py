@@ -89,7 +89,12 @@ def average_equal_rows(E: Tensor, *made: Tensor) -> None:
 def is_unresolved(E: Tensor, S: Tensor, kind: int, eps: float) -> Tensor:
     """Whether the Gram matrix E, or the algebra that made its factor S, is too coarse for eps n; 0-d bool."""
     algebra = S.dtype
-    if E.dtype == torch.float32 and algebra == torch.float64 and E.device.type == "cpu" and kind != GRAM:
+    if (
+        E.dtype == torch.float32
+        and algebra == torch.float64
+        and E.device.type == "cpu"
+        and kind != GRAM
+    ):
         return unresolved(E, kind) | amplifies_roundoff(E, S, eps)
     coarse = E.dtype if E.dtype.itemsize < algebra.itemsize else algebra
     return unresolved(E, kind) | too_coarse_for_ridge(E, eps, coarse)

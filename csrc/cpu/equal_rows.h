@@ -42,8 +42,8 @@ struct EqualRows {
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         const int64_t a = group[i], b = group[j], count = sizes[a] * (a == b ? sizes[a] - 1 : sizes[b]);
-        matrix[i * n + j] = i == j ? traces[a] / static_cast<double>(sizes[a])
-                                   : sums[a * m + b] / static_cast<double>(count);
+        matrix[i * n + j] =
+            i == j ? traces[a] / static_cast<double>(sizes[a]) : sums[a * m + b] / static_cast<double>(count);
       }
     }
   }

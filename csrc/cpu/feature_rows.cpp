@@ -333,7 +333,8 @@ BIDO_VECTORIZE double squared_norm_of_row(const In* row, int64_t width) {
 
 template <typename In>
 double squared_norm_of_some(const Tensor& x) {
-  const int64_t n = x.size(0), d = x.size(1), samples = std::min(kSamples, (d + kSampleWidth - 1) / kSampleWidth);
+  const int64_t n = x.size(0), d = x.size(1),
+                samples = std::min(kSamples, (d + kSampleWidth - 1) / kSampleWidth);
   const Rows<In> rows(x, 0);
   double sum = 0;
   int64_t read = 0;

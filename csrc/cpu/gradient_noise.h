@@ -29,8 +29,8 @@ namespace bido {
 constexpr double kLargestNoise = 3e-6;
 constexpr double kSmallestK = 3e-8;  // of float32 entries K - 1
 
-// |x_j - x_0|^2 from the entry of rows 0 and j, in units of the bandwidth where the kernel has one: floats hold
-// them.
+// |x_j - x_0|^2 from the entry of rows 0 and j, in units of the bandwidth where the kernel has one: floats
+// hold them.
 template <typename T>
 double distance_of_entry(const Variable<T>& v, double entry, double shift) {
   const double k = std::max(kSmallestK, entry + shift);
@@ -129,7 +129,8 @@ class GradientNoise {
     if (!watches()) return 0;
     const float *columns = distances_.data() + begin, own = distances_[i];
     const bool of_k = v_.kind != KernelKind::linear && v_.kind != KernelKind::energy;
-    return of_k ? noise_of_small_k<T>(weights, entries, columns, own, static_cast<float>(shift_), power_, count)
+    return of_k ? noise_of_small_k<T>(weights, entries, columns, own, static_cast<float>(shift_), power_,
+                                      count)
                 : noise_of_products<T>(weights, columns, own, power_, count);
   }
   // Of the weight of a row for itself.
@@ -143,7 +144,8 @@ class GradientNoise {
   void mark(const Tensor& gradient) const {
     if (!watches() || !(squares_ > 0)) return;
     const double u = static_cast<double>(std::numeric_limits<float>::epsilon()) / 2;
-    if (u * std::sqrt(squares_ * unit_of_distance(v_)) > kLargestNoise * std::sqrt(squared_norm_of_columns(gradient)))
+    if (u * std::sqrt(squares_ * unit_of_distance(v_)) >
+        kLargestNoise * std::sqrt(squared_norm_of_columns(gradient)))
       torch::stable::fill_(gradient, std::numeric_limits<double>::quiet_NaN());
   }
 

@@ -44,13 +44,19 @@ class Accumulator {
  public:
   Accumulator(const std::vector<Variable<T>>& group, const Pairs& pairs, int64_t n, bool unbiased,
               double* sums)
-      : group_(group), pairs_(pairs), n_(n), unbiased_(unbiased), sums_(sums), products_(pairs.count(), 0.0),
-        squares_(group.size(), 0.0), shifts_(group.size()) {
+      : group_(group),
+        pairs_(pairs),
+        n_(n),
+        unbiased_(unbiased),
+        sums_(sums),
+        products_(pairs.count(), 0.0),
+        squares_(group.size(), 0.0),
+        shifts_(group.size()) {
     std::fill(sums, sums + static_cast<int64_t>(group.size()) * n, 0.0);
   }
 
-  // Takes shift[i] + shift[j] off the entries of a variable: off-diagonal centering cancels it, and its square
-  // in products of two such variables is beyond their digits where a sample is far from the others.
+  // Takes shift[i] + shift[j] off the entries of a variable: off-diagonal centering cancels it, and its
+  // square in products of two such variables is beyond their digits where a sample is far from the others.
   void shift(size_t variable, std::vector<double> shift) { shifts_[variable] = std::move(shift); }
 
   // Sums the stripes side by side, then adds them up in order. Off the diagonal a tile stands for its mirror

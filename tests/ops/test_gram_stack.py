@@ -28,7 +28,6 @@ from bido_ext.reference.gram_stack import GAUSSIAN, GRAM, INVERSE_MULTIQUADRIC, 
 from bido_ext.serving.row import CONTRACTS, default_of
 
 
-
 def _composition(name: str) -> Callable[..., Any]:
     """The default of an op as it is served: what float32 does not hold, in float64."""
     attempt = CONTRACTS[name].in_float64

@@ -92,9 +92,9 @@ def test_energy(
 def test_beyond_the_first_tile(measure: str, workspace_bytes: int | None) -> None:
     """Every tile is looked at, and those of streaming, which are not kept."""
     n = 1100
-    x, y = normal(n, 1), 1e-3 * normal(n, 1, 1)
+    x, y = normal(n, 1), 1e-4 * normal(n, 1, 1)
     y[-3] = 2.0
-    settings = {"kernel_x": bx.Gaussian(1.0), "kernel_y": bx.Gaussian(1.0), "estimator": "unbiased"}
+    settings = {"kernel_x": bx.Gaussian(3.0), "kernel_y": bx.Gaussian(1.0), "estimator": "unbiased"}
     wide, leaf = x.double().requires_grad_(), x.clone().requires_grad_()
     truth = getattr(bx, measure)(wide, y.double(), **settings)
     truth.backward()
