@@ -13,6 +13,7 @@ Each op says in its own file how it runs again (``in_float64`` of define_op); he
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,6 +75,20 @@ def widened(
     return [v if kind == LABELS else v.double() for v, kind in zip(variables, kinds, strict=True)]
 
 
+#: Where float64 costs no time beside the calls: float32 is not asked first.
+FEW_ROWS, FEW_ENTRIES = 32, 2**13
+
+
+def are_few(variables: Sequence[Tensor], kinds: Sequence[int]) -> bool:
+    """Whether the features are computed in float64 from the start."""
+    if len(variables[0]) > FEW_ROWS or GRAM in kinds:
+        return False
+    features = [v for v, kind in zip(variables, kinds, strict=True) if kind != LABELS]
+    return sum(v.numel() for v in features) <= FEW_ENTRIES and not any(
+        v.dtype == torch.float64 for v in features
+    )
+
+
 def unresolved_of(stack: Tensor, kinds: Sequence[int]) -> list[int]:
     """The variables whose Gram matrices float32 does not hold."""
     if stack.dtype == torch.float64:
@@ -88,7 +103,7 @@ def has_nan(values: Tensor) -> bool:
 
 def marked(kept: Tensor) -> bool:
     """Whether the first entry is NaN, or overflowed as all weights of a variable do."""
-    return kept.numel() > 0 and not bool(kept[(0,) * kept.dim()].isfinite())
+    return kept.numel() > 0 and not math.isfinite(kept[(0,) * kept.dim()].item())
 
 
 def mark(kept: Tensor) -> Tensor:

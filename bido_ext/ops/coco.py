@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
+from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops import coco_frobenius, coco_spectral
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_choice
@@ -137,6 +137,11 @@ def _fake(
 
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    if are_few(args[0], args[2]) and args[6]:
+        wide = widened(args[0], args[2])
+        values, stack, kept = again("coco", wide, *args[1:])
+        dtype = group_dtype(args[0], args[2])
+        return values, mark(stack.to(dtype)), kept.to(dtype) if args[5] == "fro" else kept
     values, stack, kept = result = call("coco", *args)
     wide = widened(args[0], args[2]) if has_nan(values) else None
     if wide is None:
@@ -148,7 +153,10 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, _, variables, parameters, stack, _, kinds, first, second, norm, _, wanted = args
     wide = widened(variables, kinds) if marked(stack) else None
     if wide is None:
-        return call("coco_backward", *args)
+        grads = call("coco_backward", *args)
+        wide = widened(variables, kinds) if any(map(marked, grads)) else None
+        if wide is None:
+            return grads
     settings = kinds, first, second, norm, True, wanted
     values, stack, kept = again("coco", wide, parameters, *settings)
     grads = again("coco_backward", grad, values, wide, parameters, stack, kept, *settings)

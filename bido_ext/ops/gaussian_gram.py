@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext._float64 import Function
+from bido_ext._float64 import Function, are_few, marked
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_bool, check_features
 from bido_ext.ops.bandwidth import Sigma, check_sigma, gamma_of
 from bido_ext.ops.learnable_sigma import refuse_transforms, tie_sigma
 from bido_ext.reference.gaussian_gram import gaussian_gram_backward as _textbook_backward
-from bido_ext.reference.gram_stack import accumulation_dtype
+from bido_ext.reference.gram_stack import GAUSSIAN, accumulation_dtype
 from bido_ext.reference.resolution import unresolved
 
 
@@ -69,6 +69,8 @@ def _default_backward(
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     x, *rest = args
+    if are_few([x], [GAUSSIAN]):
+        return again("gaussian_gram", x.double(), *rest).to(accumulation_dtype(x.dtype))
     K = call("gaussian_gram", *args)
     if x.dtype == torch.float64 or not bool(unresolved(K if args[2] else K - 1)):
         return K
@@ -77,8 +79,12 @@ def _in_float64(call: Function, again: Function, args: Any) -> Any:
 
 def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, K, x, gamma, minus_one = args
-    if x.dtype == torch.float64 or not bool(unresolved(K if minus_one else K - 1)):
-        return call("gaussian_gram_backward", *args)
+    if not are_few([x], [GAUSSIAN]) and (
+        x.dtype == torch.float64 or not bool(unresolved(K if minus_one else K - 1))
+    ):
+        gradient = call("gaussian_gram_backward", *args)
+        if x.dtype == torch.float64 or not marked(gradient):
+            return gradient
     wide = x.double()
     K = again("gaussian_gram", wide, gamma, minus_one)
     return again("gaussian_gram_backward", grad.double(), K, wide, gamma, minus_one).to(x.dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext._float64 import Function, unresolved_of
+from bido_ext._float64 import Function, are_few, marked, unresolved_of, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops.group import Group
 from bido_ext.reference.gram_stack import GRAM, gram_backward, group_dtype
@@ -50,31 +50,34 @@ def _fake(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int])
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     variables, parameters, kinds = args
+    if are_few(variables, kinds):
+        wide = widened(variables, kinds)
+        return again("gram_stack", wide, parameters, kinds).to(group_dtype(variables, kinds))
     stack = call("gram_stack", *args)
     for i in unresolved_of(stack, kinds):
-        wide = [variables[i].double()], parameters[i : i + 1], [kinds[i]]
-        stack[i] = again("gram_stack", *wide)[0]
+        one = [variables[i].double()], parameters[i : i + 1], [kinds[i]]
+        stack[i] = again("gram_stack", *one)[0]
     return stack
 
 
 def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, stack, variables, parameters, kinds = args
-    failed = unresolved_of(stack, kinds)
+    few = are_few(variables, kinds)
+    failed = list(range(len(kinds))) if few else unresolved_of(stack, kinds)
+    grads: list[Tensor | None] = [None] * len(kinds)
     if not failed:
-        return call("gram_stack_backward", *args)
-    grads = []
+        grads = call("gram_stack_backward", *args)
     for i, (x, kind) in enumerate(zip(variables, kinds, strict=True)):
         here = slice(i, i + 1)
-        if i not in failed:
-            grads += call(
-                "gram_stack_backward", grad[here], stack[here], [x], parameters[here], [kind]
-            )
-            continue
-        wide = [x.double()], parameters[here], [kind]
-        E = again("gram_stack", *wide)
-        grads += [
-            g.to(x.dtype) for g in again("gram_stack_backward", grad[here].double(), E, *wide)
-        ]
+        g = grads[i]
+        if g is None and i not in failed:
+            one = grad[here], stack[here], [x], parameters[here], [kind]
+            (g,) = call("gram_stack_backward", *one)
+        if g is None or (x.dtype != torch.float64 and marked(g)):
+            wide = [x.double()], parameters[here], [kind]
+            E = again("gram_stack", *wide)
+            (g,) = again("gram_stack_backward", grad[here].double(), E, *wide)
+        grads[i] = g.to(x.dtype)
     return grads
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bido_ext import reference
-from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
+from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._plan_arguments import LARGEST_N
 from bido_ext.ops._validate import check_choice
@@ -29,8 +29,9 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, measure_pair
 from bido_ext.ops.plan import choose_regime, dense_tile
 from bido_ext.ops.streaming import keeps_tiles
-from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, is_bounded, tile_of_rerun
 from bido_ext.reference.gram_stack import LABELS, gram_backward, group_dtype
+from bido_ext.reference.hsic import u_center
 from bido_ext.reference.resolution import nan_where_unresolved, unbiased_cancels, unresolved
 
 ESTIMATORS = ("biased", "unbiased")
@@ -130,7 +131,9 @@ def _default(
     with torch.autocast(parameters.device.type, enabled=False):
         values = torch.stack(
             [
-                _beyond_roundoff(reference.hsic(grams[a], grams[b], unbiased), grams[a], grams[b])
+                _beyond_roundoff(
+                    reference.hsic(grams[a], grams[b], unbiased), grams[a], grams[b], unbiased
+                )
                 for a, b in zip(first, second, strict=True)
             ]
         )
@@ -148,9 +151,12 @@ def _default(
     return values, sums, kept
 
 
-def _beyond_roundoff(value: Tensor, K: Tensor, L: Tensor) -> Tensor:
+def _beyond_roundoff(value: Tensor, K: Tensor, L: Tensor, unbiased: bool) -> Tensor:
     """0 where a variable is constant, and the value is round-off of the entries."""
     n = len(K)
+    if unbiased:  # a far sample makes entries large that have no part in the value
+        nothing = [u_center(E).norm() <= ROUNDOFF * E.norm() for E in (K, L)]
+        return torch.where(nothing[0] | nothing[1], 0 * value, value)
     size = K.norm() * L.norm() / (n - 1) ** 2
     return torch.where(value.abs() <= ROUNDOFF * size, 0 * value, value)
 
@@ -205,9 +211,14 @@ def _shape_of_kept(
 
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    *group, tile, kept_tiles = args
+    n = len(args[0][0])
+    tile = tile_of_rerun(n, tile)
+    if are_few(args[0], args[2]) and not is_bounded():
+        values, sums, _ = again("hsic", widened(args[0], args[2]), *group[1:], tile, 0)
+        shape = _shape_of_kept(args[0], args[2], args[6], kept_tiles)
+        return values, sums, mark(sums.new_empty(shape, dtype=group_dtype(args[0], args[2])))
     values, sums, kept = result = call("hsic", *args)
-    *group, tile, _ = args
-    tile = tile_of_rerun(len(sums[0]), tile)
     wide = None
     failed = has_nan(values) or (args[5] and _unbiased_cancels(kept))
     if failed and fits_in_float64(args[0], args[2], tile):
@@ -219,8 +230,8 @@ def _in_float64(call: Function, again: Function, args: Any) -> Any:
 
 
 def _unbiased_cancels(kept: Tensor) -> bool:
-    """Whether it does in the first tile of a variable, up to n = 512 its whole Gram matrix."""
-    if kept.numel() == 0 or bool(kept[:, 0].isnan().any()):
+    """Whether it does in the whole Gram matrix of a variable; the kernels of bido_cpu see it by themselves."""
+    if keeps_tiles("cpu") or kept.numel() == 0 or bool(kept[:, 0].isnan().any()):
         return False
     return any(bool(unbiased_cancels(tile)) for tile in kept[:, 0])
 
@@ -230,7 +241,7 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     wide = None
     again_tile = tile_of_rerun(len(sums[0]), tile)
     grads: list[Tensor] = []
-    failed = tiles.numel() > 0 and marked(tiles)
+    failed = are_few(variables, kinds) or (tiles.numel() > 0 and marked(tiles))
     if not failed:  # the backward sees by itself that it makes what it cannot resolve
         grads = call("hsic_backward", *args)
         failed = any(map(marked, grads))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bido_ext._float64 import Function, has_nan, in_dtypes, mark, marked, widened
+from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
@@ -28,9 +28,15 @@ from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.ops.measure import Measure, check_linalg_dtype, linalg_dtype_for, measure_pair
-from bido_ext.ops.nhsic_factors import factor, factorise, is_unresolved, label_factor
+from bido_ext.ops.nhsic_factors import (
+    average_equal_rows,
+    factor,
+    factorise,
+    is_unresolved,
+    label_factor,
+)
 from bido_ext.ops.plan import check_algebra_fits, float64_serves
-from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
+from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import nan_where_unresolved
 
@@ -114,8 +120,10 @@ def _default(
                 bad[i] = made.unresolved
             elif i not in wanted:
                 E = gram_stack_of(variables, parameters, kinds, [i])
-                bad[i] = is_unresolved(E[0], kind, eps, dtype)
                 factors[i] = factor(E, *factorise(E, c, dtype), c)[0]
+                if kind != GRAM:
+                    average_equal_rows(E[0], factors[i])
+                bad[i] = is_unresolved(E[0], factors[i], kind, eps)
         values = parameters.new_zeros((len(first),))
         pending = _fill_values(values, range(len(first)), first, second, factors)
         stack = gram_stack_of(variables, parameters, kinds, wanted)
@@ -123,8 +131,6 @@ def _default(
         for k, i in enumerate(wanted):
             if i in linear:
                 inverses[k] = linear[i]
-            else:
-                bad[i] = is_unresolved(stack[k], kinds[i], eps, dtype)
         by_gram = [k for k, i in enumerate(wanted) if i not in linear]
         for some in batches(n, len(by_gram)):
             batch = by_gram[some]
@@ -138,6 +144,10 @@ def _default(
             )
             P, cholesky = factorise(E, c, dtype)
             S = factor(E, P, cholesky, c)
+            for k, p, s in zip(batch, P, S, strict=True):
+                if kinds[wanted[k]] != GRAM:
+                    average_equal_rows(stack[k], p, s)
+                bad[wanted[k]] = is_unresolved(stack[k], s, kinds[wanted[k]], eps)
             inverses[batch] = P
             here = {wanted[k]: s for k, s in zip(batch, S.unbind(), strict=True)}
             factors |= {i: s for i, s in here.items() if i in partners}
@@ -216,6 +226,9 @@ def _fake(
 
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
+    if are_few(args[0], args[2]) and args[6]:
+        values, stack, *rest = again("nhsic", widened(args[0], args[2]), *args[1:])
+        return values, mark(stack.to(group_dtype(args[0], args[2]))), *rest
     values, stack, *rest = result = call("nhsic", *args)
     wide = widened(args[0], args[2], exact=True) if has_nan(values) else None
     if wide is None:
@@ -227,7 +240,10 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     grad, variables, parameters, stack, _, _, kinds, *settings, wanted = args
     wide = widened(variables, kinds, exact=True) if marked(stack) else None
     if wide is None:
-        return call("nhsic_backward", *args)
+        grads = call("nhsic_backward", *args)
+        wide = widened(variables, kinds) if any(map(marked, grads)) else None
+        if wide is None:
+            return grads
     kept = again("nhsic", wide, parameters, kinds, *settings, True, wanted)[1:]
     grads = again("nhsic_backward", grad, wide, parameters, *kept, kinds, *settings, wanted)
     return in_dtypes(grads, variables, wanted)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bido_ext.ops.algebra import center_stack
 from bido_ext.ops.kernels import same_class
-from bido_ext.reference.resolution import too_coarse_for_ridge, unresolved
+from bido_ext.reference.gram_stack import GRAM
+from bido_ext.reference.resolution import amplifies_roundoff, too_coarse_for_ridge, unresolved
 
 #: Against c (csrc/cpu/nhsic_factors.h has the same).
 SMALLEST_GRAM = 1e-8
@@ -27,6 +28,7 @@ def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.d
     n = labels.shape[0]
     ridge = c / scale
     same = same_class(labels, torch.float64)
+    several = ~same.all()  # of one class S is 0, and no round-off
     class_sizes = same.sum(1)  # of each sample's own class
     weight = 1 / (class_sizes + ridge)
     # Rows of [y_i = y_j] / (n_{y_i} + c) sum to n_{y_i} / (n_{y_i} + c) = 1 - g_i.
@@ -34,7 +36,7 @@ def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.d
     offset = g - g.mean()
     S = same.mul_(weight[:, None])
     S.add_(offset[:, None] / n).add_(offset[None, :] / n).sub_((1 - g.mean()) / n)
-    return S.add_(torch.outer(offset, offset / g.sum())).to(dtype)
+    return S.add_(torch.outer(offset, offset / g.sum())).mul_(several).to(dtype)
 
 
 def factorise(stack: Tensor, c: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -61,7 +63,38 @@ def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
     return (S + S.mT) / 2
 
 
-def is_unresolved(E: Tensor, kind: int, eps: float, algebra: torch.dtype) -> Tensor:
-    """Whether the Gram matrix E, or the algebra, is too coarse for eps n; a 0-d bool tensor."""
+def average_equal_rows(E: Tensor, *made: Tensor) -> None:
+    """Averages what was made of float64 E, all (n, n), over all orders of equal samples, in place.
+
+    csrc/cpu/equal_rows.h says why.
+    """
+    if E.dtype != torch.float64 or E.device.type != "cpu":
+        return
+    group = (E == 0).int().fill_diagonal_(1).argmax(1)  # the first row equal to it
+    group, sizes = torch.unique(group, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) == len(E):
+        return
+    to_group = torch.nn.functional.one_hot(group, len(sizes)).to(E.dtype)
+    count = sizes.to(E.dtype)
+    for matrix in made:
+        diagonal = matrix.diagonal().clone()
+        trace = diagonal @ to_group
+        sums = to_group.T @ matrix @ to_group - torch.diag(trace)
+        pairs = count[:, None] * count - torch.diag(count)
+        means = sums / pairs.clamp_min(1)
+        matrix.copy_(means[group][:, group])
+        matrix.diagonal().copy_((trace / count)[group])
+
+
+def is_unresolved(E: Tensor, S: Tensor, kind: int, eps: float) -> Tensor:
+    """Whether the Gram matrix E, or the algebra that made its factor S, is too coarse for eps n; 0-d bool."""
+    algebra = S.dtype
+    if (
+        E.dtype == torch.float32
+        and algebra == torch.float64
+        and E.device.type == "cpu"
+        and kind != GRAM
+    ):
+        return unresolved(E, kind) | amplifies_roundoff(E, S, eps)
     coarse = E.dtype if E.dtype.itemsize < algebra.itemsize else algebra
     return unresolved(E, kind) | too_coarse_for_ridge(E, eps, coarse)

@@ -41,6 +41,10 @@ def _bounded(workspace_bytes: int) -> Iterator[None]:
         _local.bound = before
 
 
+def is_bounded() -> bool:
+    return getattr(_local, "bound", None) is not None
+
+
 def tile_of_rerun(n: int, tile: int) -> int:
     """Rows of a tile in float64, where float32 had tiles of so many: room is left for the features."""
     return tile if tile >= n else max(1, tile // 4)

@@ -22,6 +22,7 @@ from bido_ext.reference.kernel_entries import (
     scalar,
     weight_of_entry,
 )
+from bido_ext.reference.resolution import nan_where_noise
 
 __all__ = [
     "ENERGY",
@@ -71,14 +72,17 @@ def gram_backward(
     x = x.to(dtype)
     x = x - x.mean(0, keepdim=True)
     if kind == LINEAR:
-        grad_x = (grad + grad.T) @ x
-        return grad_x - grad_x.mean(0, keepdim=True)
+        A = grad + grad.T
+        grad_x = A @ x
+        grad_x = grad_x - grad_x.mean(0, keepdim=True)
+        return nan_where_noise(grad_x, A, E, x, parameter, kind)
     A = weight_of_entry((grad + grad.T) / 2, E, parameter, kind)
     A = A - torch.diag(A.diagonal())  # A_ii cancels; its round-off would drown small weights
     if dtype == torch.float64 and x.device.type == "cpu":
         # There near distances are made from differences: entries of 0 are of equal rows, which cancel, too.
         A = torch.where(E == 0, 0.0, A)
-    return A @ x - A.sum(1, keepdim=True) * x
+    grad_x = A @ x - A.sum(1, keepdim=True) * x
+    return nan_where_noise(grad_x, A, E, x, parameter, kind)
 
 
 def gram_stack(

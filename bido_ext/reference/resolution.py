@@ -18,23 +18,36 @@ import torch
 from torch import Tensor
 
 from bido_ext.reference.hsic import hsic_gradient
-from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS, LINEAR, NOT_SMOOTH
+from bido_ext.reference.kernel_entries import (
+    ENERGY,
+    GAUSSIAN,
+    INVERSE_MULTIQUADRIC,
+    LABELS,
+    LAPLACIAN,
+    LINEAR,
+    NOT_SMOOTH,
+    scalar,
+)
 
 #: Of float32: the largest gamma D.
 FARTHEST = 16.0
 #: Of float32: the largest D of the inverse multiquadric kernel, whose near pairs weigh most.
-FARTHEST_MULTIQUADRIC = 128.0
+FARTHEST_MULTIQUADRIC = 64.0
 #: Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
 #: share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 SMALLEST_MEAN, SHARE_OF_ROWS = 0.02, 8
-#: Of float32 and the unbiased estimator: the largest entry after centering against the largest one before.
-LEAST_LEFT = 0.01
+#: Of float32 and the unbiased estimator: the norm of the entries after centering against that before.
+LEAST_LEFT = 0.005
 #: Of float32 and the linear kernel: the largest squared norm against the median.
 LARGEST_OUTLIER = 100.0
+#: Of float32: the largest noise of a feature gradient against its norm, and what K - 1 holds of a small K.
+LARGEST_NOISE, SMALLEST_K = 3e-6, 3e-8
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
 SMALLEST, LARGEST = 1e-30, 1e30
 #: Of nhsic: the round-off of K against eps n. Where float64 is no second try, float32 may be as coarse as that.
 NHSIC_FLOAT32, NHSIC_FLOAT64, NHSIC_COARSE = 1e-4, 1e-6, 3e-3
+#: Of nhsic of float32 features: the round-off of K times |H P H|, and against sqrt(n) |S| eps n.
+NHSIC_AMPLIFIED, NHSIC_BESIDE_FACTOR = 1.5e-5, 1e-6
 
 
 def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
@@ -66,7 +79,7 @@ def unbiased_cancels(E: Tensor) -> Tensor:
     if E.dtype == torch.float64 or n < 4:
         return torch.zeros((), dtype=torch.bool, device=E.device)
     left = n * (n - 3) * hsic_gradient(E.double(), unbiased=True)
-    return left.abs().amax() < LEAST_LEFT * (E - torch.diag(E.diagonal())).abs().amax()
+    return left.norm() < LEAST_LEFT * (E - torch.diag(E.diagonal())).double().norm()
 
 
 def far_or_extreme(E: Tensor, kind: int) -> Tensor:
@@ -98,6 +111,66 @@ def too_coarse_for_ridge(E: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
         allowed = NHSIC_FLOAT64
     return ~(torch.finfo(dtype).eps * norm <= allowed * eps * n**1.5)
+
+
+def amplifies_roundoff(E: Tensor, S: Tensor, eps: float) -> Tensor:
+    """Whether the round-off of float32 E (n, n) is too much in its float64 factor S of nhsic; 0-d bool.
+
+    c |H P H| = |H - S| by three steps of the power method: a Gram matrix that is large against c = eps n in
+    all directions is resolved, however small c is. Of few large directions the value may be small.
+    """
+    n = E.shape[-1]
+    roundoff = torch.finfo(E.dtype).eps * torch.linalg.vector_norm(E, dtype=torch.float64) / n**0.5
+    v = (torch.arange(1, n + 1, device=E.device) * 2654435761 // 128 % 1024).to(S.dtype)
+    v = v - v.mean()
+    steps = [v]
+    for _ in range(3):
+        steps.append(steps[-1] - S @ steps[-1])
+    before, after = (torch.linalg.vector_norm(step) for step in steps[-2:])
+    rest = torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 0 * after)
+    size = n**0.5 * torch.linalg.vector_norm(S)
+    allowed = (NHSIC_BESIDE_FACTOR * size).clamp_max(NHSIC_AMPLIFIED)
+    return ~(roundoff * rest <= allowed * eps * n)
+
+
+def nan_where_noise(
+    gradient: Tensor, A: Tensor, E: Tensor, x: Tensor, parameter: Tensor, kind: int
+) -> Tensor:
+    """A feature gradient, NaN where float32 did not hold it; on the CPU.
+
+    grad = A x - diag(A 1) x cancels where rows are far from the center and near each other, and A has no
+    more digits than K = 1 + e; csrc/cpu/gradient_noise.h has the same.
+
+    Args:
+        gradient: (n, d), in float32 as the others.
+        A: (n, n), its diagonal is 0; of the linear kernel as it is.
+        E: The Gram matrix up to centering.
+        x: Centered features (n, d).
+    """
+    if A.dtype != torch.float32 or A.device.type != "cpu":
+        return gradient
+    sizes = x.double().square().sum(1)
+    weights = A.double()
+    squares = weights.square() * (0.5 + _loss_of_weights(E, parameter, kind).square())
+    squares = (squares * (sizes[:, None] + sizes[None, :])).sum()
+    if kind != LINEAR:
+        squares = squares + (weights.sum(1).square() * sizes).sum()
+    noise = 0.5 * torch.finfo(A.dtype).eps * squares.sqrt()
+    norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    return gradient.masked_fill(noise > LARGEST_NOISE * norm, float("nan"))
+
+
+def _loss_of_weights(E: Tensor, parameter: Tensor, kind: int) -> Tensor:
+    """The relative error of weights, in round-offs of the entries E."""
+    if kind == LINEAR:
+        return torch.zeros((), dtype=torch.float64)
+    if kind == ENERGY:
+        return 1 - 2 / scalar(parameter).double()
+    K = E.double() + 1
+    power: float | Tensor = {INVERSE_MULTIQUADRIC: 3.0, LAPLACIAN: 2.0}.get(kind, 1.0)
+    if kind not in (GAUSSIAN, INVERSE_MULTIQUADRIC, LAPLACIAN):
+        power = 1 + 1 / parameter[1].double()
+    return power * (K - 1) / K.clamp_min(SMALLEST_K)
 
 
 def nan_where_unresolved(

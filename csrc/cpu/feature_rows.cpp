@@ -311,6 +311,48 @@ T exact_distance(const Tensor& x, int64_t i, int64_t j) {
   return distance;
 }
 
+constexpr int64_t kSampleWidth = 64, kSamples = 4;
+
+template <typename In>
+BIDO_VECTORIZE double squared_norm_of_row(const In* row, int64_t width) {
+  double lanes[kLanes] = {}, sum = 0;
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const double v = static_cast<double>(static_cast<float>(row[j + l]));
+      lanes[l] += v * v;
+    }
+  }
+  for (; j < width; ++j) {
+    const double v = static_cast<double>(static_cast<float>(row[j]));
+    sum += v * v;
+  }
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+template <typename In>
+double squared_norm_of_some(const Tensor& x) {
+  const int64_t n = x.size(0), d = x.size(1),
+                samples = std::min(kSamples, (d + kSampleWidth - 1) / kSampleWidth);
+  const Rows<In> rows(x, 0);
+  double sum = 0;
+  int64_t read = 0;
+  for (int64_t s = 0; s < samples; ++s) {
+    const int64_t begin = samples < kSamples ? s * kSampleWidth : s * (d - kSampleWidth) / (samples - 1);
+    const int64_t end = std::min(d, begin + kSampleWidth);
+    read += end - begin;
+    for (int64_t i = 0; i < n; ++i) sum += squared_norm_of_row<In>(rows[i] + begin, end - begin);
+  }
+  return sum * static_cast<double>(d) / static_cast<double>(read);
+}
+
+double squared_norm_of_columns(const Tensor& x) {
+  double result = 0;
+  dispatch<float>(x.scalar_type(), [&](auto in) { result = squared_norm_of_some<decltype(in)>(x); });
+  return result;
+}
+
 Tensor convert_rows(const Tensor& source, ScalarType dtype) {
   if (source.scalar_type() == dtype) return source;
   const int64_t n = source.size(0), d = source.size(1);

@@ -56,6 +56,9 @@ void subtract_scaled_rows(const Tensor& out, const Tensor& x, const double* weig
 template <typename T>
 T exact_distance(const Tensor& x, int64_t i, int64_t j);
 
+// The squared norm of x [n, d] of any floating dtype, from some of its columns where there are many.
+double squared_norm_of_columns(const Tensor& x);
+
 // Copies `source` (float32 or float64) into a new tensor of `dtype`; itself if it has that dtype.
 Tensor convert_rows(const Tensor& source, ScalarType dtype);
 

@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "gradient_noise.h"
 #include "hsic_gradient.h"
 #include "huge_pages.h"
 #include "pair_arguments.h"
@@ -50,23 +51,26 @@ class WeightPanel {
   }
 
   // Rows begin.. of the matrix.
-  void fill(const HsicGradient<T>& gradient, int64_t begin, int64_t end) {
+  void fill(const HsicGradient<T>& gradient, int64_t begin, int64_t end, GradientNoise<T>& noise) {
     begin_ = begin;
     const int64_t chunk = tiles_.blocks() == 1 ? kPanelChunk : tile_, blocks = tiles_.blocks();
     const int64_t chunks = (end - begin + chunk - 1) / chunk, rows = end - begin;
     const Scratch<double> sums = make_scratch<double>(blocks * rows);
+    std::vector<double> noises(chunks * blocks, 0.0);
     torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
       for (int64_t t = first; t < last; ++t) {
         const int64_t from = t / blocks * chunk, to = std::min(rows, from + chunk), column = t % blocks;
-        fill_part(gradient, from, to, column, sums.get() + column * rows + from);
+        noises[t] = fill_part(gradient, from, to, column, sums.get() + column * rows + from, noise);
       }
     });
+    for (double squares : noises) noise.add(squares);
     if (!gradient.has_diagonal()) return;
     for (int64_t i = 0; i < rows; ++i) {
       double sum = 0;
       for (int64_t b = 0; b < blocks; ++b) sum += sums[b * rows + i];
       const int64_t column = (begin + i) / tile_;
       *at(i, column, (begin + i) % tile_) = static_cast<T>(-sum);
+      noise.add(noise.of_diagonal(sum, begin + i));
     }
   }
 
@@ -85,9 +89,9 @@ class WeightPanel {
     return data_.get() + (i / height_ * tiles_.blocks() + column) * size_ + i % height_ * tile_ + offset;
   }
 
-  // Panel rows from..to (of one segment), columns of one block; their sums over it.
-  void fill_part(const HsicGradient<T>& gradient, int64_t from, int64_t to, int64_t column,
-                 double* row_sums) {
+  // Panel rows from..to (of one segment), columns of one block; their sums over it. Returns their noise.
+  double fill_part(const HsicGradient<T>& gradient, int64_t from, int64_t to, int64_t column,
+                   double* row_sums, const GradientNoise<T>& noise) {
     const int64_t block = (begin_ + from) / tile_, width = tiles_.rows(column).size();
     const Block I = tiles_.rows(block), J = tiles_.rows(column);
     const bool stored = column >= block;
@@ -110,20 +114,25 @@ class WeightPanel {
     const auto advance = [&](int64_t row) {
       for (const auto& [v, tile] : entries) pointers[v] = tile.data + row * tile.stride;
     };
+    const size_t own = gradient.own();
+    double squares = 0;
     if (stored) {
       for (int64_t i = from; i < to; ++i) {
         advance(skip + i - from);
         row_sums[i - from] = gradient.row(pointers, begin_ + i, J.begin, width, at(i, column, 0));
+        squares += noise.of_stretch(at(i, column, 0), pointers[own], begin_ + i, J.begin, width);
       }
-      return;
+      return squares;
     }
     std::fill(row_sums, row_sums + (to - from), 0.0);
     for (int64_t j = 0; j < width; ++j) {
       advance(j);
       T* row = data_.get() + (from / height_ * tiles_.blocks() + column) * size_ + j * tile_;
       gradient.row(pointers, J.begin + j, I.begin, I.size(), row);
+      squares += noise.of_stretch(row, pointers[own], J.begin + j, I.begin, I.size());
       add_row_to_sums<T>(row, row_sums, I.size());
     }
+    return squares;
   }
 
   const GramTiles<T>& tiles_;
@@ -137,9 +146,20 @@ Tensor dense_gradient(const HsicGradient<T>& gradient, const GramTiles<T>& tiles
   const int64_t n = x.size(0);
   Tensor out = empty_large(x, {n, x.size(1)}, x.scalar_type());
   WeightPanel<T> panel(tiles, n);
+  const size_t own = gradient.own();
+  GradientNoise<T> noise(gradient.variable(), tiles.minus_one(own) ? 1 : 0);
+  if (noise.watches()) {
+    for (int64_t b = 0; b < tiles.blocks(); ++b)
+      noise.take_row_0(tiles.get(own, 0, b).data, tiles.rows(b).begin, tiles.rows(b).size());
+    noise.take_products([&](int64_t i, int64_t j) {
+      const int64_t row = i / tiles.tile(), column = j / tiles.tile();
+      const Entries<T> tile = tiles.get(own, row, column);
+      return tile.data[(i - tiles.rows(row).begin) * tile.stride + j - tiles.rows(column).begin];
+    });
+  }
   for (int64_t begin = 0; begin < n; begin += panel.rows()) {
     const int64_t end = std::min(n, begin + panel.rows());
-    panel.fill(gradient, begin, end);
+    panel.fill(gradient, begin, end, noise);
     if (gradient.variable().is_gram()) {
       T* target = static_cast<T*>(out.mutable_data_ptr());
       for (int64_t i = begin; i < end; ++i) panel.copy_row(i - begin, target + i * n);
@@ -149,6 +169,7 @@ Tensor dense_gradient(const HsicGradient<T>& gradient, const GramTiles<T>& tiles
         end - begin, panel.segment(), n, [&](int64_t row, int64_t k) { return panel.part(row, k); }, x, 0,
         out, begin, false);
   }
+  noise.mark(out);
   return out;
 }
 
@@ -171,10 +192,12 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
   std::vector<bool> used(variables, false);
   std::vector<Tensor> outs;
   std::vector<std::vector<double>> weight_sums;
+  std::vector<GradientNoise<T>> noises;
   for (const auto& gradient : gradients) {
     const Tensor& x = gradient.variable().data;
     outs.push_back(empty_large(x, {n, x.size(1)}, scalar_type_of<T>()));
     weight_sums.emplace_back(n, 0.0);
+    noises.emplace_back(gradient.variable(), tiles.minus_one(gradient.own()) ? 1 : 0);
     used[gradient.own()] = true;
     for (const auto& partner : gradient.partners()) used[partner.variable] = true;
   }
@@ -187,15 +210,20 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
         if (used[v]) current[v] = tiles.get(v, row, column);
       for (size_t k = 0; k < gradients.size(); ++k) {
         const auto& gradient = gradients[k];
-        std::vector<double> row_sums(I.size());
+        std::vector<double> row_sums(I.size()), squares(I.size(), 0.0);
+        const Entries<T>& own = current[gradient.own()];
+        if (row == 0) noises[k].take_row_0(own.data, J.begin, J.size());
         torch::stable::parallel_for(0, I.size(), 16, [&](int64_t first, int64_t last) {
           std::vector<const T*> pointers(variables, nullptr);
           for (int64_t i = first; i < last; ++i) {
             for (size_t v = 0; v < variables; ++v)
               if (used[v]) pointers[v] = current[v].data + i * current[v].stride;
             row_sums[i] = gradient.row(pointers, I.begin + i, J.begin, J.size(), weights.get() + i * tile);
+            squares[i] = noises[k].of_stretch(weights.get() + i * tile, pointers[gradient.own()], I.begin + i,
+                                              J.begin, J.size());
           }
         });
+        for (double s : squares) noises[k].add(row == column ? s : 2 * s);
         const Tensor& x = gradient.variable().data;
         // Row block 0 meets every column block first: it writes, and the rest adds.
         const auto write = [&](bool transposed, Block to, Block from, bool accumulate) {
@@ -226,7 +254,11 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
   }
   for (size_t k = 0; k < gradients.size(); ++k) {
     const Tensor& x = gradients[k].variable().data;
-    if (gradients[k].has_diagonal()) subtract_scaled_rows<T>(outs[k], x, weight_sums[k].data());
+    if (gradients[k].has_diagonal()) {
+      subtract_scaled_rows<T>(outs[k], x, weight_sums[k].data());
+      for (int64_t i = 0; i < n; ++i) noises[k].add(noises[k].of_diagonal(weight_sums[k][i], i));
+    }
+    noises[k].mark(outs[k]);
     outs[k] = convert_rows(outs[k], x.scalar_type());
   }
   return outs;

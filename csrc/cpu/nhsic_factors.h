@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "centered_gram.h"
+#include "equal_rows.h"
 #include "label_classes.h"
 #include "mirror.h"
 #include "pair_factors.h"
@@ -16,9 +18,13 @@
 
 namespace bido {
 
-// The spectral norm of the round-off of a Gram matrix, against c, that is allowed (reference/resolution.py).
+// The spectral norm of the round-off of a Gram matrix that is allowed (reference/resolution.py). Of float64,
+// and of a Gram matrix that was given, against c. Of float32 features times |H P H|: a Gram matrix that is
+// large against c in all directions is resolved, however small c is. And of few large directions the value
+// may be small: then against sqrt(n) |S| as well.
 template <typename T>
 constexpr double kLargestRoundoff = sizeof(T) == 8 ? 1e-6 : 1e-4;
+constexpr double kLargestAmplified = 1.5e-5, kLargestBesideFactor = 1e-6;
 
 // Where K is smaller than this against c, I - c P cancels, and S is K / c to as many digits.
 constexpr double kSmallestGram = 1e-8;
@@ -31,10 +37,38 @@ double squared_norm_of(const T* gram, int64_t n) {
 }
 
 template <typename T>
-bool resolves_ridge(const T* gram, double c, int64_t n) {
-  const double squares = squared_norm_of(gram, n);
+double roundoff_of(const T* gram, int64_t n) {
   const double u = static_cast<double>(std::numeric_limits<T>::epsilon());
-  return u * std::sqrt(squares / static_cast<double>(n)) <= kLargestRoundoff<T> * c;
+  return u * std::sqrt(squared_norm_of(gram, n) / static_cast<double>(n));
+}
+
+// c |H P H| = |H - S| by three steps of the power method, from a vector that no S is made for.
+inline double largest_rest(const double* S, int64_t n) {
+  std::vector<double> v(n), next(n);
+  double mean = 0, before = 0, after = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    v[i] = static_cast<double>((static_cast<uint64_t>(i + 1) * 2654435761u >> 7) % 1024) - 511.5;
+    mean += v[i] / static_cast<double>(n);
+  }
+  for (double& entry : v) entry -= mean;
+  for (int step = 0; step < 3; ++step) {
+    torch::stable::parallel_for(0, n, 64, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) next[i] = v[i] - row_product(S + i * n, v.data(), n);
+    });
+    before = row_product(v.data(), v.data(), n);
+    after = row_product(next.data(), next.data(), n);
+    std::swap(v, next);
+  }
+  return before > 0 ? std::sqrt(after / before) : 0.0;
+}
+
+// Whether features resolve the ridge, once their factor is made.
+template <typename T>
+bool resolves_ridge(const T* gram, bool given, const double* S, double c, int64_t n) {
+  const double roundoff = roundoff_of(gram, n);
+  if (std::is_same_v<T, double> || given) return roundoff <= kLargestRoundoff<T> * c;
+  const double size = std::sqrt(static_cast<double>(n) * squared_norm_of(S, n));
+  return roundoff * largest_rest(S, n) <= std::min(kLargestAmplified, kLargestBesideFactor * size) * c;
 }
 
 // Entries i.. of row i of Kc + c I to out[i..n).
@@ -95,10 +129,20 @@ void factor_of_many(const T* gram, bool given, double c, int64_t n, double* S, d
   if (std::sqrt(squared_norm_of(gram, n)) <= kSmallestGram * c) factor_of_small(Kc, c, n, S);
 }
 
+template <typename T>
+void average_equal_rows(const T* gram, int64_t n, double* S, double* P) {
+  if (std::is_same_v<T, float>) return;
+  const EqualRows rows(gram, n);
+  if (!rows.any()) return;
+  rows.average(S);
+  if (P != nullptr) rows.average(P);
+}
+
 // S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
 inline void factor_of_labels(const int64_t* y, double scale, double c, int64_t n, double* S) {
   const double ridge = c / scale, count = static_cast<double>(n);
   const LabelClasses classes(y, n);
+  if (classes.count() == 1) return std::fill(S, S + n * n, 0.0);  // and no round-off
   std::vector<double> weight(n), offset(n);
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {

@@ -32,7 +32,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
   std::vector<std::atomic<bool>> coarse(variables.size());  // against c
   const auto factorise = [&](const FactorRequest<T>& asked) {
     const Variable<T>& v = asked.variable;
-    coarse[asked.index] = !v.is_labels() && !resolves_ridge(asked.gram, c, n);
     double* inverse = asked.kept < 0 ? nullptr : P + asked.kept * n * n;
     if (v.is_labels())
       factor_of_labels(static_cast<const int64_t*>(v.data.const_data_ptr()), asked.parameter, c, n,
@@ -41,6 +40,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& va
       factor_of_few<T>(asked.gram, v.is_gram(), c, n, asked.out, inverse);
     else
       factor_of_many<T>(asked.gram, v.is_gram(), c, n, asked.out, inverse, *asked.work);
+    if (v.is_features() && v.kind != KernelKind::linear)
+      average_equal_rows(asked.gram, n, asked.out, inverse);
+    coarse[asked.index] = !v.is_labels() && !resolves_ridge(asked.gram, v.is_gram(), asked.out, c, n);
   };
   const auto [values, stack, factors] =
       factor_pairs<T>("nhsic", variables, parameters, kinds, first, second, wanted, factorise);

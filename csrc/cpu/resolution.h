@@ -24,9 +24,9 @@
 
 namespace bido {
 
-// Of float32, the largest gamma N (1 N for the inverse multiquadric, whose near pairs weigh most): up to here
-// the error of K is a few units of round-off, whatever the rows are.
-constexpr double kFarthest = 4, kFarthestMultiquadric = 16;
+// Of float32, the largest gamma N, and of (1 + gamma D)^-alpha, whose near pairs weigh most, the largest
+// (alpha + 1) gamma N: up to here the error of a weight is a few units of round-off, whatever the rows are.
+constexpr double kFarthest = 4, kFarthestOfPowers = 24;
 // Of float32: K = 1 + e keeps its digits only where it is not small. Of the rows with the smallest means, a
 // share of all: duplicates have K = 1 beside each other, and no part in the gradient.
 constexpr double kSmallestMean = 0.02;
@@ -76,7 +76,9 @@ bool resolves(const Variable<T>& v, const T* norms, const double* sums, int64_t 
   // Of the Laplacian kernel, in distances and not in their squares.
   const double scale = v.kind == KernelKind::laplacian ? gamma * gamma : gamma;
   const bool exponential = v.kind == KernelKind::gaussian || v.kind == KernelKind::laplacian;
-  if (scale * largest > (exponential ? kFarthest : kFarthestMultiquadric)) return false;
+  const double alpha = v.kind == KernelKind::rational_quadratic ? v.alpha : 0.5;
+  if ((exponential ? 1 : alpha + 1) * scale * largest > (exponential ? kFarthest : kFarthestOfPowers))
+    return false;
   if (smallest_mean_of_k(sums, n, n / kShareOfRows) < kSmallestMean) return false;
   return smallest_mean_of_k(sums, n, 1) >= kSmallestMean || largest <= kLargestOutlier * median_of(norms, n);
 }

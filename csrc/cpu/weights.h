@@ -9,6 +9,7 @@
 
 #include "../common/kernel_tile.h"
 #include "../common/stable.h"
+#include "gradient_noise.h"
 #include "huge_pages.h"
 #include "panel_product.h"
 #include "variable.h"
@@ -82,11 +83,12 @@ std::vector<double> symmetric_means(const T* grad, int64_t n) {
 template <typename T>
 void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel,
                        int64_t stride, int64_t n, int64_t row_begin, int64_t row_end,
-                       const std::vector<double>& means) {
+                       const std::vector<double>& means, GradientNoise<T>& noise) {
   double total = 0;
   for (double mean : means) total += mean / static_cast<double>(n);
   constexpr int64_t kRows = 32;
   const int64_t blocks = (row_end - row_begin + kRows - 1) / kRows;
+  std::vector<double> noises(blocks, 0.0);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     const Scratch<T> transposed = make_scratch<T>(kRows * n);
     for (int64_t b = first; b < last; ++b) {
@@ -99,16 +101,20 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
         if (v.kind == KernelKind::linear) {
           weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), n);
           for (int64_t j = 0; j < n; ++j) out[j] -= static_cast<T>(2 * (means[i] + means[j] - total));
+          noises[b] += noise.of_stretch(out, k, i, 0, n);
           continue;
         }
         // The diagonal cancels against itself: left out, or its round-off would drown small weights.
         const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), i);
         const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1, out + i + 1,
                                            v.parameters(), n - i - 1);
+        noises[b] += noise.of_stretch(out, k, i, 0, i) + noise.of_diagonal(before + after, i) +
+                     noise.of_stretch(out + i + 1, k + i + 1, i, i + 1, n - i - 1);
         out[i] = static_cast<T>(-(before + after));
       }
     }
   });
+  for (double squares : noises) noise.add(squares);
 }
 
 // The gradient of the features from that of their Gram matrix, both contiguous (n, n).
@@ -120,11 +126,15 @@ Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, cons
   Tensor out = empty_large(v.data, {n, v.data.size(1)}, v.data.scalar_type());
   const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * stride);
   const auto means = v.kind == KernelKind::linear ? symmetric_means<T>(grad, n) : std::vector<double>();
+  GradientNoise<T> noise(v, is_k ? 0 : 1);
+  noise.take_row_0(gram, 0, n);
+  noise.take_products([&](int64_t i, int64_t j) { return gram[i * n + j]; });
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
-    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), stride, n, begin, end, means);
+    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), stride, n, begin, end, means, noise);
     multiply_panel<T>(panel.get(), stride, end - begin, n, v.data, out, begin);
   }
+  noise.mark(out);
   return out;
 }
 

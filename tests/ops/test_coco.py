@@ -175,7 +175,7 @@ def test_the_kernel_takes_the_frobenius_norm_in_float64(
     bx.coco(x, y, norm="fro", linalg_dtype=torch.float32).backward()
     assert served == []
     bx.coco(x, y, norm="fro").backward()
-    assert served == ["coco", "coco_backward"]
+    assert set(served) == {"coco", "coco_backward"}  # of few samples in float64, the forward again
 
 
 @EACH_WAY
