@@ -137,7 +137,7 @@ def test_attack_with_weights_of_stylegan2(faces, tmp_path):
     [
         (("--attack", "mind-reading"), "attack must be one of gmi, ked, vmi, ppa"),
         (("--force-foreign-gan",), "--force-foreign-gan is for --attack ked"),
-        (("--set", "speed=1"), "--set must be name=value with a name of steps, lr"),
+        (("--set", "speed=1"), "--set must be name=value with a name of steps, "),
         (("--set", "steps=many"), "--set steps must be a int like 6, got 'many'"),
         (("--attack", "ked", "--prior-set", "lr"), "--prior-set must be name=value"),
         (("--classes", "3-1"), "--classes must be labels and ranges"),
