@@ -79,11 +79,13 @@ def invert(
     work = Inversion(
         "gmi", "GMI", config, target, classes, generator.shape, generator, gan.critic, how=how
     )
-    found = work.search(lambda rows: _Gmi(config, target, gan, rows, work.device))
+    found = work.search(lambda rows: GmiSearch(config, target, gan, rows, work.device))
     return work.collect(found["latents"], generator)
 
 
-class _Gmi(Search):
+class GmiSearch(Search):
+    """Momentum descent in z; subclasses may have another ``identity``."""
+
     def __init__(
         self, config: GmiConfig, target: nn.Module, gan: Gan, rows: Rows, device: torch.device
     ) -> None:
@@ -98,8 +100,11 @@ class _Gmi(Search):
 
     def losses(self, step: int) -> Tensor:
         images = self.gan.generator(self.latents)
-        identity = F.cross_entropy(self.target(images), self.labels, reduction="none")
-        return self.config.id_weight * identity - self.gan.critic(images)
+        return self.config.id_weight * self.identity(images) - self.gan.critic(images)
+
+    def identity(self, images: Tensor) -> Tensor:
+        """The identity loss of each row."""
+        return F.cross_entropy(self.target(images), self.labels, reduction="none")
 
     def constrain(self) -> None:
         self.latents.clamp_(-self.config.clip, self.config.clip)

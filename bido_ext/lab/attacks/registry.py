@@ -4,12 +4,14 @@
 from .brep import BREP
 from .gmi import GMI
 from .ked import KED
+from .lomma import LOMMA, LOMMA_KED
 from .ppa import PPA
 from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in (GMI, KED, VMI, PPA, BREP)}
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED)
+ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 
 def find_attack(name: str) -> AttackSpec:

@@ -84,7 +84,7 @@ def invert_ked(
         how=how,
     )  # fmt: skip
     OWNER.check_prior(gan, weights_digest(target), force_foreign_gan)
-    found = work.search(lambda rows: _Ked(config, target, gan, rows, work.device))
+    found = work.search(lambda rows: KedSearch(config, target, gan, rows, work.device))
     latents = draw_samples(found["mu"], found["logvar"], work.rows, config.samples)
     return work.collect(latents, generator, draws=config.samples)
 
@@ -96,7 +96,9 @@ def draw_samples(mu: Tensor, logvar: Tensor, rows: Rows, samples: int) -> Tensor
     return sample_major(latents, len(set(rows.restarts)))
 
 
-class _Ked(Search):
+class KedSearch(Search):
+    """Reparametrised descent; subclasses may have another ``identity``, or bound the latents."""
+
     def __init__(
         self, config: KedConfig, target: nn.Module, gan: KedGan, rows: Rows, device: torch.device
     ) -> None:
@@ -110,10 +112,17 @@ class _Ked(Search):
 
     def losses(self, step: int) -> Tensor:
         eps = self.rows.noise("ked", step, LATENT_DIM).to(self.mu)
-        images = self.gan.generator(self.mu + (self.logvar / 2).exp() * eps)
-        identity = F.cross_entropy(self.target(images), self.labels, reduction="none")
+        images = self.gan.generator(self.bounded(self.mu + (self.logvar / 2).exp() * eps))
         prior = realness_loss(self.gan.discriminator.alone(images))
-        return prior + self.config.id_weight * identity
+        return prior + self.config.id_weight * self.identity(images)
+
+    def bounded(self, latents: Tensor) -> Tensor:
+        """What the generator is given of the drawn latents: those themselves."""
+        return latents
+
+    def identity(self, images: Tensor) -> Tensor:
+        """The identity loss of each row."""
+        return F.cross_entropy(self.target(images), self.labels, reduction="none")
 
 
 KED = AttackSpec(
