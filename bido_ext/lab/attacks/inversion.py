@@ -134,9 +134,10 @@ class Inversion:
     def collect(
         self,
         latents: Tensor,
-        synthesise: Callable[[Tensor], Tensor],
+        synthesise: Callable[..., Tensor],
         *,
         draws: int = 1,
+        conditional: bool = False,
         batch_size: int | None = None,
         queries: Tensor | None = None,
     ) -> Reconstructions:
@@ -144,7 +145,7 @@ class Inversion:
 
         Args:
             latents: (restarts * classes, ...), class after class within a restart.
-            synthesise: latents -> images.
+            synthesise: latents -> images; of the wanted labels too if ``conditional``.
             draws: images of one search.
             batch_size: default: that of the search.
             queries: of each search, of a black box; the last look at each image comes on top.
@@ -157,6 +158,7 @@ class Inversion:
             batch_size=batch_size or self.config.batch_size,
             device=self.device,
             draws=draws,
+            conditional=conditional,
         )
         if queries is not None:
             found.queries = int(queries.sum()) + len(latents)

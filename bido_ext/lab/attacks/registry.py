@@ -5,12 +5,13 @@ from .brep import BREP
 from .gmi import GMI
 from .ked import KED
 from .lomma import LOMMA, LOMMA_KED
+from .plg import PLG
 from .ppa import PPA
 from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 
