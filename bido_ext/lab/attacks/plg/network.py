@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """PLG-MI's networks: residual generator with conditional batch norm, projection discriminator.
 
-After Miyato and Koyama, "cGANs with Projection Discriminator" (ICLR 2018). At 64 pixels the sizes
-are the published ones; other sizes have fewer or more blocks.
+After Miyato and Koyama, "cGANs with Projection Discriminator" (ICLR 2018). At 64 pixels the
+generator has the published sizes, other sides have a block less or more; the discriminator halves
+down to 4 pixels.
 """
 
 import itertools
