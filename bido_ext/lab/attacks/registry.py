@@ -7,11 +7,12 @@ from .ked import KED
 from .lomma import LOMMA, LOMMA_KED
 from .plg import PLG
 from .ppa import PPA
+from .rlb import RLB
 from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 
