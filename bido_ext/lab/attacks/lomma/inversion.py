@@ -161,8 +161,13 @@ def _public(public: Public, gan: Any) -> ImageSet:
     return images
 
 
-_QUICK = {"student_steps": 200, "student_width": 0.5}
-_SMOKE = {"student_steps": 3, "student_batch": 8, "student_width": 0.1, "regularised_by": 20}
+_QUICK: dict[str, Any] = {"student_steps": 200, "student_width": 0.5}
+_SMOKE: dict[str, Any] = {
+    "student_steps": 3,
+    "student_batch": 8,
+    "student_width": 0.1,
+    "regularised_by": 20,
+}
 
 LOMMA = AttackSpec(
     "lomma",
