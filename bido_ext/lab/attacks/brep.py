@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 
 from .black_box import BlackBox
 from .gan import WGAN
-from .generators import as_latent_generator
+from .generators import as_latent_generator, without_gradients
 from .inversion import How, Inversion
 from .result import Reconstructions
 from .rows import Rows
@@ -101,11 +101,7 @@ def invert_brep(
     )  # fmt: skip
     share = work.share()
 
-    def images(latents: Tensor) -> Tensor:
-        with torch.no_grad():
-            made: Tensor = source.synthesis(source.mapping(latents.to(work.device))).clamp(0, 1)
-        return made
-
+    images = without_gradients(lambda z: source.synthesis(source.mapping(z)), work.device)
     found = work.search(lambda rows: _Brep(config, target, images, source.z_dim, rows, share))
     return work.collect(found["kept"], images, queries=found["queries"])
 

@@ -5,6 +5,7 @@ from .brep import BREP
 from .gmi import GMI
 from .ked import KED
 from .lomma import LOMMA, LOMMA_KED
+from .mirror import MIRROR
 from .plg import PLG
 from .ppa import PPA
 from .rlb import RLB
@@ -12,7 +13,7 @@ from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 

@@ -7,6 +7,7 @@ The discriminator sees the generated images as they are, the target sees views o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bido_ext.lab.attacks.owned import OwnedGan, Owner
 from bido_ext.lab.attacks.settings import check_at_least
 from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.attacks.target import check_target, frozen, place
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.models.checkpoint import weights_digest
 
 from .loss import hinge_loss, max_margin_loss
@@ -123,8 +125,12 @@ class _Trainer(AdversarialTrainer):
         self.target = target
         self.num_classes = check_target(target, [0], check_public(public), device)
         super().__init__(config, public, device)
-        pool = Pool(self.public, self.ranges, config.pool_views, config.seed)
-        self.labelled = pseudo_labelled(pool, target, config.top_n, device)
+
+    @cached_property
+    def labelled(self) -> ImageSet:
+        """The pseudo-labelled images; a finished training needs none."""
+        pool = Pool(self.public, self.ranges, self.config.pool_views, self.config.seed)
+        return pseudo_labelled(pool, self.target, self.config.top_n, self.device)
 
     def build(self) -> None:
         width, narrow = self.config.width, self.config.critic_width

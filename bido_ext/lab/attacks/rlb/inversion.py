@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bido_ext.lab.attacks.black_box import BlackBox
 from bido_ext.lab.attacks.gan import WGAN
-from bido_ext.lab.attacks.generators import as_latent_generator
+from bido_ext.lab.attacks.generators import as_latent_generator, without_gradients
 from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
@@ -94,11 +94,7 @@ def invert_rlb(
         access="black box",
     )  # fmt: skip
     share = work.share()
-
-    def images(latents: Tensor) -> Tensor:
-        with torch.no_grad():
-            made: Tensor = source.synthesis(source.mapping(latents.to(work.device))).clamp(0, 1)
-        return made
+    images = without_gradients(lambda z: source.synthesis(source.mapping(z)), work.device)
 
     def begin(rows: Rows) -> _Rlb:
         return _Rlb(config, target, images, source.z_dim, rows, share, work.device)
