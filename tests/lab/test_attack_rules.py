@@ -240,3 +240,21 @@ def test_no_attack_can_reach_the_evaluation_classifier():
                 assert not any("judge" in name for name in [source, *names]), path
             if isinstance(node, ast.arg):
                 assert not any(word in node.arg for word in ("evaluat", "judge")), (path, node.arg)
+
+
+def test_pipeline_and_commands_name_no_attack():
+    """A new attack is a file and a line of the registry: nothing else knows one by its name."""
+    package = Path(attacks.__file__).parents[2]
+    own = {path.stem for path in Path(attacks.__file__).parent.iterdir()} & {
+        type(spec.config()).__module__.removeprefix("bido_ext.lab.attacks.").partition(".")[0]
+        for spec in ATTACKS.values()
+    }
+    assert {"gmi", "ked", "plg"} <= own
+    for path in [*(package / "lab/experiments").rglob("*.py"), *(package / "cli").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant):
+                assert node.value not in ATTACKS, (path, node.lineno)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "bido_ext.lab.attacks."
+            ):
+                assert (node.module or "").split(".")[3] not in own, (path, node.lineno)
