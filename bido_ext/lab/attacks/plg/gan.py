@@ -172,7 +172,7 @@ PLG_GAN = PriorSpec(
     load=load_plg_gan,
     presets={
         "quick": PlgGanConfig(
-            steps=800, critic_steps=2, batch_size=32, width=0.25, critic_width=0.25, top_n=1000
+            steps=300, critic_steps=2, batch_size=32, width=0.25, critic_width=0.25, top_n=1000
         ),
         "smoke": PlgGanConfig(
             steps=6, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1, top_n=5
