@@ -9,10 +9,11 @@ BUILD_TOOLS = "setuptools>=77" wheel "cmake<5" ninja pybind11 numpy
 NATIVE = setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help demo test lint format gpu-check gpu-bundle clean
+.PHONY: help demo test docs lint format gpu-check gpu-bundle clean
 help:
 	@echo "make demo       install, fetch MNIST, train four defences, attack them, write the report"
 	@echo "make test       install, run every test that needs neither a GPU nor long runs"
+	@echo "make docs       install, build the site in build/docs; a warning is an error"
 	@echo "make lint       ruff, mypy and clang-format, checking only"
 	@echo "make format     ruff and clang-format, rewriting"
 	@echo "make gpu-check  all that needs a GPU, within 13 minutes: right or wrong, times, tests (no network)"
@@ -38,6 +39,13 @@ demo: $(VENV)/.installed
 # One worker a core, one thread a worker: threads of several workers would wait for each other.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu and not slow" -n auto --dist loadfile --durations=10
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --editable ".[docs]" --no-build-isolation
+	touch $@
+
+docs: $(VENV)/.docs
+	OMP_NUM_THREADS=1 $(RUN) sphinx -b html -q -E -a -W --keep-going docs build/docs
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bido_ext.nn import BiDOLoss, DependenceTerms, FeatureTaps, MicroBatchedBiDO, StepLosses
     from bido_ext.nn.layer_similarity import LayerSimilarity
     from bido_ext.nn.similarity_matrix import SimilarityMatrix
+    from bido_ext.nn.suggest_weights import suggest_weights
+    from bido_ext.nn.weight_ladder import WeightLadder, WeightSuggestion
     from bido_ext.ops._plan_arguments import WorkspaceError
     from bido_ext.ops.cka import cka
     from bido_ext.ops.coco import coco
@@ -60,6 +62,8 @@ _HOME = {
     ),
     "LayerSimilarity": "bido_ext.nn.layer_similarity",
     "SimilarityMatrix": "bido_ext.nn.similarity_matrix",
+    "suggest_weights": "bido_ext.nn.suggest_weights",
+    **dict.fromkeys(("WeightLadder", "WeightSuggestion"), "bido_ext.nn.weight_ladder"),
     **dict.fromkeys(
         ("Energy", "Gaussian", "IndependenceTest", "InverseMultiquadric", "Kernel", "Laplacian", "Linear",
          "Mixture", "Polynomial", "RationalQuadratic", "Tuning", "WorkspaceError", "cka", "coco",
@@ -90,6 +94,8 @@ __all__ = [
     "SimilarityMatrix",
     "StepLosses",
     "Tuning",
+    "WeightLadder",
+    "WeightSuggestion",
     "WorkspaceError",
     "__version__",
     "backends",
@@ -105,6 +111,7 @@ __all__ = [
     "mmd",
     "nhsic",
     "plan",
+    "suggest_weights",
     "tune",
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bido_ext``: which implementation serves each op on each device, and why."""
+"""``python -m bido_ext``: which implementation serves each op on each device, why, and what to fix."""
 
 import os
 import sys
@@ -7,10 +7,11 @@ import sys
 import torch
 
 import bido_ext
+from bido_ext.diagnosis import verdict
 
 
 def main() -> None:
-    """Prints versions and the op x device table."""
+    """Prints versions, the op x device table, and "all good" or what to fix."""
     info = bido_ext.build_info()
     print(f"bido_ext {bido_ext.__version__}, PyTorch {torch.__version__}")
     if info:
@@ -32,6 +33,7 @@ def main() -> None:
         print(
             "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=True)), row[3]])
         )
+    print(verdict())
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
+
+import bido_ext as bx
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
@@ -65,7 +69,23 @@ def run(name: str, module: types.ModuleType) -> list[nn.Module]:
             "enable_progress_bar": False, "enable_model_summary": False,
         }  # fmt: skip
         return [train(DataLoader(images(), batch_size=None), **options)]
-    if name == "several_ranks":
+    if name == "hugging_face_trainer":
+        small = module.ViTConfig(
+            image_size=8, patch_size=4, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=16, num_labels=10,
+        )  # fmt: skip
+        samples = [
+            {"pixel_values": x, "labels": int(y)}
+            for xs, ys in images(8)
+            for x, y in zip(xs, ys, strict=True)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            return [train(small, samples, folder)]
+    if name in ("accelerate_loop", "opacus_clipping"):
+        x, y = (torch.cat(parts) for parts in zip(*images(8), strict=True))
+        options = {"cpu": True} if name == "accelerate_loop" else {}
+        return [train(DataLoader(TensorDataset(x, y), batch_size=8), **options)]
+    if name in ("several_ranks", "fully_sharded"):
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         try:
             return [train(images())]
@@ -75,7 +95,9 @@ def run(name: str, module: types.ModuleType) -> list[nn.Module]:
 
 
 NEEDS = {"timm_model": "timm", "hugging_face_vit": "transformers", "lightning_module": "lightning",
-         "lightning_callback": "lightning", "torchvision_models": "torchvision"}  # fmt: skip
+         "lightning_callback": "lightning", "torchvision_models": "torchvision",
+         "hugging_face_trainer": "accelerate", "accelerate_loop": "accelerate",
+         "opacus_clipping": "opacus"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
@@ -101,7 +123,8 @@ def test_adds_at_most_five_lines(name: str) -> None:
     marked = [line for line in text.splitlines() if MARK in line]
     assert 1 <= len(marked) <= 5
     rest = "\n".join(line for line in text.splitlines() if MARK not in line)
-    assert not re.search(r"\bbx\.|bido_ext|\btaps\b|\bcriterion\b", rest.split('"""')[2])
+    code = re.sub(r"#.*", "", rest.split('"""')[2])
+    assert not re.search(r"\bbx\.|bido_ext|\btaps\b|\bcriterion\b", code)
     compile(rest, name, "exec")
 
 
@@ -113,6 +136,24 @@ def test_without_the_lines_the_script_still_trains(name: str) -> None:
     pairs = list(zip(with_bido.parameters(), without.parameters(), strict=True))
     assert pairs
     assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_opacus_sees_the_term_where_the_page_says_to_tap() -> None:
+    """Per-sample gradients add up to those of the plain network, BiDO's share included."""
+    opacus = pytest.importorskip("opacus", reason="opacus is not installed")
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    wrapped = opacus.GradSampleModule(copy.deepcopy(plain))
+    x, y = torch.rand(12, 6), torch.randint(3, (12,))
+    for model, layer in ((plain, "1"), (wrapped, "_module.1")):
+        taps = bx.FeatureTaps(model, [layer])
+        loss = nn.functional.cross_entropy(model(x), y)
+        (loss + bx.BiDOLoss("hsic", 1e3, 3e3)(x, taps.features, y)).backward()
+    alone = torch.autograd.grad(nn.functional.cross_entropy(plain(x), y), plain[0].weight)[0]
+    both = plain[0].weight.grad
+    assert (both - alone).norm() > 0.05 * alone.norm(), "BiDO's share is too small to be seen"
+    weight = wrapped.get_parameter("_module.0.weight")
+    torch.testing.assert_close(weight.grad_sample.mean(0), both)
 
 
 def test_readme_shows_the_plain_loop() -> None:

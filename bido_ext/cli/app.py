@@ -19,6 +19,7 @@ from bido_ext.cli.export import export
 from bido_ext.cli.list import list_
 from bido_ext.cli.run import run
 from bido_ext.cli.study import study
+from bido_ext.cli.suggest import suggest
 from bido_ext.cli.sweep import sweep
 from bido_ext.cli.train import train
 from bido_ext.cli.tune import tune
@@ -53,6 +54,7 @@ def bido(
     By hand:     bido train, then bido attack, then bido evaluate
     Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
     With people: bido study
+    Which weights: bido suggest
     Look inside: bido compare
     How fast:    bido bench, bido tune
 
@@ -61,7 +63,7 @@ def bido(
 
 
 for _command in (
-    train, attack, evaluate, export, compare, demo, run, sweep, bench, tune, doctor,
+    train, suggest, attack, evaluate, export, compare, demo, run, sweep, bench, tune, doctor,
 ):  # fmt: skip
     app.command()(_command)
 app.command("list")(list_)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bido doctor``: what is installed and which implementation serves which op."""
+"""``bido doctor``: what is installed, which implementation serves which op, and what to fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def doctor(json: Json = False) -> None:
     """Show what is installed and what serves.
 
     Lists the implementation of each op on each device with the reason, the build, the machine and
-    the versions.
+    the versions. The last line says "all good", or the one thing to fix; the exit code is then 1.
 
     \b
     Example:
@@ -24,6 +24,7 @@ def doctor(json: Json = False) -> None:
       bido doctor --json
     """
     import bido_ext
+    from bido_ext.diagnosis import findings, verdict
     from bido_ext.lab.experiments.environment import LAB_PACKAGES, machine_facts, package_versions
 
     rows, versions, machine = bido_ext.backends(), package_versions(), machine_facts()
@@ -36,6 +37,7 @@ def doctor(json: Json = False) -> None:
                 "machine": machine,
                 "versions": versions,
                 "lab_missing": missing,
+                "to_fix": [one._asdict() for one in findings()],
             }
         )
         return
@@ -58,3 +60,7 @@ def doctor(json: Json = False) -> None:
         if missing
         else '\nextra "lab": complete'
     )
+    told = verdict()
+    typer.echo(f"\n{told}")
+    if told != "all good":
+        raise typer.Exit(1)

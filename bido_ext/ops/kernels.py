@@ -211,7 +211,10 @@ class Polynomial(Kernel):
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
         wide = x.double()
-        K = (wide @ wide.mT + self.c) ** self.degree
+        # A plain number also where a compiled step takes the attribute for a symbol: PyTorch 2.11 cannot
+        # differentiate a power whose exponent is one.
+        degree = len(range(self.degree))
+        K = (wide @ wide.mT + self.c) ** degree
         K = K - K.mean(0, keepdim=True)
         K = K - K.mean(1, keepdim=True)
         return K if x.dtype == torch.float64 else K.float()

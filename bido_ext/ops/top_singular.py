@@ -140,9 +140,13 @@ def _top_eigenvector(T: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _noise(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The same columns every time; they travel to the device once."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((n, BLOCK), generator=generator, dtype=torch.float64).to(device, dtype)
+    """The same columns every time, made on the device. No generator: PyTorch 2.11 cannot trace one.
+
+    Digits of a sine far from its first ones look random, and nothing here needs more.
+    """
+    index = torch.arange(1, n * BLOCK + 1, dtype=torch.float64, device=device)
+    digits = torch.frac(torch.sin(index * 12.9898) * 43758.5453)
+    return digits.reshape(n, BLOCK).to(dtype)
 
 
 def _orthonormal(W: Tensor, basis: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bido suggest``: which weights of BiDO fit a model and its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.options import Crop, Data, Device, Json, Seed, parse_words, print_json
+
+
+@plain_errors
+def suggest(
+    model: Annotated[Path, typer.Argument(help="model.pt of an undefended bido train.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Whose training images are shown.")
+    ] = "mnist",
+    data: Data = None,
+    measures: Annotated[
+        str, typer.Option("--measures", help="With commas, of nhsic, coco, hsic, cka.")
+    ] = "nhsic,coco,hsic,cka",
+    taps: Annotated[
+        str | None,
+        typer.Option("--taps", help="Layers that BiDO watches, with commas; default: the model's."),
+    ] = None,
+    sigma: Annotated[float, typer.Option("--sigma", help="Bandwidth of the kernels.")] = 5.0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="That of the training: the weights depend on it.")
+    ] = 64,
+    batches: Annotated[int, typer.Option("--batches", help="How many to look at.")] = 8,
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="That of the training: shuffle or identity.")
+    ] = "shuffle",
+    per_identity: Annotated[
+        int, typer.Option("--per-identity", help="Images of an identity, of --sampler identity.")
+    ] = 4,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of weights.png and weights.json.")
+    ] = Path("runs/suggest"),
+    crop: Crop = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Propose weights lambda_x, lambda_y of BiDO for a model and its training images.
+
+    Measures, for each measure, how hard its terms pull at the parameters, beside the push of the
+    classification loss. A share of 30 % means: lambda_x times its gradient is 0.3 times as large
+    as the push. Below a few per cent training hardly changes; above 100 % accuracy suffers. Train
+    plainly for a short while first, since fresh weights say less.
+
+    \b
+    Example:
+      bido train --epochs 1 --out runs/none
+      bido suggest runs/none/model.pt --dataset mnist
+      bido suggest runs/faces/model.pt --dataset lfw --data ~/lfw --sampler identity --batch-size 32
+    """
+    from bido_ext.lab.data import DataConfig, find_dataset
+    from bido_ext.lab.experiments.pipeline import pick_device
+    from bido_ext.lab.experiments.suggest import suggest_for
+    from bido_ext.lab.training.train_config import TrainConfig
+
+    find_dataset(dataset)
+    training = TrainConfig(
+        batch_size=batch_size, sampler=sampler, per_identity=per_identity, seed=seed
+    )
+    result = suggest_for(
+        model,
+        DataConfig(dataset, data, crop=crop),
+        training,
+        measures=parse_words(measures) or (),
+        taps=parse_words(taps),
+        sigma=sigma,
+        batches=batches,
+        device=pick_device(device),
+        progress=not json,
+    )
+    picture, numbers = result.save(out)
+    if json:
+        print_json({**result.to_dict(), "picture": str(picture), "numbers": str(numbers)})
+        return
+    typer.echo(f"{result.found}\npicture: {picture}\nnumbers: {numbers}")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``suggest_weights`` finds: the pull of each measure beside the push of the classification loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Shares of the push that lambda_x times its gradient takes, from the weakest rung to the strongest.
+SHARES = (0.03, 0.1, 0.3, 1.0, 3.0)
+#: Share of lambda_y over that of lambda_x. The terms of nhsic and cka do not depend on the scale of the
+#: features: less of y, and x leaves nothing to classify by. Those of coco and hsic do: more of y, and it makes
+#: the features grow without end. Tried on digits and faces, docs/weights.md.
+Y_PER_X = {"nhsic": 1.5, "cka": 1.5, "coco": 0.25, "hsic": 0.25}
+#: Weights of the paper's main results (Peng et al. 2022, tables 2 and 3).
+PUBLISHED = {"nhsic": (0.05, 0.5), "coco": (1.0, 50.0)}
+
+
+class Rung(NamedTuple):
+    """One pair of weights.
+
+    Attributes:
+        lambda_x, lambda_y: For ``BiDOLoss``.
+        share_x: lambda_x |grad sum_j d(X, Z_j)| over the push of the classification loss.
+        share_y: lambda_y |grad sum_j d(Z_j, Y)| over the push.
+    """
+
+    lambda_x: float
+    lambda_y: float
+    share_x: float
+    share_y: float
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Arguments of ``BiDOLoss``: ``BiDOLoss("nhsic", **rung.weights)``."""
+        return {"lambda_x": self.lambda_x, "lambda_y": self.lambda_y}
+
+
+@dataclass(frozen=True)
+class WeightLadder:
+    """The weights for one measure; numbers are medians over the batches.
+
+    Attributes:
+        measure: As in ``BiDOLoss``.
+        terms_x, terms_y: d(X, Z_j) and d(Z_j, Y) by layer.
+        pull_x, pull_y: Norms of the gradients of their sums, without weights, by the model's parameters.
+        push: That of the classification loss where the model has decided nothing.
+        rungs: From the weakest to the strongest.
+        published: The paper's weights in the same unit; None for a measure it does not use.
+    """
+
+    measure: str
+    terms_x: Mapping[str, float]
+    terms_y: Mapping[str, float]
+    pull_x: float
+    pull_y: float
+    push: float
+    rungs: tuple[Rung, ...]
+    published: Rung | None
+
+    @property
+    def middle(self) -> Rung:
+        """The rung to start from."""
+        return self.rungs[len(self.rungs) // 2]
+
+
+@dataclass(frozen=True)
+class WeightSuggestion:
+    """Ladders by measure; printing it gives a table.
+
+    Attributes:
+        ladders: measure -> ``WeightLadder``; also ``suggestion["nhsic"]``.
+        loss: Median of the classification loss.
+        gradient: Median norm of its gradient as it is, which goes to 0 as the model learns.
+        push: Median norm of its gradient where the model has decided nothing.
+        batches, samples: How many were looked at.
+    """
+
+    ladders: Mapping[str, WeightLadder]
+    loss: float
+    gradient: float
+    push: float
+    batches: int
+    samples: int
+
+    def __getitem__(self, measure: str) -> WeightLadder:
+        if measure not in self.ladders:
+            raise KeyError(f"{measure!r} was not measured; there are {', '.join(self.ladders)}")
+        return self.ladders[measure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        document = {key: value for key, value in vars(self).items() if key != "ladders"}
+        ladders = {}
+        for measure, ladder in self.ladders.items():
+            published = ladder.published
+            ladders[measure] = {
+                **asdict(ladder),
+                "rungs": [rung._asdict() for rung in ladder.rungs],
+                "published": None if published is None else published._asdict(),
+            }
+        return {**document, "ladders": ladders}
+
+    def plot(self) -> Figure:
+        """The rungs by the share of the push that lambda_x takes; needs matplotlib."""
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import PercentFormatter
+
+        figure = Figure(figsize=(9, 1.2 + 0.8 * len(self.ladders)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, ladder in enumerate(self.ladders.values()):
+            axes.plot(
+                [rung.share_x for rung in ladder.rungs], [row] * len(ladder.rungs), "o-", color="C0"
+            )
+            axes.plot(ladder.middle.share_x, row, "o", color="C0", markersize=11)
+            for rung in ladder.rungs:
+                axes.annotate(
+                    f"{rung.lambda_x:.2g}, {rung.lambda_y:.2g}",
+                    (rung.share_x, row), (0, 8), textcoords="offset points", ha="center", fontsize=8,
+                )  # fmt: skip
+            if ladder.published is not None:
+                axes.plot(ladder.published.share_x, row, "x", color="C1", markersize=9)
+        axes.plot([], [], "o", color="C0", markersize=11, label="start here")
+        axes.plot([], [], "x", color="C1", markersize=9, label="published")
+        axes.axvline(1.0, color="0.6", linestyle="--", label="push of the classification loss")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.set_yticks(range(len(self.ladders)), list(self.ladders))
+        axes.set_ylim(len(self.ladders) - 0.5, -0.7)
+        axes.set_xlabel("share of lambda_x; at each point lambda_x, lambda_y")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, frameon=False)
+        return figure
+
+    def __str__(self) -> str:
+        lines = [
+            f"classification loss {self.loss:.3g}, its gradient {self.gradient:.3g}, "
+            f"its push {self.push:.3g} (medians of {self.batches} batches)",
+            "",
+            f"{'measure':<10}{'lambda_x':>12}{'lambda_y':>12}{'share of x':>12}{'share of y':>12}",
+        ]
+        for measure, ladder in self.ladders.items():
+            rows = [("", rung) for rung in ladder.rungs]
+            rows[len(rows) // 2] = ("  start here", ladder.middle)
+            if ladder.published is not None:
+                rows.append(("  published", ladder.published))
+            for note, rung in rows:
+                lines.append(
+                    f"{measure:<10}{rung.lambda_x:>12.3g}{rung.lambda_y:>12.3g}"
+                    f"{_percent(rung.share_x):>12}{_percent(rung.share_y):>12}{note}"
+                )
+        return "\n".join(lines)
+
+
+def make_ladder(
+    measure: str,
+    terms_x: Mapping[str, float],
+    terms_y: Mapping[str, float],
+    pulls: tuple[float, float],
+    push: float,
+    shares: tuple[float, ...],
+    y_per_x: float,
+) -> WeightLadder:
+    """The rungs whose x terms take ``shares`` of the push, and whose y terms ``y_per_x`` times that."""
+    pull_x, pull_y = pulls
+
+    def rung(lambda_x: float, lambda_y: float) -> Rung:
+        return Rung(lambda_x, lambda_y, lambda_x * pull_x / push, lambda_y * pull_y / push)
+
+    rungs = tuple(
+        rung(_two_digits(share * push / pull_x), _two_digits(share * y_per_x * push / pull_y))
+        for share in shares
+    )
+    known = PUBLISHED.get(measure)
+    return WeightLadder(
+        measure, terms_x, terms_y, pull_x, pull_y, push, rungs, rung(*known) if known else None
+    )
+
+
+def _two_digits(value: float) -> float:
+    """Weights that a person can copy; the shares are those of what is printed."""
+    return float(f"{value:.1e}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
