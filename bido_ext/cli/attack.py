@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.list import rows_of
 from bido_ext.cli.options import (
     Crop,
     Data,
@@ -25,6 +26,18 @@ from bido_ext.cli.options import (
 )
 from bido_ext.cli.settings import parse_classes, with_file, with_settings
 
+_ATTACKS = rows_of("attacks")
+
+
+def _those(fact: str) -> str:
+    """The attacks of which the catalogue says ``fact``, for help and errors."""
+    return ", ".join(row["name"] for row in _ATTACKS if row[fact])
+
+
+_PSI = ", ".join(
+    f"{row['truncation']:g} for {row['name']}" for row in _ATTACKS if row["truncation"] != 1
+)
+
 
 @plain_errors
 def attack(
@@ -32,16 +45,20 @@ def attack(
     out: Annotated[Path, typer.Option("--out", help="Folder for reconstructions.pt.")],
     prior: Annotated[
         Path | None,
-        typer.Option("--prior", help="Folder of the generator; trained there if missing."),
+        typer.Option(
+            "--prior",
+            help="Folder of the generator, trained there if missing. One serves every model, but "
+            f"that of {_those('prior_of_target')} belongs to one model.",
+        ),
     ] = None,
     generator: Annotated[
         Path | None,
-        typer.Option(help="vmi, ppa: a StyleGAN2 state dict instead of --prior."),
+        typer.Option(help=f"{_those('any_generator')}: a StyleGAN2 state dict instead of --prior."),
     ] = None,
     truncation: Annotated[
-        float | None, typer.Option(help="Psi of --generator; default: 0.5 for ppa, 1 for vmi.")
+        float | None, typer.Option(help=f"Psi of --generator; default: 1, {_PSI}.")
     ] = None,
-    attack: Annotated[str, typer.Option(help="See: bido list attacks.")] = "gmi",
+    attack: Annotated[str, typer.Option(help="See: bido list attacks.")] = _ATTACKS[0]["name"],
     classes: Annotated[
         str | None, typer.Option(help="Labels to attack, as 0-59,70; default: all.")
     ] = None,
@@ -49,7 +66,8 @@ def attack(
     steps: Annotated[int | None, typer.Option(help="Steps in the latents.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     budget: Annotated[
-        int | None, typer.Option(help="brep: the most queries altogether; 0: no limit.")
+        int | None,
+        typer.Option(help=f"{_those('budget')}: the most queries altogether; 0: no limit."),
     ] = None,
     id_weight: Annotated[float | None, typer.Option(help="Weight of the identity loss.")] = None,
     prior_steps: Annotated[int | None, typer.Option(help="Generator steps of the prior.")] = None,
@@ -75,7 +93,8 @@ def attack(
         bool,
         typer.Option(
             "--force-foreign-gan",
-            help="KED-MI: attack with a GAN trained for another target (overstates defences).",
+            help=f"{_those('prior_of_target')}: attack with a GAN trained for another target "
+            "(overstates defences).",
         ),
     ] = False,
     preset: Preset = "quick",
@@ -91,12 +110,11 @@ def attack(
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has public images and the model's weights, or of brep the labels that it answers
-    (counted, see --budget). The generator of gmi, vmi, ppa and brep does not depend on the model,
-    so one --prior serves every model; that of ked belongs to one model, each needs a folder of its
-    own. Judge the outcome with bido evaluate. A killed attack continues when the same command is
-    given again. Settings are those of the preset, of --settings above it, and of the options above
-    both.
+    The attacker has public images and, as bido list attacks says, the model's weights or its
+    answers to queries (counted, see --budget). A generator that does not depend on the model serves
+    every model as one --prior; one that belongs to a model needs a folder of its own. Judge the
+    outcome with bido evaluate. A killed attack continues when the same command is given again.
+    Settings are those of the preset, of --settings above it, and of the options above both.
 
     \b
     Example:
@@ -120,12 +138,16 @@ def attack(
 
     base = find_preset(preset).with_seed(seed)
     spec = find_attack(attack)
-    if force_foreign_gan and spec.needs != "ked gan":
-        raise ValueError(f"--force-foreign-gan is for --attack ked, got --attack {attack}")
+    if force_foreign_gan and not spec.prior.of_target:
+        raise ValueError(
+            f"--force-foreign-gan is for --attack {_those('prior_of_target')}, got --attack {attack}"
+        )
     if (prior is None) == (generator is None):
         raise ValueError("--prior or --generator must be given, and not both")
-    if generator is not None and spec.needs != "generator":
-        raise ValueError(f"--generator is for --attack vmi and ppa, got --attack {attack}")
+    if generator is not None and not spec.any_generator:
+        raise ValueError(
+            f"--generator is for --attack {_those('any_generator')}, got --attack {attack}"
+        )
     search, training = settings_for(base, attack)
     if settings is not None:
         search, training = with_file(search, training, settings)
@@ -141,17 +163,19 @@ def attack(
     shape = find_model(facts["arch"]).shape(facts["arch_options"])
     options = RunOptions(fresh=fresh, progress=not json, device=pick_device(device))
     gan: Any
-    told = ""
-    if generator is not None:
-        psi = {"ppa": 0.5}.get(attack, 1.0) if truncation is None else truncation
-        gan = load_stylegan2(generator, truncation=psi)
-    else:
-        assert prior is not None
+    images, told = None, ""
+    if generator is None or spec.sees_public:
         images = _public_set(
             public_images,
             DataConfig(dataset or base.data, data, public, public_data, shape[-1], crop),
             facts["num_classes"], shape, model, progress=not json,
         )  # fmt: skip
+    if generator is not None:
+        psi = spec.truncation if truncation is None else truncation
+        gan = load_stylegan2(generator, truncation=psi)
+    else:
+        assert prior is not None
+        assert images is not None
         gan, told = train_prior(
             attack,
             images,
@@ -162,12 +186,11 @@ def attack(
             force_foreign_gan=force_foreign_gan,
         )
     more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
-    if attack == "ppa":
-        more["input_size"] = shape[-1]
     known = facts["defence"] != UNKNOWN
     attacked = attack_target(
         attack, target, gan, search, labels, out, options,
-        defence=(facts["defence"], facts["weights"]) if known else ("none", {}), **more,
+        defence=(facts["defence"], facts["weights"]) if known else ("none", {}), public=images,
+        side=shape[-1], **more,
     )  # fmt: skip
     found = attacked.reconstructions
     confidence = float(found.target_confidence.mean())

@@ -30,7 +30,15 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 
     if kind == "attacks":
         return [
-            {"name": spec.name, "description": spec.description, "access": spec.access}
+            {
+                "name": spec.name,
+                "description": spec.description,
+                "access": spec.access,
+                "prior_of_target": spec.prior.of_target,
+                "any_generator": spec.any_generator,
+                "truncation": spec.truncation,
+                "budget": hasattr(spec.config(), "budget"),
+            }
             for spec in ATTACKS.values()
         ]
     if kind == "defences":

@@ -29,7 +29,7 @@ def list_(
       bido list defences
       bido list models --json
     """
-    rows = _rows(kind)
+    rows = rows_of(kind)
     if json:
         print_json(rows)
         return
@@ -40,7 +40,12 @@ def list_(
         typer.echo(f"{row['name']:<{width}}  {row['description']}{extra}")
 
 
-def _rows(kind: str) -> list[dict[str, Any]]:
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """The rows of the catalogue.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
     if kind not in KINDS:
         raise ValueError(f"list must be given one of {', '.join(KINDS)}, got {kind!r}")
     return json_format.loads(CATALOGUE.read_text())[kind]  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,70 +15,88 @@ import torch
 from torch import nn
 
 from bido_ext.lab import attacks
-from bido_ext.lab.attacks import (
-    ATTACKS,
-    BlackBox,
-    BrepConfig,
-    Critic,
-    Gan,
-    Generator,
-    GmiConfig,
-    KedConfig,
-    KedGan,
-    PpaConfig,
-    VmiConfig,
-)
-from bido_ext.lab.attacks.ked import TargetDiscriminator
+from bido_ext.lab.attacks import ATTACKS, AttackSpec, BlackBox
 from bido_ext.lab.attacks.rows import Rows, stream_seed
+from bido_ext.lab.data import ImageSet
 from bido_ext.lab.experiments import attacking
 from bido_ext.lab.models import build_model
 from bido_ext.lab.models.checkpoint import load_checkpoint, weights_digest
 
-SHORT = {
-    "gmi": GmiConfig(steps=3, restarts=2, batch_size=4),
-    "ked": KedConfig(steps=3, restarts=2, samples=2, batch_size=4),
-    "vmi": VmiConfig(steps=3, restarts=2, samples=2, draws=3, couplings=1, hidden=4),
-    "ppa": PpaConfig(candidates=8, kept=4, selected=2, steps=3, transforms=2, batch_size=4),
-    "brep": BrepConfig(steps=3, restarts=2, candidates=16, points=4, batch_size=4),
-}
-IMAGES = {"gmi": 2, "ked": 4, "vmi": 4, "ppa": 2, "brep": 2}  # of each class
+
+def example() -> AttackSpec:
+    """The attack that CONTRIBUTING shows: it keeps the same rules."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = text.split("## Add an attack", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    made = types.ModuleType("contributed")
+    sys.modules["contributed"] = made  # where dataclasses look names up
+    exec(compile(code, "CONTRIBUTING.md", "exec"), made.__dict__)
+    (spec,) = (value for value in vars(made).values() if isinstance(value, AttackSpec))
+    return spec
 
 
-def prior_of(name: str, target: nn.Module):
-    generator = Generator(0.05).eval()
-    if name == "gmi":
-        return Gan(generator, Critic(0.05).eval(), [], 0.0, Path())
-    if name == "ked":
-        discriminator = TargetDiscriminator(5, 0.05).eval()
-        return KedGan(generator, discriminator, weights_digest(target), [], 0.0, Path())
-    return generator
+CASES = {**ATTACKS, (EXAMPLE := example()).name: EXAMPLE}
 
 
-@pytest.fixture(params=list(ATTACKS))
-def case(request):
+def short(spec: AttackSpec, **changes):
+    """Three steps of several batches."""
+    config = spec.settings("smoke")
+    restarts = {"restarts": 2} if hasattr(config, "restarts") else {}
+    return replace(config, **{"steps": 3, "batch_size": 4, **restarts, **changes})
+
+
+def images_of(config) -> int:
+    """How many each class has."""
+    return getattr(config, "selected", None) or config.restarts * getattr(config, "samples", 1)
+
+
+def public() -> ImageSet:
+    return ImageSet(torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(0)), None)
+
+
+def prior_of(spec: AttackSpec, target: nn.Module, folder: Path):
+    """A generator as it comes from one step of training."""
+    config = replace(spec.prior.settings("smoke"), steps=1, width=0.05, critic_width=0.05)
+    of = [target] if spec.prior.of_target else []
+    made = spec.prior.train(config, *of, public(), folder, progress=False)
+    return made.generator if spec.any_generator else made
+
+
+@pytest.fixture(params=list(CASES))
+def case(request, tmp_path_factory):
     """(attack, its target, its prior)."""
-    target = build_model("mcnn", 5).eval()
-    return request.param, target, prior_of(request.param, target)
+    target, spec = build_model("mcnn", 5).eval(), CASES[request.param]
+    return spec, target, prior_of(spec, target, tmp_path_factory.mktemp("prior"))
 
 
 def run(case, classes=range(5), **options):
-    name, target, prior = case
-    config = options.pop("config", SHORT[name])
-    if ATTACKS[name].access == "label only":
-        target = BlackBox(target, labels_only=True)
-    return ATTACKS[name].run(config, target, prior, classes, progress=False, **options)
+    spec, target, prior = case
+    config = options.pop("config", short(spec))
+    if spec.access != "white box":
+        target = BlackBox(target, labels_only=spec.access == "label only")
+    if spec.sees_public:
+        options["public"] = public()
+    return spec.run(config, target, prior, classes, progress=False, **options)
 
 
 def test_every_restart_is_kept(case):
     found = run(case, [3, 0, 1])
-    assert found.images.shape == (IMAGES[case[0]], 3, 1, 32, 32)
+    assert found.images.shape == (images_of(short(case[0])), 3, 1, 32, 32)
     assert found.classes == [3, 0, 1]
     assert found.images.min() >= 0
     assert found.images.max() <= 1
 
 
+def test_the_access_is_enforced(case):
+    """A black-box attack is given no network, a white-box attack no box."""
+    spec, target, prior = case
+    wrong = BlackBox(target, labels_only=True) if spec.access == "white box" else target
+    more = {"public": public()} if spec.sees_public else {}
+    with pytest.raises(TypeError, match="target must be"):
+        spec.run(short(spec), wrong, prior, range(5), progress=False, **more)
+
+
 def test_the_seed_decides(case):
-    config = SHORT[case[0]]
+    config = short(case[0])
     torch.manual_seed(1)
     first = run(case)
     torch.manual_seed(2)  # the global generator has no say
@@ -97,7 +116,7 @@ def test_the_target_stays_as_it_is(case):
 
 
 def test_nan_names_attack_identity_restart_and_iteration(case):
-    name, target, prior = case
+    spec, target, prior = case
 
     class Breaks(nn.Module):
         """The target, until its sixth call; then NaN for its last image."""
@@ -109,31 +128,31 @@ def test_nan_names_attack_identity_restart_and_iteration(case):
         def forward(self, x):
             self.calls += 1
             logits = self.inner(x)
-            asked = ATTACKS[name].access != "white box"  # its queries have no gradients
+            asked = spec.access != "white box"  # its queries have no gradients
             if (torch.is_grad_enabled() or asked) and self.calls > 5:
                 logits = torch.cat([logits[:-1], logits[-1:] * float("nan")])
             return logits
 
     broken = Breaks()
-    if name == "ked":
+    if spec.prior.of_target:
         prior.target = weights_digest(broken)
     with pytest.raises(FloatingPointError, match=r": identity \d, restart \d: .* at iteration \d"):
-        run((name, broken, prior), config=replace(SHORT[name], steps=9))
+        run((spec, broken, prior), config=short(spec, steps=9))
 
 
 def test_a_checkpoint_of_another_run_is_refused(case, tmp_path):
     run(case, run_dir=tmp_path)
-    config = SHORT[case[0]]
+    config = short(case[0])
     with pytest.raises(ValueError, match="was made with steps=3, now steps=4"):
         run(case, run_dir=tmp_path, config=replace(config, steps=4))
     with pytest.raises(ValueError, match="was made with classes="):
         run(case, [0], run_dir=tmp_path)
     other = build_model("mcnn", 5).eval()
-    name, _, prior = case
-    if name == "ked":
+    spec, _, prior = case
+    if spec.prior.of_target:
         prior.target = weights_digest(other)
     with pytest.raises(ValueError, match="was made with target="):
-        run((name, other, prior), run_dir=tmp_path)
+        run((spec, other, prior), run_dir=tmp_path)
 
 
 KILLED = """
@@ -155,7 +174,7 @@ def die_after_the_third(*arguments):
 
 search._save = die_after_the_third
 statuses = []
-for name in rules.ATTACKS:
+for name in rules.CASES:
     if (child := os.fork()) == 0:
         torch.set_num_threads(int(threads))
         torch.use_deterministic_algorithms(True, warn_only=True)  # as the tests' conftest.py
@@ -169,9 +188,11 @@ print(*statuses)
 def attack_in_two_batches(name: str, folder: Path):
     """An attack with a checkpoint within each of its batches."""
     torch.manual_seed(0)
-    target = build_model("mcnn", 5).eval()
-    config = replace(SHORT[name], steps=4, checkpoint_every=2)
-    return run((name, target, prior_of(name, target)), config=config, run_dir=folder)
+    target, spec = build_model("mcnn", 5).eval(), CASES[name]
+    prior = prior_of(spec, target, Path(folder) / "prior")
+    return run(
+        (spec, target, prior), config=short(spec, steps=4, checkpoint_every=2), run_dir=folder
+    )
 
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
@@ -179,8 +200,8 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     child = subprocess.run(
         [*command, str(torch.get_num_threads())], capture_output=True, text=True, check=False
     )
-    assert child.stdout.split() == ["9"] * len(ATTACKS), child.stderr
-    for name in ATTACKS:
+    assert child.stdout.split() == ["9"] * len(CASES), child.stderr
+    for name in CASES:
         whole = attack_in_two_batches(name, tmp_path / f"whole {name}")
         checkpoint = load_checkpoint(tmp_path / name / "latents.pt")
         assert (len(checkpoint["done"]), checkpoint["step"]) == (1, 2), "within the second batch"
@@ -219,3 +240,21 @@ def test_no_attack_can_reach_the_evaluation_classifier():
                 assert not any("judge" in name for name in [source, *names]), path
             if isinstance(node, ast.arg):
                 assert not any(word in node.arg for word in ("evaluat", "judge")), (path, node.arg)
+
+
+def test_pipeline_and_commands_name_no_attack():
+    """A new attack is a file and a line of the registry: nothing else knows one by its name."""
+    package = Path(attacks.__file__).parents[2]
+    own = {path.stem for path in Path(attacks.__file__).parent.iterdir()} & {
+        type(spec.config()).__module__.removeprefix("bido_ext.lab.attacks.").partition(".")[0]
+        for spec in ATTACKS.values()
+    }
+    assert {"gmi", "ked", "plg"} <= own
+    for path in [*(package / "lab/experiments").rglob("*.py"), *(package / "cli").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant):
+                assert node.value not in ATTACKS, (path, node.lineno)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "bido_ext.lab.attacks."
+            ):
+                assert (node.module or "").split(".")[3] not in own, (path, node.lineno)

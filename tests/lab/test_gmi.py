@@ -117,7 +117,7 @@ def test_attack_raises_the_targets_confidence(networks):
 
 def test_interrupted_attack_ends_as_the_whole_one(networks, tmp_path, monkeypatch):
     whole = _invert(SHORT, networks, run_dir=tmp_path / "whole")
-    advance = gmi._Gmi.advance
+    advance = gmi.GmiSearch.advance
 
     def killed_in_step_4(self, step):
         if step == 4:
@@ -125,7 +125,7 @@ def test_interrupted_attack_ends_as_the_whole_one(networks, tmp_path, monkeypatc
         return advance(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gmi._Gmi, "advance", killed_in_step_4)
+        patch.setattr(gmi.GmiSearch, "advance", killed_in_step_4)
         with pytest.raises(KeyboardInterrupt):
             _invert(SHORT, networks, run_dir=tmp_path / "killed")
     resumed = _invert(SHORT, networks, run_dir=tmp_path / "killed")

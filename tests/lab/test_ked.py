@@ -230,7 +230,7 @@ def test_result_does_not_depend_on_what_else_is_attacked(target, prior):
 def test_interrupted_attack_ends_as_the_whole_one(target, prior, tmp_path, monkeypatch, batch_size):
     config = replace(SHORT, batch_size=batch_size)
     whole = _invert(config, target, prior, run_dir=tmp_path / "whole")
-    advance, calls = inversion._Ked.advance, []
+    advance, calls = inversion.KedSearch.advance, []
 
     def killed_at_a_last_step(self, step):
         calls.append(step)
@@ -239,7 +239,7 @@ def test_interrupted_attack_ends_as_the_whole_one(target, prior, tmp_path, monke
         return advance(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inversion._Ked, "advance", killed_at_a_last_step)
+        patch.setattr(inversion.KedSearch, "advance", killed_at_a_last_step)
         with pytest.raises(KeyboardInterrupt):
             _invert(config, target, prior, run_dir=tmp_path / "killed")
     torch.rand(3)

@@ -9,13 +9,15 @@ from .gmi import GmiConfig, invert
 from .ked import KedConfig, KedGan, KedGanConfig, invert_ked, load_ked_gan, train_ked_gan
 from .networks import Critic, Generator
 from .ppa import PpaConfig, invert_ppa
-from .registry import ATTACKS, AttackSpec, find_attack
+from .registry import ATTACKS, DEFAULT, find_attack
 from .result import Reconstructions
+from .spec import AttackSpec, PriorSpec
 from .stylegan2 import StyleGan2, load_stylegan2
 from .vmi import VmiConfig, invert_vmi
 
 __all__ = [
     "ATTACKS",
+    "DEFAULT",
     "AttackSpec",
     "BlackBox",
     "BrepConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "KedGanConfig",
     "LatentGenerator",
     "PpaConfig",
+    "PriorSpec",
     "Reconstructions",
     "StyleGan2",
     "VmiConfig",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.data import ImageSet
-from bido_ext.lab.data.augment import augmentation, random_affine
+from bido_ext.lab.data.augment import AffineRange, augmentation, random_affine
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
 from bido_ext.lab.training.finite import check_finite
 
@@ -86,8 +86,7 @@ class AdversarialTrainer(ABC):
         self.config, self.device = config, device
         self.shape = check_public(public)
         self.public = public if isinstance(public, ImageSet) else ImageSet(public, None)
-        automatic = "public-digits" if self.shape[0] == 1 else "none"
-        self.ranges = augmentation(automatic if config.augment == AUTO else config.augment)
+        self.ranges = ranges_of(config.augment, self.shape)
         self.build()
         for network in (self.generator, self.critic):
             network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -134,10 +133,7 @@ class AdversarialTrainer(ABC):
 
     def draw(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A batch of public images, augmented, and their row numbers in ``public``."""
-        chosen = torch.randint(len(self.public), (self.config.batch_size,), generator=random)
-        real = self.public.batch(chosen)
-        if self.ranges is not None:
-            real = random_affine(real, self.ranges, random)
+        real, chosen = drawn(self.public, self.ranges, self.config.batch_size, random)
         return real.to(self.device), chosen
 
     def latents(self, random: torch.Generator) -> Tensor:
@@ -213,6 +209,25 @@ def train(
     trainer.generator.eval()
     trainer.critic.eval()
     return path
+
+
+def ranges_of(augment: str, shape: tuple[int, int, int]) -> AffineRange | None:
+    """What ``AdversarialConfig.augment`` means for images of ``shape``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    automatic = "public-digits" if shape[0] == 1 else "none"
+    return augmentation(automatic if augment == AUTO else augment)
+
+
+def drawn(
+    public: ImageSet, ranges: AffineRange | None, count: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """``count`` images of ``public``, augmented, on the CPU, and their positions in it."""
+    chosen = torch.randint(len(public), (count,), generator=random)
+    real = public.batch(chosen)
+    return (real if ranges is None else random_affine(real, ranges, random)), chosen
 
 
 def check_public(public: Public) -> tuple[int, int, int]:

@@ -13,30 +13,29 @@ ever); a search looks for its own start; the evaluation classifier has no say in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from bido_ext.lab.models.checkpoint import weights_digest
-from bido_ext.lab.training.finite import check_finite
+from typing_extensions import Unpack
 
 from .black_box import BlackBox
-from .generators import as_latent_generator
-from .result import Reconstructions, collect
+from .gan import WGAN
+from .generators import as_latent_generator, without_gradients
+from .inversion import How, Inversion
+from .result import Reconstructions
 from .rows import Rows
-from .search import Keep, Search, run_search
-from .settings import check_at_least, check_positive
-from .target import check_classes, place
+from .search import BlindSearch
+from .settings import SearchConfig, check_at_least, check_positive
+from .spec import AttackSpec
 
 
 @dataclass(frozen=True)
-class BrepConfig:
+class BrepConfig(SearchConfig):
     """How the latents are searched.
 
-    Attributes:
+    Attributes, beside those of ``SearchConfig``:
         steps: iterations of a search at most, those that look for its start included.
         candidates: latents asked about in an iteration without a start.
         points: on the sphere.
@@ -46,8 +45,6 @@ class BrepConfig:
         clip: latents are clamped to [-clip, clip].
         budget: queries of the whole attack, shared evenly among its searches; 0: no limit.
         restarts: independent searches a class.
-        batch_size: searches side by side.
-        checkpoint_every: iterations between checkpoints.
     """
 
     steps: int = 3000
@@ -61,14 +58,10 @@ class BrepConfig:
     clip: float = 1.5
     budget: int = 0
     restarts: int = 1
-    seed: int = 0
-    batch_size: int = 64
-    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        counts = ("steps", "candidates", "points", "patience", "restarts", "batch_size")
-        check_at_least(self, 1, *counts, "checkpoint_every")
+        super().__post_init__()
+        check_at_least(self, 1, "candidates", "points", "patience")
         check_at_least(self, 0, "budget")
         check_positive(self, "radius", "most_radius", "clip")
         if not self.growth > 1:
@@ -82,11 +75,7 @@ def invert_brep(
     target: BlackBox,
     generator: nn.Module,
     classes: Sequence[int],
-    *,
-    run_dir: Path | str | None = None,
-    resume: bool = True,
-    progress: bool = True,
-    device: torch.device | str = "cpu",
+    **how: Unpack[How],
 ) -> Reconstructions:
     """Attack ``classes`` of ``target`` by its labels.
 
@@ -94,7 +83,7 @@ def invert_brep(
         target: see ``BlackBox``; a network is refused.
         generator: a ``LatentGenerator``, or GMI's.
         classes: labels to reconstruct.
-        run_dir, resume: as of ``invert``.
+        how: see ``How``.
 
     Returns:
         With ``queries``; ``target_confidence`` is 1 where the target gives the wanted label, else 0.
@@ -105,53 +94,19 @@ def invert_brep(
             run.
         FloatingPointError: an answer is NaN.
     """
-    if not isinstance(target, BlackBox):
-        raise TypeError("target must be a BlackBox: a label-only attack has no network")
     source: Any = as_latent_generator(generator)
-    device, classes = torch.device(device), list(classes)
-    place(source, device=device)
-    outputs = target.outputs(tuple(source.shape))
-    check_classes(classes, outputs)
-    rows = Rows.of(classes, config.restarts, outputs, config.seed)
-    share = config.budget // len(rows) if config.budget else 0
-    if config.budget and share < 2:
-        raise ValueError(
-            f"budget must be at least 2 for each of {len(rows)} searches, got {config.budget}"
-        )
-    settings = {"attack": "brep", **asdict(config), "classes": classes}
-    if run_dir is not None:
-        settings.update(target=target.digest, generator=weights_digest(source))
+    work = Inversion(
+        "brep", "BREP-MI", config, target, classes, source.shape, source, how=how,
+        access="label only",
+    )  # fmt: skip
+    share = work.share()
 
-    def images(latents: Tensor) -> Tensor:
-        with torch.no_grad():
-            made: Tensor = source.synthesis(source.mapping(latents.to(device))).clamp(0, 1)
-        return made
-
-    found = run_search(
-        "BREP-MI",
-        lambda batch: _Brep(config, target, images, source.z_dim, batch, share),
-        rows,
-        config.steps,
-        config.batch_size,
-        Keep(run_dir, settings, config.checkpoint_every, resume),
-        progress,
-    )
-
-    def logits(made: Tensor) -> Tensor:
-        answered = target.labels(made)
-        hit = torch.arange(outputs) == answered[:, None]
-        return torch.where(hit, 0.0, -1e9).to(device)
-
-    whole = collect(
-        found["kept"], images, logits, classes, batch_size=config.batch_size, device=device
-    )
-    whole.queries = int(found["queries"].sum()) + len(rows)  # the last check of each
-    return whole
+    images = without_gradients(lambda z: source.synthesis(source.mapping(z)), work.device)
+    found = work.search(lambda rows: _Brep(config, target, images, source.z_dim, rows, share))
+    return work.collect(found["kept"], images, queries=found["queries"])
 
 
-class _Brep(Search):
-    """Rows of state: nothing here has a gradient."""
-
+class _Brep(BlindSearch):
     def __init__(
         self, config: BrepConfig, target: BlackBox, images: Any, dim: int, rows: Rows, share: int
     ) -> None:
@@ -168,19 +123,6 @@ class _Brep(Search):
             "waited": column.clone(),
             "queries": column.clone(),
         }
-
-    def losses(self, step: int) -> Tensor:
-        """Unused: there is nothing to descend."""
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Any]:
-        """See ``Search``."""
-        return {"params": {name: value.clone() for name, value in self.params.items()}}
-
-    def load(self, state: Any) -> None:
-        """See ``Search``."""
-        for name, value in self.params.items():
-            value.copy_(state["params"][name])
 
     def advance(self, step: int) -> Tensor:
         """One iteration of every search that goes on; returns minus the radius, NaN for a bad answer."""
@@ -247,3 +189,20 @@ class _Brep(Search):
         waited = state["waited"][chosen] + 1
         state["waited"][chosen] = torch.where(grows, torch.zeros_like(waited), waited)
         return bad + bad_too
+
+
+BREP = AttackSpec(
+    "brep",
+    "BREP-MI: boundary repulsion, from the labels of queries alone (Kahla et al., CVPR 2022)",
+    "label only",
+    BrepConfig,
+    invert_brep,
+    WGAN,
+    any_generator=True,
+    presets={
+        "quick": BrepConfig(
+            steps=400, restarts=4, candidates=64, patience=60, radius=1.0, clip=1.2
+        ),
+        "smoke": BrepConfig(steps=3, candidates=8, points=4),
+    },
+)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .adversarial import AdversarialConfig, AdversarialTrainer, Public, train
 from .networks import Critic, Generator
+from .spec import PriorSpec
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,13 @@ class _Trainer(AdversarialTrainer):
 
     def generator_loss(self, random: torch.Generator) -> Tensor:
         return -self.critic(self.generator(self.latents(random))).mean()
+
+
+WGAN = PriorSpec(
+    GanConfig,
+    train_gan,
+    presets={
+        "quick": GanConfig(steps=1400, width=0.25, critic_width=0.25),
+        "smoke": GanConfig(steps=6, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1),
+    },
+)

@@ -5,9 +5,10 @@ Two methods, after StyleGAN's two halves: ``mapping`` takes standard normal nois
 that an attack searches, ``synthesis`` takes latents to images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from .networks import LATENT_DIM, Generator
@@ -75,3 +76,15 @@ def as_latent_generator(generator: nn.Module) -> nn.Module:
             "generator in DirectLatents"
         )
     return generator
+
+
+def without_gradients(
+    synthesise: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Latents on any device -> images in [0, 1] on ``device``, for a search that asks only."""
+
+    def images(latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return synthesise(latents.to(device)).clamp(0, 1)
+
+    return images

@@ -33,19 +33,20 @@ class Reconstructions:
 @torch.no_grad()
 def collect(
     latents: Tensor,
-    synthesise: Callable[[Tensor], Tensor],
+    synthesise: Callable[..., Tensor],
     target: Callable[[Tensor], Tensor] | nn.Module,
     classes: Sequence[int],
     *,
     batch_size: int,
     device: torch.device,
     draws: int = 1,
+    conditional: bool = False,
 ) -> Reconstructions:
     """The images of ``latents`` and what the target says of them.
 
     Args:
         latents: (restarts * classes, ...), class after class within a restart.
-        synthesise: latents -> images.
+        synthesise: latents -> images; of the wanted labels too if ``conditional``.
         target: images -> logits.
         draws: images of one search.
     """
@@ -53,7 +54,8 @@ def collect(
     images, confidence = [], []
     for part, wanted in zip(latents.split(batch_size), labels.split(batch_size), strict=True):
         # A generator may overshoot; what is judged is an image.
-        made = synthesise(part.to(device)).clamp(0, 1)
+        given = [part.to(device), *([wanted.to(device)] if conditional else [])]
+        made = synthesise(*given).clamp(0, 1)
         chosen = target(made).softmax(1).gather(1, wanted.to(device)[:, None])
         images.append(made.cpu())
         confidence.append(chosen.squeeze(1).cpu())

@@ -75,6 +75,23 @@ class Search(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+class BlindSearch(Search):
+    """A search without gradients: ``params`` are plain state, and ``advance`` is its own."""
+
+    def losses(self, step: int) -> Tensor:
+        """Unused: there is nothing to descend."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """See ``Search``."""
+        return {"params": {name: value.clone() for name, value in self.params.items()}}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See ``Search``."""
+        for name, value in self.params.items():
+            value.copy_(state["params"][name])
+
+
 @dataclass(frozen=True)
 class Keep:
     """Where a search keeps its checkpoint.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The target of an attack: put in place, its classes checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,19 @@ def place(*networks: nn.Module, device: torch.device) -> None:
     """Move the networks to ``device``, in eval mode and in the faster layout for convolutions."""
     for network in networks:
         network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Inside, no weight of ``network`` gathers a gradient; outside it is as it was."""
+    wanted = [value for value in network.parameters() if value.requires_grad]
+    for value in wanted:
+        value.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for value in wanted:
+            value.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -19,18 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bido_ext.lab.attacks import (
-    BlackBox,
-    Gan,
-    KedGan,
-    Reconstructions,
-    find_attack,
-    load_ked_gan,
-    train_gan,
-    train_ked_gan,
-)
+from bido_ext.lab.attacks import BlackBox, Reconstructions, find_attack
 from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
-from bido_ext.lab.attacks.ked.gan import Start, check_owner
 from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.defences import Defence
@@ -120,7 +110,7 @@ def train_prior(
     options: RunOptions,
     *,
     target: nn.Module | None = None,
-    start: Start | None = None,
+    start: Any = None,
     force_foreign_gan: bool = False,
 ) -> tuple[Any, str]:
     """Train the generator of an attack on the public images; a finished one is loaded.
@@ -128,11 +118,12 @@ def train_prior(
     Args:
         attack: Key of ``ATTACKS``.
         public: The attacker's images.
-        config: Of the class that the attack's ``prior_config`` names.
+        config: Of the class that the attack's ``prior.config`` names.
         out: Folder of the generator.
         options: How to run.
-        target: The model under attack; needed for KED-MI, whose GAN belongs to it.
-        start: Public prior that the training of KED-MI's GAN starts from, see ``train_ked_gan``.
+        target: The model under attack; needed where the generator belongs to it.
+        start: Prior of the public images that the training of one of the target starts from, see
+            ``train_ked_gan``.
         force_foreign_gan: Take the GAN in ``out``, whichever target it was trained for.
 
     Returns:
@@ -142,31 +133,26 @@ def train_prior(
         ValueError: If ``out`` holds another configuration, see ``Stage``, or another target's GAN.
     """
     settings: dict[str, Any] = {"data": public.digest, "training": asdict(config)}
-    is_ked = find_attack(attack).needs == "ked gan"
-    if is_ked:
-        if force_foreign_gan:
-            return load_ked_gan(out), "the GAN as it is, whichever target it was trained for"
+    spec = find_attack(attack).prior
+    inputs: list[Any] = [config, public.images, out]
+    more: dict[str, Any] = {} if start is None else {"start": start}
+    if spec.of_target:
+        if force_foreign_gan and spec.load is not None:
+            return spec.load(out), "the GAN as it is, whichever target it was trained for"
         if target is None:
-            raise ValueError("target must be given: the GAN of KED-MI belongs to one target")
+            raise ValueError(f"target must be given: the generator of {attack} belongs to one")
         digest = weights_digest(target)
-        if not options.fresh and options.on_change == "error":
-            check_owner(Path(out) / GAN_FILE, digest)
+        if spec.check_owner is not None and not options.fresh and options.on_change == "error":
+            spec.check_owner(Path(out), digest)
+        inputs.insert(1, target)
         settings["target"] = digest
         if start is not None:
             settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
     stage = Stage(out, stage_config("prior", **settings), GAN_FILE)
-    gan: Gan | KedGan
     with locked(out):
         done = stage.outcome(options)
         progress = options.progress and done is None
-        if is_ked:
-            assert target is not None
-            gan = train_ked_gan(
-                config, target, public.images, out, start=start, progress=progress,
-                device=options.device,
-            )  # fmt: skip
-        else:
-            gan = train_gan(config, public.images, out, progress=progress, device=options.device)
+        gan = spec.train(*inputs, progress=progress, device=options.device, **more)
         stage.finish({"seconds": gan.seconds})
     return gan, stage.note
 
@@ -181,6 +167,8 @@ def attack_target(
     options: RunOptions,
     *,
     defence: tuple[str, Mapping[str, float]] = ("none", {}),
+    public: PublicSet | None = None,
+    side: int = 0,
     **more: Any,
 ) -> Attacked:
     """Attack ``classes`` of ``target``; a finished attack is loaded.
@@ -197,13 +185,18 @@ def attack_target(
         out: Folder of the attack.
         options: How to run.
         defence: Name and weights of the target's defence: what it answers a black-box attack.
+        public: The attacker's images, for an attack that sees them.
+        side: Of the target's images, for an attack that resizes; 0: the generator's.
         more: Options of this attack alone, such as ``force_foreign_gan``.
 
     Raises:
-        ValueError: If the model does not take the generator's images, or ``out`` holds another
-            configuration, see ``Stage``.
+        ValueError: If the model does not take the generator's images, there are no ``public``
+            images for an attack that sees them, or ``out`` holds another configuration, see
+            ``Stage``.
     """
     spec = find_attack(attack)
+    if spec.resizes and side:
+        more["input_size"] = side
     settings = {
         "attack": attack,
         "settings": asdict(config),
@@ -216,8 +209,13 @@ def attack_target(
     answers = Defence(*defence, taps=taps) if spec.access != "white box" else None
     if answers is not None:
         settings["answers"] = [defence[0], dict(answers.weights)]
+    if spec.sees_public:
+        if public is None:
+            raise ValueError(f"public must be given: {attack} trains on the public images too")
+        settings["public"] = public.digest
+        more["public"] = public.images
     stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
-    if spec.needs == "generator" and isinstance(prior, Gan):
+    if spec.any_generator and not isinstance(prior, nn.Module):
         prior = prior.generator
     met: Any = target
     if answers is not None:

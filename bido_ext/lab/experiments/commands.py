@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bido_ext.lab.experiments.presets import DEMO_ATTACK
+
 
 @dataclass(frozen=True)
 class Commands:
@@ -32,7 +34,7 @@ class Commands:
     def row(self, name: str, defence: str, weights: Mapping[str, float]) -> tuple[str, ...]:
         """The steps behind one attacked model, in order."""
         evaluator, gan = self.out / "evaluator", self.out / "gan"
-        model, attack = self.out / "defences" / name, self.out / "attacks" / "gmi" / name
+        model, attack = self.out / "defences" / name, self.out / "attacks" / DEMO_ATTACK.name / name
         given = ",".join(f"{key}={value:g}" for key, value in weights.items())
         defended = ["--defence", defence, *(["--weights", given] if given else [])]
         shared = self._shared()

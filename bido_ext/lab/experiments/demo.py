@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bido_ext.lab.attacks import Gan
 from bido_ext.lab.data import DigitTask
 from bido_ext.lab.defences import description_of, label_of
 from bido_ext.lab.experiments.attacking import PublicSet, attack_target, train_prior
@@ -29,7 +28,7 @@ from bido_ext.lab.experiments.pipeline import (
     train_judge,
     train_target,
 )
-from bido_ext.lab.experiments.presets import DemoPreset
+from bido_ext.lab.experiments.presets import DEMO_ATTACK, DemoPreset
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.judging import PrivateReference, judge_attack, save_comparison
 from bido_ext.lab.report import (
@@ -100,7 +99,7 @@ class _Run:
         self.options = RunOptions(on_change="rerun") if options is None else options
         self.narrator = narrator or Narrator(stages=4 + 2 * len(preset.sweep))
 
-    def prepare(self) -> tuple[LabData, Trained, Gan, PrivateReference, float]:
+    def prepare(self) -> tuple[LabData, Trained, Any, PrivateReference, float]:
         """What every attack shares: data, evaluator, prior, private features."""
         preset, say = self.preset, self.narrator.stage
         with say(
@@ -131,7 +130,7 @@ class _Run:
             "It gives the attack a prior of what images look like and never sees a private digit.",
         ) as told:
             gan, note = train_prior(
-                "gmi", PublicSet.of(data), preset.prior, self.out / "gan", self.options
+                DEMO_ATTACK.name, PublicSet.of(data), preset.prior, self.out / "gan", self.options
             )
             told.append(note)
         return data, evaluator, gan, reference, gan.seconds
@@ -140,7 +139,7 @@ class _Run:
         self,
         data: LabData,
         evaluator: Trained,
-        gan: Gan,
+        gan: Any,
         reference: PrivateReference,
         defence: str,
         weights: Mapping[str, float],
@@ -150,7 +149,7 @@ class _Run:
         name = "-".join([defence, *(f"{value:g}" for value in config.weights.values())])
         label = label_of(defence)
         title = " ".join([label, *(f"{key}={value:g}" for key, value in config.weights.items())])
-        attack_dir = self.out / "attacks" / "gmi" / name
+        attack_dir = self.out / "attacks" / DEMO_ATTACK.name / name
         with self.narrator.stage(
             f"Train the classifier: {title}", f"{description_of(defence)}."
         ) as told:
@@ -165,8 +164,8 @@ class _Run:
             f"{preset.attack.steps} steps in the generator's latents.",
         ) as told:
             attacked = attack_target(
-                "gmi", target.model, gan, preset.attack, range(data.task.num_classes), attack_dir,
-                self.options,
+                DEMO_ATTACK.name, target.model, gan, preset.attack, range(data.task.num_classes),
+                attack_dir, self.options,
             )  # fmt: skip
             found = attacked.reconstructions
             judged = (evaluator.model, found.images, found.classes, reference)
@@ -214,7 +213,11 @@ class _Run:
                 "data": {"name": data.name, "sha256": task.digits_sha256},
                 "evaluator": preset.evaluator.plain(),
                 "prior": asdict(preset.prior),
-                "attack": {"name": "gmi", "classes": task.num_classes, **asdict(preset.attack)},
+                "attack": {
+                    "name": DEMO_ATTACK.name,
+                    "classes": task.num_classes,
+                    **asdict(preset.attack),
+                },
             },
             evaluator=EvaluatorResult(
                 arch=preset.evaluator.arch,

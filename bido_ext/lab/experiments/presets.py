@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from bido_ext.lab.attacks import GanConfig, GmiConfig
+from bido_ext.lab.attacks import DEFAULT as DEMO_ATTACK
 from bido_ext.lab.training.train import TrainConfig
 
 
@@ -22,8 +22,8 @@ class DemoPreset:
         evaluator: Training of the evaluation classifier.
         required_evaluator_accuracy: What it must reach (0..1) for attack accuracies to mean much.
         target: Training of the attacked models, the same for each defence but for the defence.
-        prior: Training of the attacker's generator.
-        attack: The attack.
+        prior: Training of the generator of ``DEMO_ATTACK``.
+        attack: Settings of that attack.
         sweep: (defence, weights) of each attacked model, in the order of the report.
         notes: How this differs from the published protocol; printed in the report.
     """
@@ -34,8 +34,8 @@ class DemoPreset:
     evaluator: TrainConfig
     required_evaluator_accuracy: float
     target: TrainConfig
-    prior: GanConfig
-    attack: GmiConfig
+    prior: Any
+    attack: Any
     sweep: tuple[tuple[str, Mapping[str, float]], ...]
     notes: tuple[str, ...]
 
@@ -83,8 +83,8 @@ PRESETS: dict[str, DemoPreset] = {
             ),
             required_evaluator_accuracy=0.98,
             target=TrainConfig(arch="mcnn", epochs=1, batch_size=64, lr=2e-3, schedule="cosine"),
-            prior=GanConfig(steps=1400, width=0.25, critic_width=0.25),
-            attack=GmiConfig(steps=60, lr=3e-3, restarts=40),
+            prior=DEMO_ATTACK.prior.settings("quick"),
+            attack=DEMO_ATTACK.settings("quick"),
             sweep=(
                 ("none", {}),
                 ("mid", {"beta": 0.1}),
@@ -114,9 +114,8 @@ PRESETS: dict[str, DemoPreset] = {
             ),
             required_evaluator_accuracy=0.99,
             target=TrainConfig(arch="mcnn", epochs=20, batch_size=64, lr=1e-3, optimizer="adam"),
-            # 300 epochs over 34,265 public images in batches of 64, one generator step in five.
-            prior=GanConfig(steps=32_100),
-            attack=GmiConfig(),
+            prior=DEMO_ATTACK.prior.settings("paper"),
+            attack=DEMO_ATTACK.settings("paper"),
             sweep=(
                 ("none", {}),
                 ("mid", {"beta": 0.1}),
@@ -150,8 +149,8 @@ PRESETS: dict[str, DemoPreset] = {
             evaluator=TrainConfig(arch="scnn", epochs=2, batch_size=32, lr=2e-3),
             required_evaluator_accuracy=0.5,
             target=TrainConfig(epochs=1, batch_size=32),
-            prior=GanConfig(steps=6, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1),
-            attack=GmiConfig(steps=6, restarts=3),
+            prior=DEMO_ATTACK.prior.settings("smoke"),
+            attack=DEMO_ATTACK.settings("smoke"),
             sweep=(
                 ("none", {}),
                 ("mid", {"beta": 0.1}),

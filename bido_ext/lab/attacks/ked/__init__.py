@@ -5,10 +5,11 @@ Chen et al., "Knowledge-Enriched Distributional Model Inversion Attacks" (ICCV 2
 """
 
 from .gan import KedGan, KedGanConfig, load_ked_gan, train_ked_gan
-from .inversion import KedConfig, invert_ked
+from .inversion import KED, KedConfig, invert_ked
 from .network import MinibatchDiscrimination, TargetDiscriminator
 
 __all__ = [
+    "KED",
     "KedConfig",
     "KedGan",
     "KedGanConfig",

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from bido_ext.lab.attacks.adversarial import (
-    FILE,
-    STATE,
     AdversarialConfig,
     AdversarialTrainer,
     Public,
@@ -24,9 +22,11 @@ from bido_ext.lab.attacks.adversarial import (
     train,
 )
 from bido_ext.lab.attacks.networks import Generator
+from bido_ext.lab.attacks.owned import OwnedGan, Owner
 from bido_ext.lab.attacks.settings import check_at_least
+from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.attacks.target import check_target, place
-from bido_ext.lab.models.checkpoint import check_entries, load_checkpoint, weights_digest
+from bido_ext.lab.models.checkpoint import weights_digest
 
 from .losses import (
     fakeness_loss,
@@ -37,7 +37,7 @@ from .losses import (
 )
 from .network import TargetDiscriminator
 
-KIND = "ked"
+OWNER = Owner("ked", "KED-MI")
 LABELLING_BATCH = 256
 
 
@@ -68,22 +68,8 @@ class Start(Protocol):
     critic: Any
 
 
-@dataclass
-class KedGan:
-    """A trained prior, in eval mode.
-
-    Attributes:
-        target: ``weights_digest`` of the target it was trained for.
-        history: generator step, discriminator loss and generator loss at every checkpoint.
-        seconds: training time, earlier interrupted runs included.
-    """
-
-    generator: Generator
-    discriminator: TargetDiscriminator
-    target: str
-    history: list[dict[str, float]]
-    seconds: float
-    path: Path
+class KedGan(OwnedGan):
+    """A trained prior: a ``Generator`` and a ``TargetDiscriminator``."""
 
 
 def train_ked_gan(
@@ -118,13 +104,9 @@ def train_ked_gan(
     place(target, device=device)
     digest = weights_digest(target)
     if resume:
-        check_owner(Path(run_dir) / FILE, digest)
+        OWNER.check(Path(run_dir), digest)
     trainer = _Trainer(config, target, public, device)
-    inputs = {
-        "kind": KIND,
-        "num_classes": trainer.num_classes,
-        "target": digest,
-    }
+    inputs = OWNER.inputs(digest, trainer.num_classes)
     inputs["start"] = None if start is None else trainer.start_from(start)
     path = train(trainer, run_dir, inputs=inputs, resume=resume, progress=progress)
     return KedGan(trainer.generator, trainer.critic, digest, trainer.history, trainer.seconds, path)
@@ -136,59 +118,13 @@ def load_ked_gan(run_dir: Path | str) -> KedGan:
     Raises:
         ValueError: no such file, another kind of file, or a training that is not finished.
     """
-    path = Path(run_dir) / FILE
-    content = load_checkpoint(path)
-    settings = _settings(content, path)
-    check_entries(content, STATE, path)
-    if content["step"] < settings["steps"]:
-        raise ValueError(
-            f"{path} is the GAN of a training that stopped at step {content['step']} of "
-            f"{settings['steps']}; finish it with its own target first"
-        )
-    generator = Generator(settings["width"], settings["shape"])
-    critic = TargetDiscriminator(
-        settings["num_classes"], settings["critic_width"], settings["shape"]
-    )
-    generator.load_state_dict(content["generator"])
-    critic.load_state_dict(content["critic"])
-    return KedGan(
-        generator.eval(),
-        critic.eval(),
-        settings["target"],
-        content["history"],
-        content["seconds"],
-        path,
-    )
+    return OWNER.load(run_dir, _networks, KedGan)
 
 
-def check_owner(path: Path, target: str) -> None:
-    """Refuse a GAN file that was trained for another target than the one with this digest.
-
-    Raises:
-        ValueError: it was.
-    """
-    if path.exists():
-        owner = _settings(load_checkpoint(path), path)["target"]
-        if owner != target:
-            raise ValueError(foreign(path, owner, target))
-
-
-def foreign(path: Path, owner: str, target: str) -> str:
-    """What to tell of a GAN that belongs to another target."""
-    return (
-        f"the KED-MI GAN in {path} was trained for the target {owner[:12]}, this target is "
-        f"{target[:12]}; train one for it in another folder. An attack with a foreign GAN does not "
-        "adapt to the target and likely overstates its defence; to run it all the same, give "
-        "--force-foreign-gan (force_foreign_gan=True)"
-    )
-
-
-def _settings(content: Any, path: Path) -> dict[str, Any]:
-    settings = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(settings, dict) or settings.get("kind") != KIND:
-        raise ValueError(f"{path} is not a KED-MI GAN; give another --prior folder")
-    check_entries(settings, {"target": str, "steps": int, "num_classes": int}, path)
-    return settings
+def _networks(settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    width, shape = settings["critic_width"], settings["shape"]
+    discriminator = TargetDiscriminator(settings["num_classes"], width, shape)
+    return Generator(settings["width"], shape), discriminator
 
 
 class _Trainer(AdversarialTrainer):
@@ -253,3 +189,16 @@ class _Trainer(AdversarialTrainer):
             real_features = self.critic.features(real)
         matching = feature_matching(self.critic.features(fake), real_features)
         return matching + self.config.entropy_weight * mean_entropy(self.critic(fake))
+
+
+KED_GAN = PriorSpec(
+    KedGanConfig,
+    train_ked_gan,
+    of_target=True,
+    check_owner=OWNER.check,
+    load=load_ked_gan,
+    presets={
+        "quick": KedGanConfig(steps=1400, width=0.25, critic_width=0.25),
+        "smoke": KedGanConfig(steps=6, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1),
+    },
+)

@@ -2,28 +2,28 @@
 """KED-MI's inversion: a Gaussian in latent space for each class, found by reparametrised descent."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.networks import LATENT_DIM
-from bido_ext.lab.attacks.result import Reconstructions, collect, sample_major
+from bido_ext.lab.attacks.result import Reconstructions, sample_major
 from bido_ext.lab.attacks.rows import Rows
-from bido_ext.lab.attacks.search import Keep, Search, run_search
-from bido_ext.lab.attacks.settings import check_at_least, check_positive
-from bido_ext.lab.attacks.target import check_target, place
+from bido_ext.lab.attacks.search import Search
+from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive
+from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.models.checkpoint import weights_digest
-from bido_ext.lab.training.finite import check_finite
 
-from .gan import KedGan, foreign
+from .gan import KED_GAN, OWNER, KedGan
 from .losses import realness_loss
 
 
 @dataclass(frozen=True)
-class KedConfig:
+class KedConfig(SearchConfig):
     """How the Gaussians are searched.
 
     Loss of a row: -log p(real) by the discriminator + id_weight * cross-entropy of the target, at
@@ -31,14 +31,12 @@ class KedConfig:
     alone: in the published code the classes attacked together enter each other's loss through
     minibatch discrimination. The latents are not clipped (nor are they in effect there).
 
-    Attributes:
+    Attributes, beside those of ``SearchConfig``:
         steps: of Adam on (mu, logvar); published: 5000 with the BiDO experiments, 2400 originally.
         id_weight: weight of the identity loss.
         logvar: where logvar starts; mu starts at 0.
         restarts: independent searches per class (they differ by their eps).
         samples: images drawn from each found Gaussian; all are kept.
-        batch_size: rows searched side by side.
-        checkpoint_every: steps between checkpoints.
     """
 
     steps: int = 5000
@@ -47,14 +45,10 @@ class KedConfig:
     logvar: float = 0.0
     restarts: int = 1
     samples: int = 5
-    seed: int = 0
     batch_size: int = 128
-    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        names = ("steps", "restarts", "samples", "batch_size", "checkpoint_every")
-        check_at_least(self, 1, *names)
+        super().__post_init__()
         check_at_least(self, 0, "id_weight")
         check_positive(self, "lr")
 
@@ -66,10 +60,7 @@ def invert_ked(
     classes: Sequence[int],
     *,
     force_foreign_gan: bool = False,
-    run_dir: Path | str | None = None,
-    resume: bool = True,
-    progress: bool = True,
-    device: torch.device | str = "cpu",
+    **how: Unpack[How],
 ) -> Reconstructions:
     """Attack ``classes`` of ``target`` with the GAN that was trained for it.
 
@@ -77,8 +68,7 @@ def invert_ked(
         target: images of the GAN's shape -> logits; it is put in eval mode.
         classes: labels of the target to reconstruct.
         force_foreign_gan: attack with a GAN that was trained for another target.
-        run_dir: where ``latents.pt`` is kept to continue a killed run; ``None`` keeps nothing.
-        resume: continue an attack of the same configuration, target and GAN found in ``run_dir``.
+        how: see ``How``.
 
     Returns:
         ``restarts * samples`` images of each class, the samples of a restart in a row.
@@ -88,29 +78,15 @@ def invert_ked(
             images, or ``run_dir`` holds another run.
         FloatingPointError: a loss is no longer finite.
     """
-    device, classes = torch.device(device), list(classes)
-    place(target, gan.generator, gan.discriminator, device=device)
-    digest = weights_digest(target)
-    if digest != gan.target and not force_foreign_gan:
-        raise ValueError(foreign(gan.path, gan.target, digest))
-    outputs = check_target(target, classes, gan.generator.shape, device)
-    rows = Rows.of(classes, config.restarts, outputs, config.seed)
-    settings = {"attack": "ked", **asdict(config), "classes": classes, "target": digest}
-    settings.update(generator=weights_digest(gan.generator))
-    found = run_search(
-        "KED-MI",
-        lambda batch: _Ked(config, target, gan, batch, device),
-        rows,
-        config.steps,
-        config.batch_size,
-        Keep(run_dir, settings, config.checkpoint_every, resume),
-        progress,
-    )
-    latents = draw_samples(found["mu"], found["logvar"], rows, config.samples)
-    return collect(
-        latents, gan.generator, target, classes, batch_size=config.batch_size, device=device,
-        draws=config.samples,
+    generator = gan.generator
+    work = Inversion(
+        "ked", "KED-MI", config, target, classes, generator.shape, generator, gan.discriminator,
+        how=how,
     )  # fmt: skip
+    OWNER.check_prior(gan, weights_digest(target), force_foreign_gan)
+    found = work.search(lambda rows: KedSearch(config, target, gan, rows, work.device))
+    latents = draw_samples(found["mu"], found["logvar"], work.rows, config.samples)
+    return work.collect(latents, generator, draws=config.samples)
 
 
 def draw_samples(mu: Tensor, logvar: Tensor, rows: Rows, samples: int) -> Tensor:
@@ -120,7 +96,9 @@ def draw_samples(mu: Tensor, logvar: Tensor, rows: Rows, samples: int) -> Tensor
     return sample_major(latents, len(set(rows.restarts)))
 
 
-class _Ked(Search):
+class KedSearch(Search):
+    """Reparametrised descent; subclasses may have another ``identity``, or bound the latents."""
+
     def __init__(
         self, config: KedConfig, target: nn.Module, gan: KedGan, rows: Rows, device: torch.device
     ) -> None:
@@ -134,7 +112,26 @@ class _Ked(Search):
 
     def losses(self, step: int) -> Tensor:
         eps = self.rows.noise("ked", step, LATENT_DIM).to(self.mu)
-        images = self.gan.generator(self.mu + (self.logvar / 2).exp() * eps)
-        identity = F.cross_entropy(self.target(images), self.labels, reduction="none")
+        images = self.gan.generator(self.bounded(self.mu + (self.logvar / 2).exp() * eps))
         prior = realness_loss(self.gan.discriminator.alone(images))
-        return prior + self.config.id_weight * identity
+        return prior + self.config.id_weight * self.identity(images)
+
+    def bounded(self, latents: Tensor) -> Tensor:
+        """What the generator is given of the drawn latents: those themselves."""
+        return latents
+
+    def identity(self, images: Tensor) -> Tensor:
+        """The identity loss of each row."""
+        return F.cross_entropy(self.target(images), self.labels, reduction="none")
+
+
+KED = AttackSpec(
+    "ked",
+    "KED-MI: a GAN distilled from the target, a Gaussian in its latents for each class "
+    "(Chen et al., ICCV 2021)",
+    "white box",
+    KedConfig,
+    invert_ked,
+    KED_GAN,
+    presets={"quick": KedConfig(steps=300, restarts=4), "smoke": KedConfig(steps=6, samples=3)},
+)

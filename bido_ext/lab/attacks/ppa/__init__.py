@@ -4,7 +4,7 @@
 Struppek et al., "Plug & Play Attacks" (ICML 2022).
 """
 
-from .inversion import PpaConfig, invert_ppa
+from .inversion import PPA, PpaConfig, invert_ppa
 from .loss import poincare_loss
 
-__all__ = ["PpaConfig", "invert_ppa", "poincare_loss"]
+__all__ = ["PPA", "PpaConfig", "invert_ppa", "poincare_loss"]

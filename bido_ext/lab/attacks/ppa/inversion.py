@@ -2,21 +2,21 @@
 """PPA: many starts from a selection of the generator's own samples, optimised and selected again."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from bido_ext.lab.attacks.gan import WGAN
 from bido_ext.lab.attacks.generators import as_latent_generator
-from bido_ext.lab.attacks.result import Reconstructions, collect
+from bido_ext.lab.attacks.inversion import How, Inversion
+from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows, stream_seed
-from bido_ext.lab.attacks.search import Keep, Search, run_search
-from bido_ext.lab.attacks.settings import check_at_least, check_positive
-from bido_ext.lab.attacks.target import check_target, place
-from bido_ext.lab.models.checkpoint import weights_digest
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.attacks.search import Search
+from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.spec import AttackSpec
 
 from .loss import poincare_loss
 from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
@@ -24,10 +24,10 @@ from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
 
 
 @dataclass(frozen=True)
-class PpaConfig:
+class PpaConfig(SearchConfig):
     """How latents are selected and searched.
 
-    Attributes:
+    Attributes, beside those of ``SearchConfig``:
         candidates: samples of the generator to start the selection with (published: 2000 for
             FaceScrub, 5000 for CelebA).
         kept: candidates optimised for each class.
@@ -36,8 +36,6 @@ class PpaConfig:
         lr, beta1, beta2: of Adam on the latents.
         transforms: random crops behind the last selection.
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
-        batch_size: latents searched side by side.
-        checkpoint_every: steps between checkpoints.
     """
 
     candidates: int = 2000
@@ -49,14 +47,12 @@ class PpaConfig:
     beta2: float = 0.1
     transforms: int = 100
     centre: int = 0
-    seed: int = 0
     batch_size: int = 25
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        names = ("candidates", "kept", "selected", "steps", "transforms")
-        check_at_least(self, 1, *names, "batch_size", "checkpoint_every")
+        super().__post_init__()
+        check_at_least(self, 1, "candidates", "kept", "selected", "transforms")
         check_positive(self, "lr")
         check_at_least(self, 0, "centre")
         for smaller, larger in (("kept", "candidates"), ("selected", "kept")):
@@ -65,9 +61,7 @@ class PpaConfig:
                     f"{smaller} must be at most {larger} ({getattr(self, larger)}), got "
                     f"{getattr(self, smaller)}"
                 )
-        for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        check_share(self, "beta1", "beta2")
 
 
 def invert_ppa(
@@ -77,10 +71,7 @@ def invert_ppa(
     classes: Sequence[int],
     *,
     input_size: int | None = None,
-    run_dir: Path | str | None = None,
-    resume: bool = True,
-    progress: bool = True,
-    device: torch.device | str = "cpu",
+    **how: Unpack[How],
 ) -> Reconstructions:
     """Attack ``classes`` of ``target`` with any generator.
 
@@ -89,8 +80,7 @@ def invert_ppa(
         generator: see ``LatentGenerator``; GMI's generator is searched in its noise.
         classes: labels of the target to reconstruct.
         input_size: side of the target's images; None: that of the generator's.
-        run_dir: where ``latents.pt`` is kept to continue a killed run; ``None`` keeps nothing.
-        resume: continue an attack of the same configuration, target and generator found there.
+        how: see ``How``.
 
     Returns:
         ``selected`` images of each class, at the target's size, in no order of merit.
@@ -101,7 +91,6 @@ def invert_ppa(
         TypeError: a generator without the methods it needs.
         FloatingPointError: a loss is no longer finite.
     """
-    device, classes = torch.device(device), list(classes)
     space: Any = as_latent_generator(generator)
     side = space.shape[1] if input_size is None else input_size
     if config.centre > min(space.shape[1:]):
@@ -109,27 +98,16 @@ def invert_ppa(
             f"centre must be at most the side of the generator's images ({space.shape[1]}), got "
             f"{config.centre}"
         )
-    place(target, space, device=device)
-    outputs = check_target(target, classes, (space.shape[0], side, side), device)
-    attack = _Attack(config, target, space, side, device)
-    rows = Rows.of(classes, config.kept, outputs, config.seed)
-    settings = {"attack": "ppa", **asdict(config), "classes": classes, "input_size": side}
-    if run_dir is not None:
-        settings.update(target=weights_digest(target), generator=weights_digest(space))
-    starts = attack.starts(rows, classes)
-    found = run_search(
-        "PPA",
-        lambda batch: _Ppa(attack, starts, batch),
-        rows,
-        config.steps,
-        config.batch_size,
-        Keep(run_dir, settings, config.checkpoint_every, resume),
-        progress,
-    )["latents"]
-    chosen = best_rows(attack.confidence(found, rows), len(classes), config.selected)
-    return collect(
-        found[chosen], attack.images, target, classes, batch_size=config.batch_size, device=device
-    )
+    work = Inversion(
+        "ppa", "PPA", config, target, classes, (space.shape[0], side, side), space, how=how,
+        restarts=config.kept, inputs={"input_size": side},
+    )  # fmt: skip
+    attack = _Attack(config, target, space, side, work.device)
+    starts = attack.starts(work.rows, work.classes)
+    found = work.search(lambda rows: _Ppa(attack, starts, rows))["latents"]
+    confidence = attack.confidence(found, work.rows)
+    chosen = best_rows(confidence, len(work.classes), config.selected)
+    return work.collect(found[chosen], attack.images)
 
 
 @dataclass(frozen=True)
@@ -189,3 +167,24 @@ class _Ppa(Search):
         draws = self.rows.uniform("ppa", step, DRAWS)
         seen = resized_crop(self.attack.images(self.latents), OPTIMISATION, draws)
         return poincare_loss(self.attack.target(seen), self.labels)
+
+
+PPA = AttackSpec(
+    "ppa",
+    "plug and play: selected starts, Poincare loss, random crops, robust selection "
+    "(Struppek et al., ICML 2022)",
+    "white box",
+    PpaConfig,
+    invert_ppa,
+    WGAN,
+    any_generator=True,
+    truncation=0.5,
+    file_only={"centre": 0},
+    resizes=True,
+    presets={
+        "quick": PpaConfig(
+            candidates=1000, kept=20, selected=10, lr=0.05, transforms=20, batch_size=100
+        ),
+        "smoke": PpaConfig(candidates=12, kept=4, selected=3, steps=3, transforms=2),
+    },
+)

@@ -5,6 +5,6 @@ Wang et al., "Variational Model Inversion Attacks" (NeurIPS 2021).
 """
 
 from .flow import CouplingFlow
-from .inversion import VmiConfig, invert_vmi
+from .inversion import VMI, VmiConfig, invert_vmi
 
-__all__ = ["CouplingFlow", "VmiConfig", "invert_vmi"]
+__all__ = ["VMI", "CouplingFlow", "VmiConfig", "invert_vmi"]

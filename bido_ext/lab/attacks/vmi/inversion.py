@@ -2,35 +2,35 @@
 """VMI's search: flows of many classes trained side by side on the variational objective."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from typing_extensions import Unpack
 
+from bido_ext.lab.attacks.gan import WGAN
 from bido_ext.lab.attacks.generators import as_latent_generator
-from bido_ext.lab.attacks.result import Reconstructions, collect, sample_major
+from bido_ext.lab.attacks.inversion import How, Inversion
+from bido_ext.lab.attacks.result import Reconstructions, sample_major
 from bido_ext.lab.attacks.rows import Rows, stream_seed
-from bido_ext.lab.attacks.search import Keep, Search, run_search
-from bido_ext.lab.attacks.settings import check_at_least, check_positive
-from bido_ext.lab.attacks.target import check_target, place
-from bido_ext.lab.models.checkpoint import weights_digest
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.attacks.search import Search
+from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.spec import AttackSpec
 
 from .flow import CouplingFlow, kl_to_standard_normal
 
 
 @dataclass(frozen=True)
-class VmiConfig:
+class VmiConfig(SearchConfig):
     """How the flows are trained.
 
     Loss of a row: mean over ``draws`` of cross-entropy of the target + kl_weight * KL(q || N(0, I)),
     the KL averaged over the generator's layers if each has a flow.
 
-    Attributes:
+    Attributes, beside those of ``SearchConfig``:
         steps: of SGD (published: 31 epochs of 10 iterations). The last flow is kept; the published
             code evaluates every epoch and keeps the best, which is a selection.
         lr, momentum: of SGD on the flow's parameters.
@@ -42,7 +42,6 @@ class VmiConfig:
             StyleGAN; otherwise one for all.
         restarts: independent flows per class.
         batch_size: flows trained side by side, each with ``draws`` images.
-        checkpoint_every: steps between checkpoints.
     """
 
     steps: int = 310
@@ -55,18 +54,15 @@ class VmiConfig:
     hidden: int = 100
     layered: bool = False
     restarts: int = 1
-    seed: int = 0
     batch_size: int = 4
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        names = ("steps", "draws", "samples", "couplings", "hidden", "restarts", "batch_size")
-        check_at_least(self, 1, *names, "checkpoint_every")
+        super().__post_init__()
+        check_at_least(self, 1, "draws", "couplings", "hidden")
         check_positive(self, "lr")
         check_at_least(self, 0, "kl_weight")
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        check_share(self, "momentum")
 
 
 def invert_vmi(
@@ -74,11 +70,7 @@ def invert_vmi(
     target: nn.Module,
     generator: nn.Module,
     classes: Sequence[int],
-    *,
-    run_dir: Path | str | None = None,
-    resume: bool = True,
-    progress: bool = True,
-    device: torch.device | str = "cpu",
+    **how: Unpack[How],
 ) -> Reconstructions:
     """Attack ``classes`` of ``target`` with any generator.
 
@@ -86,8 +78,7 @@ def invert_vmi(
         target: images of the generator's shape -> logits; it is put in eval mode.
         generator: see ``LatentGenerator``; GMI's generator is searched in its noise.
         classes: labels of the target to reconstruct.
-        run_dir: where ``latents.pt`` is kept to continue a killed run; ``None`` keeps nothing.
-        resume: continue an attack of the same configuration, target and generator found there.
+        how: see ``How``.
 
     Returns:
         ``restarts * samples`` images of each class, the samples of a restart in a row.
@@ -98,36 +89,18 @@ def invert_vmi(
         TypeError: a generator without the methods it needs.
         FloatingPointError: a loss is no longer finite.
     """
-    device, classes = torch.device(device), list(classes)
     space: Any = as_latent_generator(generator)
     if config.layered and not hasattr(space, "num_ws"):
         raise ValueError(
             f"layered needs a generator with num_ws layers, {type(generator).__name__} has none"
         )
-    place(target, space, device=device)
-    outputs = check_target(target, classes, space.shape, device)
+    work = Inversion("vmi", "VMI", config, target, classes, space.shape, space, how=how)
     attack = _Attack(config, target, space)
-    rows = Rows.of(classes, config.restarts, outputs, config.seed)
-    settings = {"attack": "vmi", **asdict(config), "classes": classes}
-    if run_dir is not None:
-        settings.update(target=weights_digest(target), generator=weights_digest(space))
-    found = run_search(
-        "VMI",
-        lambda batch: _Vmi(attack, batch),
-        rows,
-        config.steps,
-        config.batch_size,
-        Keep(run_dir, settings, config.checkpoint_every, resume),
-        progress,
-    )
-    latents = attack.draw(found, rows)
-    return collect(
-        sample_major(latents, config.restarts),
+    found = work.search(lambda rows: _Vmi(attack, rows))
+    return work.collect(
+        sample_major(attack.draw(found, work.rows), config.restarts),
         space.synthesis,
-        target,
-        classes,
         batch_size=config.batch_size * config.draws,
-        device=device,
         draws=config.samples,
     )
 
@@ -208,3 +181,20 @@ class _Vmi(Search):
         identity = F.cross_entropy(attack.target(images), self.labels, reduction="none")
         kl = kl_to_standard_normal(eps, z, log_det).mean((1, 2))
         return identity.view(len(self.rows), -1).mean(1) + config.kl_weight * kl
+
+
+VMI = AttackSpec(
+    "vmi",
+    "variational model inversion: a normalising flow over latents for each class "
+    "(Wang et al., NeurIPS 2021)",
+    "white box",
+    VmiConfig,
+    invert_vmi,
+    WGAN,
+    any_generator=True,
+    file_only={"layered": False},
+    presets={
+        "quick": VmiConfig(steps=300, lr=1e-2, samples=20, couplings=4, batch_size=8),
+        "smoke": VmiConfig(steps=3, draws=4, samples=3, couplings=2, hidden=8),
+    },
+)

@@ -19,9 +19,6 @@ from bido_ext.lab.experiments.stage import RunOptions
 from .inputs import Inputs, size_of
 from .schema import Recipe, from_table
 
-# Settings for generators from a file alone, and their values with a GAN that is trained here.
-_WITH_OWN_GAN = {"centre": 0, "layered": False}
-
 
 @dataclass(frozen=True)
 class AttackSettings:
@@ -61,15 +58,14 @@ def attack_settings(
     spec = find_attack(name)
     tables: tuple[tuple[str, Any, Mapping[str, Any]], ...] = (
         ("settings", spec.config, recipe.attack.settings),
-        ("prior", spec.prior_config, recipe.attack.prior),
+        ("prior", spec.prior.config, recipe.attack.prior),
     )
     search, prior = (
         from_table(config, table, f"recipe {recipe.name}.attack.{part}")
         for part, config, table in tables
     )
     if from_scratch or not recipe.attack.generator:
-        own = {key: value for key, value in _WITH_OWN_GAN.items() if hasattr(search, key)}
-        search = replace(search, **own)
+        search = replace(search, **spec.file_only)
     if smoke:
         search, prior = settings_for(find_preset("smoke").with_seed(recipe.target.seed), name)
         augment = recipe.attack.prior.get("augment", prior.augment)
@@ -103,23 +99,22 @@ def run_attack(
     recipe, chosen = inputs.recipe, inputs.recipe.attack
     side = size_of(recipe.target)
     file = inputs.weights(chosen.generator)
+    spec = find_attack(chosen.name)
     generator: Any
-    public_images = 0
+    public = None
+    if file is None or spec.sees_public:
+        public = PublicSet.of(inputs.images(chosen.prior_size or side))
     if file is not None:
         generator, note = load_stylegan2(file, truncation=chosen.truncation), f"from {file.name}"
     else:
-        public = PublicSet.of(inputs.images(chosen.prior_size or side))
-        public_images = len(public.images)
-        owner = out if find_attack(chosen.name).needs == "ked gan" else shared
+        assert public is not None
+        owner = out if spec.prior.of_target else shared
         generator, note = train_prior(
             chosen.name, public, settings.prior, owner / "prior", options, target=target.model
         )
     classes = range(min(chosen.classes or num_classes, num_classes))
-    # PPA resizes what its generator makes; the others attack at the generator's size.
-    more = {"input_size": side} if chosen.name == "ppa" else {}
     attacked = attack_target(
         chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
-        defence=(recipe.target.defence, recipe.target.weights),
-        **more,
+        defence=(recipe.target.defence, recipe.target.weights), public=public, side=side,
     )  # fmt: skip
-    return AttackRun(attacked, note, public_images)
+    return AttackRun(attacked, note, 0 if public is None else len(public.images))

@@ -69,7 +69,8 @@ def run_recipe(
         evaluator=inputs.weighted(recipe.evaluator),
     )
     # All that is missing is told before anything is trained.
-    if inputs.weights(recipe.attack.generator) is None:
+    sees_public = ATTACKS[recipe.attack.name].sees_public
+    if sees_public or inputs.weights(recipe.attack.generator) is None:
         inputs.check_public()
     with locked(out):
         found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))

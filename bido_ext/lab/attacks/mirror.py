@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MIRROR's black box: a genetic search among latents that stay where the generator's own lie.
+
+An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity" (NDSS 2022). Only the
+genetic search with the target's probabilities is here, not its white-box form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .black_box import BlackBox
+from .gan import WGAN
+from .generators import DirectLatents, as_latent_generator, without_gradients
+from .inversion import How, Inversion
+from .result import Reconstructions
+from .rows import Rows, stream_seed
+from .search import BlindSearch
+from .settings import SearchConfig, check_at_least, check_positive
+from .spec import AttackSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_SLOPE = 0.2  # of the leaky ReLU behind StyleGAN's w
+
+
+@dataclass(frozen=True)
+class MirrorConfig(SearchConfig):
+    """How the latents are bred.
+
+    Attributes, beside those of ``SearchConfig``:
+        steps: generations.
+        candidates: samples of the generator that each search starts its population from.
+        population: latents of a generation; the best one stays.
+        mutation: share of the coordinates that change.
+        mutation_size: how far at most, in standard deviations.
+        bound: latents stay within this many standard deviations of the mean.
+        enough: probability of the wanted class at which a search ends.
+        space_samples: samples of the generator (no queries) that mean and deviation come from.
+        budget: queries of the whole attack, shared evenly among its searches; 0: no limit.
+        restarts: independent searches a class.
+    """
+
+    steps: int = 100
+    candidates: int = 2000
+    population: int = 1000
+    mutation: float = 0.1
+    mutation_size: float = 0.1
+    bound: float = 1.0
+    enough: float = 0.95
+    space_samples: int = 10_000
+    budget: int = 0
+    restarts: int = 1
+    batch_size: int = 8
+    checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 2, "population", "candidates", "space_samples")
+        check_at_least(self, 0, "budget")
+        check_positive(self, "mutation_size", "bound")
+        for name in ("mutation", "enough"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        if self.population > self.candidates:
+            raise ValueError(
+                f"population must be at most candidates ({self.candidates}), got {self.population}"
+            )
+
+
+def invert_mirror(
+    config: MirrorConfig,
+    target: BlackBox,
+    generator: nn.Module,
+    classes: Sequence[int],
+    **how: Unpack[How],
+) -> Reconstructions:
+    """Attack ``classes`` of ``target`` by its probabilities.
+
+    Args:
+        target: see ``BlackBox``; a network is refused.
+        generator: a ``LatentGenerator``, or GMI's, which is searched in its noise.
+        classes: labels to reconstruct.
+        how: see ``How``.
+
+    Returns:
+        Of each search the best of its last generation, with ``queries``.
+
+    Raises:
+        TypeError: ``target`` is a network.
+        PermissionError: it answers labels alone.
+        ValueError: bad classes, latents of more than one vector, a budget below two queries a search,
+            or ``run_dir`` holds another run.
+        FloatingPointError: an answer is NaN.
+    """
+    source: Any = as_latent_generator(generator)
+    work = Inversion(
+        "mirror", "MIRROR", config, target, classes, source.shape, source, how=how,
+        access="black box",
+    )  # fmt: skip
+    share, space = work.share(), Space(source, config, work.device)
+    images = without_gradients(source.synthesis, work.device)
+    found = work.search(lambda rows: _Mirror(config, target, images, space, rows, share))
+    return work.collect(found["latents"], images, queries=found["queries"])
+
+
+class Space:
+    """Where the generator's own latents lie: mean and deviation in front of the last activation.
+
+    Args:
+        source: a ``LatentGenerator``; StyleGAN's w is what a leaky ReLU made, a plain generator's
+            noise is taken as it is.
+    """
+
+    def __init__(self, source: Any, config: MirrorConfig, device: torch.device) -> None:
+        self.source, self.device = source, device
+        self.activated = not isinstance(source, DirectLatents)
+        random = torch.Generator().manual_seed(stream_seed(config.seed, "mirror space"))
+        drawn = self.sampled(torch.randn(config.space_samples, source.z_dim, generator=random))
+        self.mean, self.std = drawn.mean(0), drawn.std(0, correction=0)
+        self.low = self.mean - config.bound * self.std
+        self.high = self.mean + config.bound * self.std
+
+    @torch.no_grad()
+    def sampled(self, z: Tensor) -> Tensor:
+        """Noise (n, z_dim) -> points (n, dim), on the CPU."""
+        weight = next(self.source.parameters())
+        parts = [self.source.mapping(part.to(weight)).cpu() for part in z.split(1000)]
+        latents = torch.cat(parts)
+        if latents.dim() != 2:
+            raise ValueError(f"generator must have latents (n, dim), got {tuple(latents.shape)}")
+        return torch.where(latents < 0, latents / _SLOPE, latents) if self.activated else latents
+
+    def latents(self, points: Tensor) -> Tensor:
+        """Points -> the generator's latents."""
+        return torch.where(points < 0, points * _SLOPE, points) if self.activated else points
+
+    def bounded(self, points: Tensor) -> Tensor:
+        """Points no further from the mean than allowed."""
+        return torch.minimum(torch.maximum(points, self.low), self.high)
+
+
+def bred(
+    points: Tensor, sure: Tensor, space: Space, config: MirrorConfig, random: torch.Generator
+) -> Tensor:
+    """The children of one population, one fewer than there are parents.
+
+    Two parents for each, drawn in proportion to their probabilities; each coordinate comes from one
+    of them, in the same proportion; some are moved a little.
+
+    Args:
+        points: (n, dim).
+        sure: probability of the wanted class (n,).
+    """
+    n, dim = points.shape
+    chances = sure.double().clamp_min(1e-30)
+    first, second = torch.multinomial(chances, 2 * (n - 1), True, generator=random).chunk(2)
+    share = (chances[first] / (chances[first] + chances[second]))[:, None]
+    from_first = torch.rand(n - 1, dim, generator=random) < share
+    children = torch.where(from_first, points[first], points[second])
+    moved = torch.rand(n - 1, dim, generator=random) < config.mutation
+    noise = (2 * torch.rand(n - 1, dim, generator=random) - 1) * config.mutation_size * space.std
+    return space.bounded(children + moved * noise)
+
+
+class _Mirror(BlindSearch):
+    def __init__(
+        self, config: MirrorConfig, target: BlackBox, images: Callable[[Tensor], Tensor],
+        space: Space, rows: Rows, share: int,
+    ) -> None:  # fmt: skip
+        self.config, self.target, self.images, self.space = config, target, images, space
+        self.rows, self.labels = rows, rows.labels
+        self.share = share - 1 if share else 0  # one is kept for the last look
+        dim = len(space.mean)
+        self.params = {
+            "latents": torch.zeros(len(rows), dim),
+            "queries": torch.zeros(len(rows), 1, dtype=torch.float64),
+        }
+        self.points: list[Tensor] = [torch.zeros(0, dim) for _ in self.labels]
+        self.sure: list[Tensor] = [torch.zeros(0) for _ in self.labels]
+
+    def state(self) -> dict[str, Any]:
+        """See ``Search``."""
+        return {**super().state(), "points": self.points, "sure": self.sure}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """See ``Search``."""
+        super().load(state)
+        self.points, self.sure = list(state["points"]), list(state["sure"])
+
+    def advance(self, step: int) -> Tensor:
+        """One generation of every search that goes on; returns minus the best probabilities."""
+        for row, random in enumerate(self.rows.generators("mirror", step)):
+            if step == 1:
+                self._begin(row, random)
+            else:
+                self._breed(row, random)
+            self.params["latents"][row] = self.space.latents(self.points[row][0])
+        return -torch.stack([sure[0] for sure in self.sure]).double()
+
+    def _begin(self, row: int, random: torch.Generator) -> None:
+        count = self.config.candidates
+        count = min(count, self.share) if self.share else count
+        z = torch.randn(count, self.space.source.z_dim, generator=random)
+        points = self.space.bounded(self.space.sampled(z))
+        self._keep(row, points, self._ask(row, points))
+
+    def _breed(self, row: int, random: torch.Generator) -> None:
+        points, sure = self.points[row], self.sure[row]
+        asked = float(self.params["queries"][row])
+        spent = self.share and asked + len(points) - 1 > self.share
+        if len(points) < 2 or spent or float(sure[0]) >= self.config.enough:
+            return
+        children = bred(points, sure, self.space, self.config, random)
+        told = self._ask(row, children)
+        self._keep(row, torch.cat([points[:1], children]), torch.cat([sure[:1], told]))
+
+    def _ask(self, row: int, points: Tensor) -> Tensor:
+        self.params["queries"][row] += len(points)
+        parts = self.space.latents(points).split(250)
+        told = [self.target.probabilities(self.images(part)).float() for part in parts]
+        return torch.cat(told)[:, self.labels[row]]
+
+    def _keep(self, row: int, points: Tensor, sure: Tensor) -> None:
+        """The best first; NaN sorts as the largest, so it is seen."""
+        order = sure.sort(descending=True, stable=True).indices[: self.config.population]
+        self.points[row], self.sure[row] = points[order], sure[order]
+
+
+MIRROR = AttackSpec(
+    "mirror",
+    "MIRROR, black box: a genetic search among bounded latents, by the probabilities of queries "
+    "(An et al., NDSS 2022)",
+    "black box",
+    MirrorConfig,
+    invert_mirror,
+    WGAN,
+    any_generator=True,
+    presets={
+        "quick": MirrorConfig(
+            steps=40, restarts=4, candidates=200, population=50, space_samples=2000
+        ),
+        "smoke": MirrorConfig(steps=3, candidates=8, population=4, space_samples=20),
+    },
+)
