@@ -37,6 +37,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:  # as under torchrun -m bido_ext
+        from bido_ext.cli.main import main as command_line
+
+        command_line()
     try:
         main()
         sys.stdout.flush()

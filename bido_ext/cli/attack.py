@@ -114,7 +114,8 @@ def attack(
     answers to queries (counted, see --budget). A generator that does not depend on the model serves
     every model as one --prior; one that belongs to a model needs a folder of its own. Judge the
     outcome with bido evaluate. A killed attack continues when the same command is given again.
-    Settings are those of the preset, of --settings above it, and of the options above both.
+    Under torchrun the searches are shared by all processes, each with a GPU of its own if there are
+    several. Settings are those of the preset, of --settings above it, and of the options above both.
 
     \b
     Example:
@@ -122,10 +123,12 @@ def attack(
       bido attack runs/hsic/model.pt --attack ked --prior runs/ked-gan-hsic --out runs/ked-hsic
       bido attack runs/faces/model.pt --attack ppa --dataset lfw --data ~/lfw --classes 0-19 \\
         --prior runs/faces-gan --prior-set augment=flip --out runs/ppa-faces
+      torchrun --nproc-per-node 8 -m bido_ext attack runs/faces/model.pt --prior runs/faces-gan ...
     """
     from dataclasses import replace
 
     from bido_ext.lab.attacks import find_attack, load_stylegan2
+    from bido_ext.lab.attacks.ranks import Ranks
     from bido_ext.lab.data import DataConfig
     from bido_ext.lab.experiments.attack_settings import settings_for
     from bido_ext.lab.experiments.attacking import attack_target, train_prior
@@ -161,14 +164,16 @@ def attack(
     target, facts = load_model(model)
     labels = parse_classes(classes, facts["num_classes"])
     shape = find_model(facts["arch"]).shape(facts["arch_options"])
-    options = RunOptions(fresh=fresh, progress=not json, device=pick_device(device))
+    ranks = Ranks.of_environment()
+    quiet = json or not ranks.leads
+    options = RunOptions(fresh=fresh, progress=not quiet, device=pick_device(device))
     gan: Any
     images, told = None, ""
     if generator is None or spec.sees_public:
         images = _public_set(
             public_images,
             DataConfig(dataset or base.data, data, public, public_data, shape[-1], crop),
-            facts["num_classes"], shape, model, progress=not json,
+            facts["num_classes"], shape, model, progress=not quiet,
         )  # fmt: skip
     if generator is not None:
         psi = spec.truncation if truncation is None else truncation
@@ -184,14 +189,17 @@ def attack(
             replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
             target=target,
             force_foreign_gan=force_foreign_gan,
+            ranks=ranks,
         )
     more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
     known = facts["defence"] != UNKNOWN
     attacked = attack_target(
         attack, target, gan, search, labels, out, options,
         defence=(facts["defence"], facts["weights"]) if known else ("none", {}), public=images,
-        side=shape[-1], **more,
+        side=shape[-1], ranks=ranks, **more,
     )  # fmt: skip
+    if not ranks.leads:
+        return
     found = attacked.reconstructions
     confidence = float(found.target_confidence.mean())
     asked = "" if found.queries is None else f"{found.queries} queries\n"

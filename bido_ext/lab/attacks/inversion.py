@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bido_ext.lab.models.checkpoint import weights_digest
 
 from .black_box import BlackBox
+from .ranks import ALONE, Ranks
 from .result import Reconstructions, collect
 from .rows import Rows
 from .search import Keep, Search, run_search
@@ -31,12 +32,14 @@ class How(TypedDict, total=False):
             ``run_dir`` (default).
         progress: show a progress bar (default).
         device: where to compute; default: the CPU.
+        ranks: processes that share the searches; default: this one alone.
     """
 
     run_dir: Path | str | None
     resume: bool
     progress: bool
     device: torch.device | str
+    ranks: Ranks
 
 
 class Inversion:
@@ -128,7 +131,7 @@ class Inversion:
         """
         return run_search(
             self.title, begin, self.rows, self.config.steps, self.config.batch_size, self.keep,
-            self.how.get("progress", True),
+            self.how.get("progress", True), self.how.get("ranks", ALONE),
         )  # fmt: skip
 
     def collect(

@@ -4,7 +4,7 @@
 The loss of a step is the sum over its rows, each row's loss its own, so a row's path does not
 depend on what shares its batch: exactly in real numbers, and up to rounding in floating point,
 because matrix products of another size may add in another order.  Continued from a checkpoint with
-the same batches the path is the same bit for bit.
+the same batches the path is the same bit for bit.  Several ranks take a batch each, in step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
 
+from .ranks import ALONE, Ranks
 from .rows import Rows
 
 FILE = "latents.pt"
@@ -117,54 +118,82 @@ def run_search(
     batch_size: int,
     keep: Keep,
     progress: bool,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
-    """Search all rows, ``batch_size`` at a time.
+    """Search all rows, ``batch_size`` at a time on each rank, fewer where that leaves no rank idle.
 
     Args:
         attack: its name, for the progress bar and for errors.
         begin: makes the search of some rows at its start.
         steps: iterations of each row.
+        ranks: processes that share the rows. A search that another number of them began goes on
+            after its last finished batches.
 
     Returns:
-        The final ``params`` of all rows, on the CPU.
+        On every rank the final ``params`` of all rows, on the CPU.
 
     Raises:
         ValueError: the checkpoint was made with other settings.
         FloatingPointError: a loss or a latent is no longer finite.
     """
     path = None if keep.run_dir is None else Path(keep.run_dir) / FILE
-    saved = (
-        resume_or_none(path, keep.settings, _STATE) if path is not None and keep.resume else None
-    )
+    saved = None
+    if path is not None and keep.resume:
+        saved = ranks.by_leader(lambda: resume_or_none(path, keep.settings, _STATE))
     done: list[dict[str, Tensor]] = [] if saved is None else saved["done"]
-    first_step = 0 if saved is None else saved["step"]
-    batches = [rows.cut(first, first + batch_size) for first in range(0, len(rows), batch_size)]
-    initial = len(done) * steps + first_step
-    bar = tqdm(None, f"{attack} steps", len(batches) * steps, initial=initial, disable=not progress)
+    states: list[dict[str, Any]] = []
+    first_step = 0
+    if saved is not None and saved["step"]:
+        states = saved["state"] if isinstance(saved["state"], list) else [saved["state"]]
+        first_step = saved["step"] if len(states) == ranks.size else 0
+    size = min(batch_size, -(-len(rows) // ranks.size))
+    first = sum(len(next(iter(part.values()))) for part in done)
+    rounds = -(-(len(rows) - first) // (size * ranks.size))
+    show = progress and ranks.leads
+    bar = tqdm(
+        None, f"{attack} steps", rounds * steps + len(done) * steps,
+        initial=len(done) * steps + first_step, disable=not show,
+    )  # fmt: skip
     with bar:
-        for batch in batches[len(done) :]:
-            search = begin(batch)
-            if first_step:
-                assert saved is not None
-                search.load(saved["state"])
+        while first < len(rows):
+            mine = rows.cut(
+                min(first + ranks.rank * size, len(rows)),
+                min(first + (ranks.rank + 1) * size, len(rows)),
+            )
+            search = begin(mine) if len(mine) else None
+            if first_step and search is not None:
+                search.load(states[ranks.rank])
             for step in range(first_step + 1, steps + 1):
-                losses = search.advance(step)
-                _check_finite(attack, step, search, losses)
+                if search is not None:
+                    _check_finite(attack, step, search, search.advance(step))
                 bar.update()
                 if path is not None and step % keep.every == 0 and step < steps:
-                    _save(path, keep, done, step, search.state())
+                    told = ranks.exchange(None if search is None else _on_cpu(search.state()))
+                    if ranks.leads:
+                        _save(path, keep, done, step, told[0] if ranks.size == 1 else told)
             first_step = 0
-            done.append({name: leaf.detach().cpu() for name, leaf in search.params.items()})
-            if path is not None:
+            found = None
+            if search is not None:
+                found = {name: leaf.detach().cpu() for name, leaf in search.params.items()}
+            done += [part for part in ranks.exchange(found) if part is not None]
+            first = min(first + size * ranks.size, len(rows))
+            if path is not None and ranks.leads:
                 _save(path, keep, done, 0, None)
     return {name: torch.cat([part[name] for part in done]) for name in done[0]}
 
 
-def _save(
-    path: Path, keep: Keep, done: list[dict[str, Tensor]], step: int, state: dict[str, Any] | None
-) -> None:
+def _save(path: Path, keep: Keep, done: list[dict[str, Tensor]], step: int, state: Any) -> None:
     content = {"settings": dict(keep.settings), "done": done, "step": step, "state": state}
     save_atomic(content, path)
+
+
+def _on_cpu(state: Any) -> Any:
+    """Nested dicts and lists with their tensors on the CPU."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, Mapping):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def _check_finite(attack: str, step: int, search: Search, losses: Tensor) -> None:

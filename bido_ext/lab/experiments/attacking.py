@@ -11,6 +11,7 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 
 from bido_ext.lab.attacks import BlackBox, Reconstructions, find_attack
 from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
+from bido_ext.lab.attacks.ranks import ALONE, Ranks
 from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.defences import Defence
@@ -112,6 +114,7 @@ def train_prior(
     target: nn.Module | None = None,
     start: Any = None,
     force_foreign_gan: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[Any, str]:
     """Train the generator of an attack on the public images; a finished one is loaded.
 
@@ -125,6 +128,7 @@ def train_prior(
         start: Prior of the public images that the training of one of the target starts from, see
             ``train_ked_gan``.
         force_foreign_gan: Take the GAN in ``out``, whichever target it was trained for.
+        ranks: Processes that want it: one trains, the others wait.
 
     Returns:
         The prior and one line on whether it was reused.
@@ -149,12 +153,18 @@ def train_prior(
         if start is not None:
             settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
     stage = Stage(out, stage_config("prior", **settings), GAN_FILE)
-    with locked(out):
-        done = stage.outcome(options)
-        progress = options.progress and done is None
-        gan = spec.train(*inputs, progress=progress, device=options.device, **more)
-        stage.finish({"seconds": gan.seconds})
-    return gan, stage.note
+
+    def make() -> Any:
+        if not ranks.leads:  # what the leader has finished
+            return spec.train(*inputs, progress=False, device=options.device, **more)
+        with locked(out):
+            done = stage.outcome(options)
+            progress = options.progress and done is None
+            gan = spec.train(*inputs, progress=progress, device=options.device, **more)
+            stage.finish({"seconds": gan.seconds})
+        return gan
+
+    return ranks.leader_first(make), stage.note
 
 
 def attack_target(
@@ -169,6 +179,7 @@ def attack_target(
     defence: tuple[str, Mapping[str, float]] = ("none", {}),
     public: PublicSet | None = None,
     side: int = 0,
+    ranks: Ranks = ALONE,
     **more: Any,
 ) -> Attacked:
     """Attack ``classes`` of ``target``; a finished attack is loaded.
@@ -187,6 +198,7 @@ def attack_target(
         defence: Name and weights of the target's defence: what it answers a black-box attack.
         public: The attacker's images, for an attack that sees them.
         side: Of the target's images, for an attack that resizes; 0: the generator's.
+        ranks: Processes that share the searches; all of them call this, and get the outcome.
         more: Options of this attack alone, such as ``force_foreign_gan``.
 
     Raises:
@@ -223,17 +235,18 @@ def attack_target(
             target, labels_only=spec.access == "label only", answers=answers.answers,
             budget=config.budget, device=options.device,
         )  # fmt: skip
-    with locked(out):
-        done = stage.outcome(options)
+    with locked(out) if ranks.leads else nullcontext():
+        done = ranks.by_leader(lambda: stage.outcome(options))
         if done is not None:
             found, seconds = load_reconstructions(stage.product), done["seconds"]
         else:
             began = time.monotonic()
             found = spec.run(
                 config, met, prior, list(classes), run_dir=out, progress=options.progress,
-                device=options.device, **more,
+                device=options.device, ranks=ranks, **more,
             )  # fmt: skip
             seconds = time.monotonic() - began
-            save_reconstructions(found, stage.config, stage.product)
-            stage.finish({"seconds": seconds})
+            if ranks.leads:
+                save_reconstructions(found, stage.config, stage.product)
+                stage.finish({"seconds": seconds})
     return Attacked(found, seconds, stage.product, stage.note)

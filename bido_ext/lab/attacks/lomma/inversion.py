@@ -15,6 +15,7 @@ from bido_ext.lab.attacks.gmi import GmiConfig, GmiSearch
 from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.ked.gan import KED_GAN, OWNER, KedGan
 from bido_ext.lab.attacks.ked.inversion import KedConfig, KedSearch, draw_samples
+from bido_ext.lab.attacks.ranks import ALONE
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.settings import check_positive
 from bido_ext.lab.attacks.spec import AttackSpec
@@ -139,11 +140,17 @@ def invert_lomma_ked(
 def identity_loss(config: Any, work: Inversion, public: ImageSet) -> LogitLoss:
     """Distil the students, take the mean of the features."""
     how, target, device = work.how, work.target, work.device
-    students = train_students(
-        config, target, public, work.outputs, seed=config.seed, digest=weights_digest(target),
-        run_dir=how.get("run_dir"), resume=how.get("resume", True),
-        progress=how.get("progress", True), every=config.checkpoint_every, device=device,
-    )  # fmt: skip
+    ranks = how.get("ranks", ALONE)
+
+    def distil() -> list[nn.Module]:
+        return train_students(
+            config, target, public, work.outputs, seed=config.seed, digest=weights_digest(target),
+            run_dir=how.get("run_dir"), resume=how.get("resume", True) or not ranks.leads,
+            progress=how.get("progress", True) and ranks.leads, every=config.checkpoint_every,
+            device=device,
+        )  # fmt: skip
+
+    students = ranks.leader_first(distil)
     if not config.lam:
         return LogitLoss(target, students, 0.0, None)
     seen = WithFeatures(target, public.shape, device)
