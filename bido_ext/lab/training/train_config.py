@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bido_ext.lab.data.training_augment import training_augmentation
-from bido_ext.lab.defences import arch_options_of, follows_epochs, resolve_weights
+from bido_ext.lab.defences import arch_options_of, draws_batches, follows_epochs, resolve_weights
 from bido_ext.lab.models import find_model
 
 from .finite import check_finite
@@ -88,6 +88,10 @@ class TrainConfig:
                 f"batch_size must be a multiple of per_identity={self.per_identity}, "
                 f"got {self.batch_size}"
             )
+        if self.sampler == "identity" and draws_batches(self.defence):
+            raise ValueError(
+                f"the defence {self.defence!r} draws the batches itself; sampler must be 'shuffle'"
+            )
         training_augmentation(self.augment)
 
     @property
@@ -103,8 +107,8 @@ class TrainConfig:
                 "a cosine schedule falls to 0 over its number of epochs (--schedule constant or "
                 "multistep can go on)"
             )
-        if follows_epochs(self.defence):
-            return f"the defence {self.defence!r} changes with the share of the epochs that is done"
+        if follows_epochs(self.defence, self.weights):
+            return f"the defence {self.defence!r} depends on the number of epochs"
         return ""
 
     @property
