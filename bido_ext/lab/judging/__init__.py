@@ -11,11 +11,16 @@ from bido_ext.lab.judging.inception import load_inception
 from bido_ext.lab.judging.interval import clustered_interval, identity_interval, wilson_interval
 from bido_ext.lab.judging.metrics import AttackMetrics, ClassMetrics, judge_attack
 from bido_ext.lab.judging.pictures import save_comparison
+from bido_ext.lab.judging.prdc import Prdc, prdc, prdc_of_classes
+from bido_ext.lab.judging.second import SecondOpinion, check_second, second_opinion
 
 __all__ = [
     "AttackMetrics",
     "ClassMetrics",
+    "Prdc",
     "PrivateReference",
+    "SecondOpinion",
+    "check_second",
     "classify",
     "clustered_interval",
     "embed",
@@ -25,6 +30,9 @@ __all__ = [
     "judge_attack",
     "knn_distance",
     "load_inception",
+    "prdc",
+    "prdc_of_classes",
     "save_comparison",
+    "second_opinion",
     "wilson_interval",
 ]

@@ -28,7 +28,8 @@ refuse a higher version.
                         of {label, attack_accuracy, attack_accuracy_top5, knn_distance,
                         feature_distance}; identity_ci_low, identity_ci_high, identity_ci_method
                         (an interval that resamples identities), frechet_inception and draws
-                        (images of one search), which files of earlier releases lack
+                        (images of one search), precision, recall, density and coverage
+                        (within each class), which files of earlier releases lack
         target_confidence
                         mean probability the attacked model gives its own reconstructions
         picture         path of the PNG, relative to ``results.json``
