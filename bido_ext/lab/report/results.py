@@ -87,8 +87,15 @@ class Row:
         object.__setattr__(self, "config", _as_read(self.config))
 
     @property
+    def stop(self) -> float:
+        """Share of its training after which it was stopped; 1: it was not."""
+        return float(self.config.get("stop", 1.0))
+
+    @property
     def weights_text(self) -> str:
         """The weights for a table, "-" if there are none."""
+        if not self.weights and self.stop < 1:
+            return f"stopped at {100 * self.stop:g}%"
         return ", ".join(f"{name} {value:g}" for name, value in self.weights.items()) or "-"
 
 
@@ -113,8 +120,8 @@ class Results:
 
     @property
     def undefended(self) -> Row | None:
-        """The row of the model without a defence."""
-        return next((row for row in self.rows if row.defence == "none"), None)
+        """The row of the model without a defence, trained to the end."""
+        return next((row for row in self.rows if row.defence == "none" and row.stop == 1), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""

@@ -164,8 +164,10 @@ def _fit(
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
         defence.load_state(saved.get("defence", {}))
+    steps = max(1, round(config.stop * config.epochs * len(batches)))
+    last = min(config.epochs, math.ceil(steps / len(batches)))
     with defence.attached(model) as penalty:
-        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        for epoch in range(state["epoch"] + 1, last + 1):
             started = time.monotonic()
             row = _epoch(
                 config,
@@ -177,6 +179,7 @@ def _fit(
                 scheduler,
                 train,
                 batches,
+                steps - (epoch - 1) * len(batches) if config.stop < 1 else None,
                 progress,
             )
             row |= defence.told()
@@ -235,13 +238,15 @@ def _epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     train: ImageSet,
     batches: EpochBatches,
+    most: int | None,
     progress: bool,
 ) -> dict[str, float]:
+    """Train on at most ``most`` batches of one epoch; None: on all."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     torch.manual_seed(config.seed * 100_003 + epoch)  # MID's noise, torchvision's transforms
     augment = training_augmentation(config.augment)
-    drawn = defence.batches(generator) or batches.epoch(generator)
+    drawn = (defence.batches(generator) or batches.epoch(generator))[:most]
     loss_of = StepLoss(model, defence, penalty, epoch, config.epochs)
     by_epoch = config.schedule == "multistep"
     sums: dict[str, Tensor] = {}
