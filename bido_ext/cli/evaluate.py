@@ -40,6 +40,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Weights of the FID network, for the Frechet distance on its features."),
     ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(help="Weights of torchvision's VGG16 or AlexNet, for LPIPS."),
+    ] = None,
     required: Annotated[
         float | None,
         typer.Option(
@@ -88,12 +92,12 @@ def evaluate(
             )
         least = find_preset(preset).required_evaluator_accuracy if required is None else required
         document, text = _judge(
-            file, evaluator, second_judge, least, picture, inception, source, where
+            file, evaluator, second_judge, least, picture, inception, lpips, source, where
         )
     else:
         for option, given in {
             "--evaluator": evaluator, "--second-judge": second_judge, "--picture": picture,
-            "--inception": inception, "--required": required,
+            "--inception": inception, "--lpips": lpips, "--required": required,
         }.items():  # fmt: skip
             if given is not None:
                 raise ValueError(f"{option} needs reconstructions, {file} has none")
@@ -154,6 +158,7 @@ def _judge(
     required: float,
     picture: Path | None,
     inception: Path | None,
+    lpips: Path | None,
     source: Any,
     device: Any,
 ) -> tuple[dict[str, Any], str]:
@@ -167,6 +172,7 @@ def _judge(
         check_second,
         judge_attack,
         load_inception,
+        load_lpips,
         save_comparison,
         second_opinion,
     )
@@ -195,6 +201,7 @@ def _judge(
         check_second(facts["arch"], second_facts["arch"], second_file)
         if weights_digest(second) == attacked_model(file):
             raise ValueError(f"--second-judge {second_file} is the attacked model itself")
+    perceptual = None if lpips is None else load_lpips(lpips).to(device)
     network = None if inception is None else load_inception(inception).to(device)
     # The evaluator resizes on entry if it looks at larger images than the attack makes.
     task = _loaded(source, found.images.shape[-1])
@@ -203,7 +210,13 @@ def _judge(
     private = ImageSet.of(task.train).only(found.classes)
     reference = PrivateReference.of(evaluator, private, private.labels)
     metrics = judge_attack(
-        evaluator, found.images, found.classes, reference, inception=network, draws=found.draws
+        evaluator,
+        found.images,
+        found.classes,
+        reference,
+        inception=network,
+        lpips=perceptual,
+        draws=found.draws,
     )
     if picture is not None:
         save_comparison(picture, evaluator, found.images, found.classes, reference)

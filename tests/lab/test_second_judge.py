@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from stand_ins import LabelReader, images_of
 from torch import nn
+from typer.testing import CliRunner
 
+from bido_ext.cli.app import app
+from bido_ext.lab.attacks import Reconstructions
+from bido_ext.lab.attacks.reconstructions import save_reconstructions
 from bido_ext.lab.judging import check_second, second_opinion
+from bido_ext.lab.models import build_model
+from bido_ext.lab.models.checkpoint import save_model
 
 
 class Blind(nn.Module):
@@ -49,3 +57,35 @@ def test_bad_arguments():
         second_opinion(LabelReader(), LabelReader(), images, [0, 10])
     with pytest.raises(ValueError, match="another architecture than the first"):
         check_second("scnn", "scnn", "file.pt")
+
+
+def test_evaluate_tells_both(tmp_path):
+    """Reconstructions that are noise and private images, judged from the command line."""
+    images = torch.rand(4, 5, 1, 32, 32)
+    found = Reconstructions(images, torch.zeros(4, 5, 2), list(range(5)), torch.ones(4, 5))
+    made = tmp_path / "reconstructions.pt"
+    save_reconstructions(found, {}, made)
+    files = {}
+    for name, arch in (("first", "scnn"), ("second", "mcnn"), ("same", "scnn")):
+        files[name] = tmp_path / f"{name}.pt"
+        torch.manual_seed(len(files))
+        save_model(files[name], build_model(arch, 10), arch, 10, "none", {})
+
+    def evaluate(second, *more):
+        line = ["evaluate", str(made), "--preset", "smoke", "--evaluator", str(files["first"])]
+        return CliRunner().invoke(app, [*line, "--second-judge", str(second), *more])
+
+    told = evaluate(files["second"], "--json")
+    assert told.exit_code == 0, told.stderr
+    document = json.loads(told.stdout)
+    second = document["second_judge"]
+    assert second["arch"] == "mcnn"
+    shares = second["both"] + second["only_second"]
+    assert second["attack_accuracy"] == pytest.approx(shares)
+    assert document["attack_accuracy"] == pytest.approx(second["both"] + second["only_first"])
+    text = evaluate(files["second"]).stdout
+    assert "second judge" in text
+    assert "they disagree on" in text
+    refused = evaluate(files["same"])
+    assert refused.exit_code == 2
+    assert "another architecture than the first" in refused.stderr

@@ -16,6 +16,7 @@ can take it off again.  The validation images that choose the epoch are not prot
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -93,7 +94,9 @@ class DpSgd(Rule):
         """See ``Rule``."""
         sampled = _opacus().GradSampleModule(model)
         try:
-            yield no_penalty
+            with warnings.catch_warnings():  # true of every input of a network, and harmless
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                yield no_penalty
         finally:
             sampled.remove_hooks()
             sampled.del_grad_sample()

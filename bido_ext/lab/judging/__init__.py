@@ -10,6 +10,7 @@ from bido_ext.lab.judging.embedding import PrivateReference, classify, embed
 from bido_ext.lab.judging.inception import load_inception
 from bido_ext.lab.judging.interval import clustered_interval, identity_interval, wilson_interval
 from bido_ext.lab.judging.metrics import AttackMetrics, ClassMetrics, judge_attack
+from bido_ext.lab.judging.perceptual import load_lpips
 from bido_ext.lab.judging.pictures import save_comparison
 from bido_ext.lab.judging.prdc import Prdc, prdc, prdc_of_classes
 from bido_ext.lab.judging.second import SecondOpinion, check_second, second_opinion
@@ -30,6 +31,7 @@ __all__ = [
     "judge_attack",
     "knn_distance",
     "load_inception",
+    "load_lpips",
     "prdc",
     "prdc_of_classes",
     "save_comparison",

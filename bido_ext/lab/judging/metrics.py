@@ -22,6 +22,7 @@ from bido_ext.lab.judging.interval import (
     identity_interval,
     wilson_interval,
 )
+from bido_ext.lab.judging.perceptual import lpips_to_nearest
 from bido_ext.lab.judging.prdc import prdc_of_classes
 
 
@@ -66,6 +67,8 @@ class AttackMetrics:
         draws: Images of one search.
         precision, recall, density, coverage: As ``Prdc`` on evaluator features, a mean over the
             classes; None where a class has too few images.
+        lpips: Mean LPIPS to the private image of the class that is nearest in the evaluator's
+            features; None if no weights were given.
     """
 
     attack_accuracy: float
@@ -93,6 +96,7 @@ class AttackMetrics:
     recall: float | None = None
     density: float | None = None
     coverage: float | None = None
+    lpips: float | None = None
 
 
 def judge_attack(
@@ -102,6 +106,7 @@ def judge_attack(
     reference: PrivateReference,
     *,
     inception: nn.Module | None = None,
+    lpips: nn.Module | None = None,
     draws: int = 1,
 ) -> AttackMetrics:
     """Judge the reconstructions of one attack.
@@ -113,6 +118,7 @@ def judge_attack(
         classes: The private label of each column of ``images``.
         reference: The private training images, ``PrivateReference.of(evaluator, images, labels)``.
         inception: The FID network of ``load_inception``, for ``frechet_inception``.
+        lpips: The network of ``load_lpips``, for ``lpips``.
         draws: How many images in a row along the first axis come of one search (``Reconstructions``).
 
     Returns:
@@ -181,6 +187,9 @@ def judge_attack(
         if inception is None
         else inception_distance(inception, flat, _chosen(reference.images, attacked)),
         draws=draws,
+        lpips=None
+        if lpips is None
+        else float(lpips_to_nearest(lpips, flat, features, target, reference).mean()),
         **({} if spread is None else asdict(spread)),
     )
 

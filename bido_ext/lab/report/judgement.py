@@ -41,6 +41,8 @@ def judgement_text(
     ]
     if metrics.frechet_inception is not None:
         lines.append(f"Inception FID  {metrics.frechet_inception:.4g} (the same images)")
+    if metrics.lpips is not None:
+        lines.append(f"LPIPS          {metrics.lpips:.4f} (to the nearest private image)")
     if metrics.precision is not None:
         names = ("precision", "recall", "density", "coverage")
         told = ", ".join(f"{name} {getattr(metrics, name):.3f}" for name in names)

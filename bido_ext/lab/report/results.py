@@ -29,7 +29,7 @@ refuse a higher version.
                         feature_distance}; identity_ci_low, identity_ci_high, identity_ci_method
                         (an interval that resamples identities), frechet_inception and draws
                         (images of one search), precision, recall, density and coverage
-                        (within each class), which files of earlier releases lack
+                        (within each class), lpips, which files of earlier releases lack
         target_confidence
                         mean probability the attacked model gives its own reconstructions
         picture         path of the PNG, relative to ``results.json``
