@@ -37,6 +37,13 @@ def sweep(
             "too, as the measure of a defence; none: no such rows."
         ),
     ] = "0.02,0.06,0.2",
+    second_judge: Annotated[
+        bool,
+        typer.Option(
+            "--second-judge/--no-second-judge",
+            help="Judge by a second evaluation classifier too, of another architecture and seed.",
+        ),
+    ] = True,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +78,13 @@ def sweep(
     from bido_ext.lab.experiments.recipes import load_recipe
     from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.experiments.sweep import run_sweep
-    from bido_ext.lab.report import headline, text_table, tradeoff_of, tradeoff_text
+    from bido_ext.lab.report import (
+        headline,
+        second_judge_text,
+        text_table,
+        tradeoff_of,
+        tradeoff_text,
+    )
 
     if smoke and data is not None:
         raise ValueError("--smoke draws its own data and takes no --data")
@@ -86,18 +99,21 @@ def sweep(
     command += ["--controls", controls]
     command += ["--data", str(data)] if data is not None else []
     flags = {"--smoke": smoke, "--from-scratch": from_scratch, "--no-undefended": not undefended}
+    flags["--no-second-judge"] = not second_judge
     command += [flag for flag, given in flags.items() if given]
     options = RunOptions(
         fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
     )
     results = run_sweep(
         chosen, points, out, data, command=shlex.join(command), smoke=smoke,
-        from_scratch=from_scratch, controls=shares, options=options,
+        from_scratch=from_scratch, controls=shares, second_judge=second_judge, options=options,
     )  # fmt: skip
     if json:
         print_json(results.to_dict())
         return
     typer.echo(f"\n{text_table(results)}\n\n{headline(results)}\n")
+    if told := second_judge_text(results):
+        typer.echo(f"{told}\n")
     if told := tradeoff_text(results, tradeoff_of(results)):
         typer.echo(f"{told}\n")
     typer.echo(f"report:  {out / 'report.html'}\nnumbers: {out / 'results.json'}")

@@ -45,6 +45,7 @@ def run_sweep(
     smoke: bool = False,
     from_scratch: bool = False,
     controls: Sequence[float] = CONTROLS,
+    second_judge: bool = False,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
 ) -> Results:
@@ -59,6 +60,7 @@ def run_sweep(
         smoke: As of ``run_recipe``.
         from_scratch: As of ``run_recipe``.
         controls: Shares in (0, 1) of the undefended training, each a row of its own.
+        second_judge: As of ``run_recipe``; trained once for all rows.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
 
@@ -93,6 +95,7 @@ def run_sweep(
                     smoke=smoke,
                     from_scratch=from_scratch,
                     shared=out,
+                    second_judge=second_judge,
                     options=options,
                     narrator=narrator,
                 )
@@ -122,6 +125,7 @@ def _row(name: str, point: Point, run: RecipeResult) -> Row:
         seconds={"training": run.seconds["target"], "attack": run.seconds["attack"]},
         config=run.config["target"],
         commands=(),
+        second=run.second,
     )
 
 

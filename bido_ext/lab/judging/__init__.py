@@ -13,13 +13,14 @@ from bido_ext.lab.judging.metrics import AttackMetrics, ClassMetrics, judge_atta
 from bido_ext.lab.judging.perceptual import load_lpips
 from bido_ext.lab.judging.pictures import save_comparison
 from bido_ext.lab.judging.prdc import Prdc, prdc, prdc_of_classes
-from bido_ext.lab.judging.second import SecondOpinion, check_second, second_opinion
+from bido_ext.lab.judging.second import SecondJudge, SecondOpinion, check_second, second_opinion
 
 __all__ = [
     "AttackMetrics",
     "ClassMetrics",
     "Prdc",
     "PrivateReference",
+    "SecondJudge",
     "SecondOpinion",
     "check_second",
     "classify",

@@ -41,6 +41,21 @@ class SecondOpinion:
     kappa: float | None
 
 
+@dataclass(frozen=True)
+class SecondJudge:
+    """A second judge and what it says.
+
+    Attributes:
+        arch: Of the classifier.
+        test_accuracy: On its own test set.
+        opinion: Beside the first judge's.
+    """
+
+    arch: str
+    test_accuracy: float
+    opinion: SecondOpinion
+
+
 def second_opinion(
     first: nn.Module, second: nn.Module, images: Tensor, classes: Sequence[int] | Tensor
 ) -> SecondOpinion:

@@ -11,7 +11,7 @@ from bido_ext.lab.report.results import (
     read_results,
     write_results,
 )
-from bido_ext.lab.report.table import text_table
+from bido_ext.lab.report.table import second_judge_text, text_table
 from bido_ext.lab.report.tradeoff import Tradeoff, tradeoff_of, tradeoff_text
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "headline",
     "read_results",
     "save_tradeoff",
+    "second_judge_text",
     "text_table",
     "tradeoff_of",
     "tradeoff_text",

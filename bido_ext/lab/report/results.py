@@ -36,6 +36,9 @@ refuse a higher version.
         seconds         {training, attack}
         config          every training setting of this model
         commands        the single ``bido`` commands that repeat this row
+        second          null, or the second judge {arch, test_accuracy, opinion: {attack_accuracy,
+                        identity_ci_low, identity_ci_high, both, only_first, only_second,
+                        disagreement, kappa}}; files of earlier releases lack it
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.data.atomic import write_text
-from bido_ext.lab.judging import AttackMetrics, ClassMetrics
+from bido_ext.lab.judging import AttackMetrics, ClassMetrics, SecondJudge, SecondOpinion
 
 FORMAT, VERSION = "bido_ext.results", 1
 
@@ -82,6 +85,7 @@ class Row:
     seconds: dict[str, float]
     config: dict[str, Any]
     commands: tuple[str, ...]
+    second: SecondJudge | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", _as_read(self.config))
@@ -160,7 +164,12 @@ def _row(document: dict[str, Any]) -> Row:
     attack = dict(document["attack"])
     attack["per_class"] = tuple(ClassMetrics(**row) for row in attack["per_class"])
     attack["classes"] = tuple(attack["classes"])
-    rest = {"attack": AttackMetrics(**attack), "commands": tuple(document["commands"])}
+    rest: dict[str, Any] = {
+        "attack": AttackMetrics(**attack),
+        "commands": tuple(document["commands"]),
+    }
+    if (judge := document.get("second")) is not None:
+        rest["second"] = SecondJudge(**{**judge, "opinion": SecondOpinion(**judge["opinion"])})
     return Row(**{**document, **rest})
 
 
