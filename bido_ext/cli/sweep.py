@@ -109,7 +109,7 @@ def sweep(
         from_scratch=from_scratch, controls=shares, second_judge=second_judge, options=options,
     )  # fmt: skip
     if json:
-        print_json(results.to_dict())
+        print_json({**results.to_dict(), "tradeoff": tradeoff_of(results).to_dict()})
         return
     typer.echo(f"\n{text_table(results)}\n\n{headline(results)}\n")
     if told := second_judge_text(results):

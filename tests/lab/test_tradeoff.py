@@ -70,6 +70,7 @@ def test_a_defence_is_held_against_the_control_of_its_accuracy():
     assert "no control is that (in)accurate" in told
     (alone,) = tradeoff_of(some_results(FULL, row)).at_equal_accuracy
     assert alone.control is None, "one model is no curve"
+    assert tradeoff_text(some_results(FULL, row), tradeoff_of(some_results(FULL, row))) == ""
 
 
 def test_the_area_is_over_what_both_curves_cover():

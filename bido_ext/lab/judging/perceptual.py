@@ -9,6 +9,7 @@ weights of the body are a file that the user names, torchvision's "vgg16-397923a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,8 @@ def load_lpips(weights: Path) -> nn.Module:
     found = [net for key, net in _BODIES.items() if isinstance(state, dict) and key in state]
     if not found:
         raise ValueError(f"{weights} holds neither torchvision's VGG16 nor its AlexNet")
-    network: nn.Module = _LPIPS(pretrained=True, net=found[0], pnet_rand=True)
+    net: Any = found[0]
+    network: nn.Module = _LPIPS(pretrained=True, net=net, pnet_rand=True)
     body = network.get_submodule("net")
     # "slice2.5.weight" of torchmetrics is "features.5.weight" of torchvision.
     places = {key: f"features.{key.split('.', 1)[1]}" for key in body.state_dict()}

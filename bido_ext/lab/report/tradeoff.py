@@ -209,7 +209,9 @@ def _interval(values: Tensor) -> tuple[float | None, float | None]:
 
 
 def tradeoff_text(results: Results, tradeoff: Tradeoff) -> str:
-    """A few lines for the terminal; empty if no row is defended."""
+    """A few lines for the terminal; empty if no row is defended, or nothing is a control."""
+    if sum(row.defence == "none" for row in results.rows) < 2:
+        return ""
     names = {row.name: f"{row.label} ({row.weights_text})" for row in results.rows}
     labels = {row.defence: row.label for row in results.rows}
     lines = []
