@@ -29,12 +29,20 @@ def evaluate(
         Path | None,
         typer.Option(help="The evaluation classifier's model.pt, to judge reconstructions."),
     ] = None,
+    second_judge: Annotated[
+        Path | None,
+        typer.Option(help="Another evaluation classifier, of another architecture and seed."),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="PNG to draw: reconstructions beside private images.")
     ] = None,
     inception: Annotated[
         Path | None,
         typer.Option(help="Weights of the FID network, for the Frechet distance on its features."),
+    ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(help="Weights of torchvision's VGG16 or AlexNet, for LPIPS."),
     ] = None,
     required: Annotated[
         float | None,
@@ -55,7 +63,8 @@ def evaluate(
 
     A model.pt is tested on the private test set; an evaluation classifier of digits on all ten.
     Reconstructions need --evaluator (see bido train --evaluator), whose own accuracy is printed
-    first: below what is required, the numbers mean little.
+    first: below what is required, the numbers mean little. With --second-judge both accuracies are
+    told, and on how many reconstructions the two disagree.
 
     \b
     Example:
@@ -82,11 +91,13 @@ def evaluate(
                 "reconstructions (train one with bido train --evaluator)"
             )
         least = find_preset(preset).required_evaluator_accuracy if required is None else required
-        document, text = _judge(file, evaluator, least, picture, inception, source, where)
+        document, text = _judge(
+            file, evaluator, second_judge, least, picture, inception, lpips, source, where
+        )
     else:
         for option, given in {
-            "--evaluator": evaluator, "--picture": picture, "--inception": inception,
-            "--required": required,
+            "--evaluator": evaluator, "--second-judge": second_judge, "--picture": picture,
+            "--inception": inception, "--lpips": lpips, "--required": required,
         }.items():  # fmt: skip
             if given is not None:
                 raise ValueError(f"{option} needs reconstructions, {file} has none")
@@ -143,9 +154,11 @@ def _accuracy(file: Path, source: Any, device: Any) -> tuple[dict[str, Any], str
 def _judge(
     file: Path,
     evaluator_file: Path,
+    second_file: Path | None,
     required: float,
     picture: Path | None,
     inception: Path | None,
+    lpips: Path | None,
     source: Any,
     device: Any,
 ) -> tuple[dict[str, Any], str]:
@@ -154,15 +167,23 @@ def _judge(
     from bido_ext.lab.attacks.reconstructions import attacked_model, load_reconstructions
     from bido_ext.lab.data import ImageSet
     from bido_ext.lab.data.registry import check_channels, class_counts
-    from bido_ext.lab.judging import PrivateReference, judge_attack, load_inception, save_comparison
+    from bido_ext.lab.judging import (
+        PrivateReference,
+        check_second,
+        judge_attack,
+        load_inception,
+        load_lpips,
+        save_comparison,
+        second_opinion,
+    )
     from bido_ext.lab.models.checkpoint import load_model, weights_digest
-    from bido_ext.lab.report.judgement import judgement_text
+    from bido_ext.lab.report.judgement import judgement_text, second_text
     from bido_ext.lab.training.train import accuracy
 
     found = load_reconstructions(file)
     # All that can be refused, before minutes are spent on images.
     private_classes, judge_classes = class_counts(source)
-    evaluator, _ = load_model(evaluator_file, expect_num_classes=judge_classes)
+    evaluator, facts = load_model(evaluator_file, expect_num_classes=judge_classes)
     if max(found.classes) >= private_classes:
         raise ValueError(
             f"{source.private!r} has {private_classes} private classes, {file} holds "
@@ -174,6 +195,13 @@ def _judge(
             f"--evaluator must be a classifier that the attacker never used, {evaluator_file} is the "
             "attacked model itself"
         )
+    second = None
+    if second_file is not None:
+        second, second_facts = load_model(second_file, expect_num_classes=judge_classes)
+        check_second(facts["arch"], second_facts["arch"], second_file)
+        if weights_digest(second) == attacked_model(file):
+            raise ValueError(f"--second-judge {second_file} is the attacked model itself")
+    perceptual = None if lpips is None else load_lpips(lpips).to(device)
     network = None if inception is None else load_inception(inception).to(device)
     # The evaluator resizes on entry if it looks at larger images than the attack makes.
     task = _loaded(source, found.images.shape[-1])
@@ -182,7 +210,13 @@ def _judge(
     private = ImageSet.of(task.train).only(found.classes)
     reference = PrivateReference.of(evaluator, private, private.labels)
     metrics = judge_attack(
-        evaluator, found.images, found.classes, reference, inception=network, draws=found.draws
+        evaluator,
+        found.images,
+        found.classes,
+        reference,
+        inception=network,
+        lpips=perceptual,
+        draws=found.draws,
     )
     if picture is not None:
         save_comparison(picture, evaluator, found.images, found.classes, reference)
@@ -197,4 +231,17 @@ def _judge(
         "picture": None if picture is None else str(picture),
         **asdict(metrics),
     }
-    return document, judgement_text(metrics, own_accuracy, required, picture)
+    text = judgement_text(metrics, own_accuracy, required, picture)
+    if second is not None:
+        second.to(device)
+        opinion = second_opinion(evaluator, second, found.images, found.classes)
+        theirs = accuracy(second, task.judge_test)
+        arch = second_facts["arch"]
+        document["second_judge"] = {
+            "model": str(second_file),
+            "arch": arch,
+            "test_accuracy": theirs,
+            **asdict(opinion),
+        }
+        text = f"{second_text(metrics, opinion, arch, theirs)}\n{text}"
+    return document, text

@@ -30,6 +30,20 @@ def sweep(
             "--undefended/--no-undefended", help="Add the row of no defence, for the base."
         ),
     ] = True,
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="Shares of its training after which the undefended model is stopped and attacked "
+            "too, as the measure of a defence; none: no such rows."
+        ),
+    ] = "0.02,0.06,0.2",
+    second_judge: Annotated[
+        bool,
+        typer.Option(
+            "--second-judge/--no-second-judge",
+            help="Judge by a second evaluation classifier too, of another architecture and seed.",
+        ),
+    ] = True,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +65,9 @@ def sweep(
     """Train, attack and judge a recipe under several weights; write one table and one report.
 
     Everything but the defence is the same in each row; evaluator and generator are trained once
-    (the generator of ked for each model). Called again, only what is missing or changed is run.
+    (the generator of ked for each model). Rows of the undefended model that was stopped early tell
+    what a model of the same natural accuracy gives away without any defence. Called again, only
+    what is missing or changed is run.
 
     \b
     Example:
@@ -62,7 +78,13 @@ def sweep(
     from bido_ext.lab.experiments.recipes import load_recipe
     from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.experiments.sweep import run_sweep
-    from bido_ext.lab.report import headline, text_table
+    from bido_ext.lab.report import (
+        headline,
+        second_judge_text,
+        text_table,
+        tradeoff_of,
+        tradeoff_text,
+    )
 
     if smoke and data is not None:
         raise ValueError("--smoke draws its own data and takes no --data")
@@ -71,20 +93,36 @@ def sweep(
     points = [(name, parse_weights(name, text)) for text in weights]
     if undefended and name != "none":
         points.insert(0, ("none", {}))
+    shares = _shares(controls)
     command = ["bido", "sweep", recipe, *(part for text in weights for part in ("--weights", text))]
     command += ["--defence", name, "--seed", str(seed), "--out", str(out)]
+    command += ["--controls", controls]
     command += ["--data", str(data)] if data is not None else []
     flags = {"--smoke": smoke, "--from-scratch": from_scratch, "--no-undefended": not undefended}
+    flags["--no-second-judge"] = not second_judge
     command += [flag for flag, given in flags.items() if given]
     options = RunOptions(
         fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
     )
     results = run_sweep(
         chosen, points, out, data, command=shlex.join(command), smoke=smoke,
-        from_scratch=from_scratch, options=options,
+        from_scratch=from_scratch, controls=shares, second_judge=second_judge, options=options,
     )  # fmt: skip
     if json:
-        print_json(results.to_dict())
+        print_json({**results.to_dict(), "tradeoff": tradeoff_of(results).to_dict()})
         return
     typer.echo(f"\n{text_table(results)}\n\n{headline(results)}\n")
+    if told := second_judge_text(results):
+        typer.echo(f"{told}\n")
+    if told := tradeoff_text(results, tradeoff_of(results)):
+        typer.echo(f"{told}\n")
     typer.echo(f"report:  {out / 'report.html'}\nnumbers: {out / 'results.json'}")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return () if text == "none" else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--controls must be shares such as 0.02,0.2 or none, got {text!r}"
+        ) from None

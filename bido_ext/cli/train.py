@@ -81,6 +81,10 @@ def train(
     per_identity: Annotated[
         int | None, typer.Option(help="Images of an identity in a batch of --sampler identity.")
     ] = None,
+    stop: Annotated[
+        float | None,
+        typer.Option(help="Share of the training after which it ends, for a control; default: 1."),
+    ] = None,
     preset: Preset = "quick",
     seed: Seed = 0,
     dataset: Dataset = None,
@@ -145,6 +149,7 @@ def train(
         augment=augment,
         sampler=sampler,
         per_identity=per_identity,
+        stop=stop,
     )
     size = find_model(config.arch).shape(config.arch_options)[-1]
     images = DataConfig(name, data, public, public_data, image_size=size, crop=crop)

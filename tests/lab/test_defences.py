@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The defences: what they add to the loss, and what they refuse."""
 
+from dataclasses import replace
+from importlib.util import find_spec
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ from bido_ext import BiDOLoss, FeatureTaps
 from bido_ext.lab.defences import (
     DEFENCES,
     Defence,
+    Plan,
     arch_options_of,
     label_of,
     resolve_weights,
@@ -17,6 +21,7 @@ from bido_ext.lab.models import MCNN, BottleneckClassifier, build_model
 from bido_ext.lab.models.skips import stages_of
 
 TAPS = MCNN.layers
+PLAN = Plan(num_classes=5, images=10, batch_size=10, epochs=2)
 
 
 @pytest.fixture
@@ -34,7 +39,11 @@ def _penalty(defence, batch, model=None):
 
 def test_every_defence_gives_a_finite_gradient(batch):
     for name in DEFENCES:
-        loss, parts, model, logits = _penalty(Defence(name, taps=TAPS), batch)
+        if name == "dp-sgd" and find_spec("opacus") is None:
+            continue
+        options = arch_options_of(name, DEFENCES[name].weights) if name == "dp-sgd" else {}
+        model = build_model("mcnn", 5, name, options)
+        loss, parts, model, logits = _penalty(Defence(name, taps=TAPS), batch, model)
         total = logits.sum() if loss is None else logits.sum() + loss
         total.backward()
         for parameter in model.parameters():
@@ -152,6 +161,17 @@ def test_weights_of_one_name_are_told_apart():
         ("ls", {"alpha": float("inf")}, "alpha must be a finite number, got inf"),
         ("ls", {"begins": -0.1}, "begins must be a finite number of at least 0"),
         ("midre", {"least": 0.5}, "0 < least <= most < 1, got 0.5 and 0.4"),
+        ("at-at", {"iterations": 1.5}, "iterations must be a whole number, got 1.5"),
+        ("trap-mid", {"alpha": 2}, "alpha must be at most 1, got 2"),
+        ("dp-sgd", {"delta": 1}, "delta must lie between 0 and 1, got 1"),
+        ("dp-sgd", {"clip": 0}, "clip must be positive, got 0"),
+        ("dp-sgd", {"noise": 0}, "noise must be positive, or epsilon, which sets the noise"),
+        ("dp-sgd+bido-hsic", {}, "under bido-hsic an image also changes what the others do"),
+        (
+            "at-at+dp-sgd",
+            {},
+            "under at-at an image also changes what the others do, or enters twice",
+        ),
         ("rounding", {"digits": 1.5}, "digits must be a whole number, got 1.5"),
     ],
 )
@@ -201,8 +221,8 @@ def test_frozen_layers_keep_weights_and_statistics(batch):
     model = build_model("mcnn", 5)
     defence = Defence("tl-dmi", {"share": 0.6})
     with pytest.raises(ValueError, match="needs pretrained weights"):
-        defence.prepare(model, pretrained=False)
-    defence.prepare(model, pretrained=True)
+        defence.prepare(model, PLAN)
+    defence.prepare(model, replace(PLAN, pretrained=True))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), 0.1, weight_decay=0.1)
     for _ in range(2):
@@ -214,7 +234,7 @@ def test_frozen_layers_keep_weights_and_statistics(batch):
     # 4 of its 6 layers before the head: two convolutions, two batch norms.
     assert same == {key for key in before if key.startswith(("layer1.", "layer2."))}
     with pytest.raises(ValueError, match="share must freeze at least 1 and fewer than 6 layers"):
-        Defence("tl-dmi", {"share": 1}).prepare(model, pretrained=True)
+        Defence("tl-dmi", {"share": 1}).prepare(model, replace(PLAN, pretrained=True))
 
 
 @pytest.mark.parametrize(
@@ -263,6 +283,27 @@ def test_networks_without_skips_refuse_rolss():
         build_model("resnet-clsh", 5, options={"skip_stages": 5})
     with pytest.raises(ValueError, match="stages must be a whole number of at least 1, got 1.5"):
         arch_options_of("rolss", {"stages": 1.5, "factor": 0.0})
+
+
+def test_two_defences_of_one_option_are_refused():
+    weights = resolve_weights("rolss+rolss-ssf", {})
+    with pytest.raises(ValueError, match="two defences of .* set skip_stages, skip_factor"):
+        arch_options_of("rolss+rolss-ssf", weights)
+
+
+def test_scaled_skips_carry_the_published_share():
+    asked = arch_options_of("rolss-ssf", resolve_weights("rolss-ssf", {}))
+    model = build_model("resnet-clsh", 5, "rolss-ssf", {"depth": 10, "image_size": 32, **asked})
+    for number, stage in enumerate(stages_of(model.eval())):
+        for block in stage:
+            x = torch.rand(2, block.conv1.in_channels, 8, 8)
+            skip = block.downsample
+            plain = x if skip is None or len(skip) == 1 else skip[:-1](x)
+            carried = x if skip is None else skip(x)
+            if number == 3:
+                torch.testing.assert_close(carried, 0.2 * plain)
+            elif skip is not None:
+                assert torch.equal(carried, skip(x))
 
 
 def test_answers_are_rounded_or_labels_alone():

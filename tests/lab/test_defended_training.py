@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
 from bido_ext.lab.data.small_data import write_small
-from bido_ext.lab.defences import DEFENCES
+from bido_ext.lab.defences import resolve_weights
 from bido_ext.lab.models import build_model
 from bido_ext.lab.models.checkpoint import load_model, save_model
 from bido_ext.lab.models.skips import Scale
@@ -25,15 +25,27 @@ def train(out, *arguments, code=0):
 
 
 @pytest.mark.parametrize(
-    "name", ["ls", "midre", "rounding", "label-only", "bido-hsic+ls", "mid+midre"]
+    ("name", "epochs"),
+    [
+        ("ls", 2),
+        ("midre", 2),
+        ("rounding", 2),
+        ("label-only", 2),
+        ("bido-hsic+ls", 2),
+        ("mid+midre", 2),
+        ("at-at+label-only", 1),
+        ("trap-mid", 1),
+        ("mid+trap-mid", 1),
+        ("dp-sgd+ls+midre", 1),
+    ],
 )
-def test_trains_and_is_written_with_its_weights(name, tmp_path):
-    train(tmp_path, "--defence", name, "--epochs", 2)
+def test_trains_and_is_written_with_its_weights(name, epochs, tmp_path):
+    if "dp-sgd" in name:
+        pytest.importorskip("opacus")
+    train(tmp_path, "--defence", name, "--epochs", epochs)
     _, facts = load_model(tmp_path / "model.pt")
     assert facts["defence"] == name
-    assert facts["weights"] == {
-        k: v for part in name.split("+") for k, v in DEFENCES[part].weights.items()
-    }
+    assert facts["weights"] == resolve_weights(name, {})
 
 
 def test_the_loss_is_the_defences_own(tmp_path):
@@ -50,7 +62,7 @@ def test_the_loss_is_the_defences_own(tmp_path):
 def test_a_schedule_over_the_epochs_does_not_go_on(tmp_path):
     train(tmp_path, "--defence", "ls")
     told = train(tmp_path, "--defence", "ls", "--epochs", 2, code=2)
-    assert "the defence 'ls' changes with the share of the epochs that is done" in told
+    assert "the defence 'ls' depends on the number of epochs" in told
 
 
 def test_frozen_layers_are_those_of_the_file(tmp_path):
@@ -83,3 +95,28 @@ def test_a_network_is_built_again_without_its_skips(tmp_path):
     assert [m.factor for m in model.modules() if isinstance(m, Scale)] == [0.0]
     told = train(tmp_path / "mcnn", "--defence", "rolss", code=2)
     assert "this network has none" in told
+
+
+def test_scaled_skips_train(tmp_path):
+    data = write_small("folders", tmp_path / "faces", classes=3, images=12)
+    small = ["--dataset", "folders", "--data", data, "--batch-size", 4, "--arch", "resnet-clsh"]
+    small += ["--arch-options", "depth=10,image_size=32", "--defence", "rolss-ssf"]
+    train(tmp_path / "soft", *small)
+    model, facts = load_model(tmp_path / "soft" / "model.pt")
+    assert facts["arch_options"]["skip_factor"] == 0.2
+    assert [m.factor for m in model.modules() if isinstance(m, Scale)] == [0.2]
+
+
+def test_a_stopped_training_is_the_beginning_of_the_whole_one(tmp_path):
+    """Half of two epochs under a falling schedule: the first epoch, whatever comes after."""
+    whole = ["--epochs", 2, "--schedule", "cosine"]
+    train(tmp_path / "whole", *whole)
+    train(tmp_path / "half", *whole, "--stop", 0.5)
+    rows = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "half")]
+    assert rows[1] == rows[0][:2]
+    train(tmp_path / "quarter", *whole, "--stop", 0.25)
+    first = load_model(tmp_path / "quarter" / "model.pt")[0].state_dict()["head.weight"]
+    later = load_model(tmp_path / "half" / "model.pt")[0].state_dict()["head.weight"]
+    assert not torch.equal(first, later)
+    told = train(tmp_path / "half", *whole, "--stop", 2, code=2)
+    assert "stop must be a share of the training in (0, 1], got 2.0" in told

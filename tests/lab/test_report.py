@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from stand_ins import a_row, some_results
 
+from bido_ext.lab.judging import SecondJudge, SecondOpinion
 from bido_ext.lab.report import (
     Results,
     headline,
@@ -27,7 +28,9 @@ WEAK = a_row("bido-coco", 0.99, 0.75, {"lambda_x": 1.0, "lambda_y": 50.0})
 
 
 def test_results_survive_the_way_through_the_file(tmp_path):
-    results = some_results(NONE, STRONG)
+    opinion = SecondOpinion(0.5, 0.4, 0.6, 0.45, 0.1, 0.05, 0.15, 0.6)
+    judged = replace(STRONG, second=SecondJudge("lenet3", 0.97, opinion))
+    results = some_results(NONE, judged)
     path = write_results(results, tmp_path / "new" / "results.json")
     assert read_results(path) == results
     document = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 
 import csv
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -21,6 +22,14 @@ DEFENCES = [
     ("unilateral", {"lambda_x": 1.0}),
     ("bido-hsic", {"lambda_x": 0.1, "lambda_y": 1.0}),
     ("bido-coco", {"lambda_x": 1.0, "lambda_y": 50.0}),
+]
+# With a state of their own, or steps that cost several forwards.
+DEARER = [
+    pytest.param("trap-mid+bido-hsic+ls", {}),
+    pytest.param("at-at", {}),
+    pytest.param(
+        "dp-sgd", {}, marks=pytest.mark.skipif(find_spec("opacus") is None, reason="no Opacus")
+    ),
 ]
 
 
@@ -48,8 +57,10 @@ def test_learns_and_writes_its_files(task, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "log.csv", "model.pt"}
 
 
-@pytest.mark.parametrize(("defence", "weights"), DEFENCES)
+@pytest.mark.parametrize(("defence", "weights"), [*DEFENCES, *DEARER])
 def test_interrupted_run_ends_as_the_whole_one(task, tmp_path, monkeypatch, defence, weights):
+    if defence in [row.values[0] for row in DEARER]:
+        task = split_digits(synthetic_digits(80, 30))
     config = replace(SHORT, defence=defence, weights=weights, schedule="cosine", epochs=3)
     whole = _train(config, task, tmp_path / "whole")
     epoch = training._epoch

@@ -35,7 +35,10 @@ class Bido(Rule):
         watched = FeatureTaps(model, list(self.taps))
 
         def penalty(x: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            loss = criterion(x, watched.features, y)
+            features = watched.features
+            if any(len(z) > len(x) for z in features.values()):  # another defence's images
+                features = {layer: z[: len(x)] for layer, z in features.items()}
+            loss = criterion(x, features, y)
             return loss, _named_terms(criterion.terms)
 
         try:
@@ -80,3 +83,4 @@ COCO = DefenceSpec(
     BidoCoco,
     needs_taps=True,
 )
+SPECS = (HSIC, COCO)

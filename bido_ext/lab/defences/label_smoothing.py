@@ -23,6 +23,11 @@ class LabelSmoothing(Rule):
         log_p = logits.log_softmax(1)
         return (1 - alpha) * F.nll_loss(log_p, y) - alpha * log_p.mean()
 
+    @property
+    def follows_epochs(self) -> bool:
+        """See ``Rule``."""
+        return True
+
     def factor(self, epoch: int, epochs: int) -> float:
         """The share of ``alpha`` in ``epoch``, from 1."""
         begins, full = (self.weights[name] * epochs for name in ("begins", "full"))
@@ -31,13 +36,15 @@ class LabelSmoothing(Rule):
         return max(0.0, (epoch - begins) / (epochs - begins)) if begins < epochs else 0.0
 
 
-SPEC = DefenceSpec(
-    "ls",
-    {"alpha": -0.05, "begins": 0.5, "full": 0.75},
-    "negative label smoothing, from the share `begins` of the epochs on (Struppek et al., ICLR 2024)",
-    "label smoothing",
-    LabelSmoothing,
-    may_be_negative=("alpha",),
-    replaces_loss=True,
-    follows_epochs=True,
+SPECS = (
+    DefenceSpec(
+        "ls",
+        {"alpha": -0.05, "begins": 0.5, "full": 0.75},
+        "negative label smoothing, from the share `begins` of the epochs on (Struppek et al., ICLR 2024)",
+        "label smoothing",
+        LabelSmoothing,
+        may_be_negative=("alpha",),
+        replaces_loss=True,
+        per_image=True,
+    ),
 )

@@ -31,4 +31,13 @@ class Mid(Rule):
         yield penalty
 
 
-SPEC = DefenceSpec("mid", {"beta": 0.1}, "MID: variational bottleneck before the head", "MID", Mid)
+SPECS = (
+    DefenceSpec(
+        "mid",
+        {"beta": 0.1},
+        "MID: variational bottleneck before the head",
+        "MID",
+        Mid,
+        per_image=True,
+    ),
+)

@@ -45,10 +45,13 @@ class Midre(Rule):
         return torch.where(inside[:, None], fill.view(1, -1, 1, 1), x)
 
 
-SPEC = DefenceSpec(
-    "midre",
-    {"least": 0.1, "most": 0.4},
-    "MIDRE: random erasing of a share of every training image (Tran et al., TMLR 2025)",
-    "MIDRE",
-    Midre,
+SPECS = (
+    DefenceSpec(
+        "midre",
+        {"least": 0.1, "most": 0.4},
+        "MIDRE: random erasing of a share of every training image (Tran et al., TMLR 2025)",
+        "MIDRE",
+        Midre,
+        per_image=True,
+    ),
 )

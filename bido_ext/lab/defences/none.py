@@ -3,4 +3,4 @@
 
 from .rule import DefenceSpec
 
-SPEC = DefenceSpec("none", {}, "cross-entropy alone", "no defence")
+SPECS = (DefenceSpec("none", {}, "cross-entropy alone", "no defence"),)

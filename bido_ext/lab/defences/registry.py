@@ -3,32 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import bido, label_smoothing, mid, midre, none, rolss, serving, tl_dmi, unilateral
-from .rule import DefenceSpec, Penalty, Rule
+from .rule import DefenceSpec, Extra, Penalty, Plan, Rule, Step
 
+# The files of this folder, each with the defences of its ``SPECS``, in the order of every list.
+FILES = (
+    "none",
+    "mid",
+    "unilateral",
+    "bido",
+    "label_smoothing",
+    "tl_dmi",
+    "rolss",
+    "midre",
+    "trap_mid",
+    "at_at",
+    "dp_sgd",
+    "serving",
+)
 DEFENCES: dict[str, DefenceSpec] = {
-    spec.name: spec
-    for spec in (
-        none.SPEC,
-        mid.SPEC,
-        unilateral.SPEC,
-        bido.HSIC,
-        bido.COCO,
-        label_smoothing.SPEC,
-        tl_dmi.SPEC,
-        rolss.SPEC,
-        midre.SPEC,
-        serving.ROUNDING,
-        serving.LABEL_ONLY,
-    )
+    spec.name: spec for file in FILES for spec in import_module(f".{file}", __package__).SPECS
 }
 
 # Names for people, in tables and plots.
@@ -51,7 +53,19 @@ def parts_of(name: str) -> list[DefenceSpec]:
     own_loss = [spec.name for spec in specs if spec.replaces_loss]
     if len(own_loss) > 1:
         raise ValueError(f"{' and '.join(own_loss)} both replace the cross-entropy")
+    for bound in (spec for spec in specs if spec.needs_per_image):
+        coupled = [s.name for s in specs if s is not bound and not s.per_image]
+        if coupled:
+            raise ValueError(
+                f"{bound.name} bounds what one image does to a step; under {coupled[0]} an image "
+                "also changes what the others do, or enters twice, so the bound would not hold"
+            )
     return specs
+
+
+def draws_batches(name: str) -> bool:
+    """Whether a defence in ``name`` draws the batches of the training."""
+    return any(spec.draws_batches for spec in parts_of(name))
 
 
 def label_of(name: str) -> str:
@@ -89,10 +103,21 @@ class Defence:
 
     rules: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
 
-    def prepare(self, model: nn.Module, *, pretrained: bool) -> None:
+    def prepare(self, model: nn.Module, plan: Plan) -> None:
         """Change ``model`` before its optimiser is made."""
         for rule in self.rules:
-            rule.prepare(model, pretrained=pretrained)
+            rule.prepare(model, plan)
+
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimiser of the training."""
+        for rule in self.rules:
+            optimizer = rule.optimizer(optimizer)
+        return optimizer
+
+    def batches(self, generator: torch.Generator) -> Sequence[Tensor] | None:
+        """Positions of the images of each batch of an epoch, if a defence draws them."""
+        drawn = (rule.batches(generator) for rule in self.rules)
+        return next((batches for batches in drawn if batches is not None), None)
 
     def set_training(self, model: nn.Module) -> None:
         """``model.train()`` but for what the defence holds back."""
@@ -110,6 +135,35 @@ class Defence:
         """What takes the place of the cross-entropy, if anything."""
         losses = [rule.task_loss(logits, y, epoch, epochs) for rule in self.rules]
         return next((loss for loss in losses if loss is not None), None)
+
+    def extras(self, step: Step) -> list[Extra]:
+        """Images that join this step."""
+        return [extra for rule in self.rules if (extra := rule.extra(step)) is not None]
+
+    def told(self) -> dict[str, float]:
+        """Numbers of the epoch that ended."""
+        return {key: value for rule in self.rules for key, value in rule.told().items()}
+
+    def state(self) -> dict[str, Any]:
+        """What a killed training needs beside the model, by defence; those without are left out."""
+        states = zip(parts_of(self.name), self.rules, strict=True)
+        return {spec.name: state for spec, rule in states if (state := rule.state())}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``.
+
+        Raises:
+            ValueError: it is not that of these defences.
+        """
+        for spec, rule in zip(parts_of(self.name), self.rules, strict=True):
+            if not rule.state():
+                continue
+            try:
+                rule.load_state(state[spec.name])
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"the checkpoint has no state of {spec.name!r} that fits"
+                ) from error
 
     def answers(self, probabilities: Tensor) -> Tensor:
         """What a query is told of the probabilities (n, classes)."""
@@ -177,14 +231,16 @@ def arch_options_of(name: str, weights: Mapping[str, float]) -> dict[str, Any]:
     """Options of the classifier that the defence asks for."""
     options: dict[str, Any] = {}
     for spec, rule in zip(parts_of(name), rules_of(name, weights, ()), strict=True):
-        if spec.arch_options is not None:
-            options |= spec.arch_options(rule.weights)
+        asked = {} if spec.arch_options is None else spec.arch_options(rule.weights)
+        if options.keys() & asked.keys():
+            raise ValueError(f"two defences of {name!r} set {', '.join(asked)} of the classifier")
+        options |= asked
     return options
 
 
-def follows_epochs(name: str) -> bool:
+def follows_epochs(name: str, weights: Mapping[str, float]) -> bool:
     """Whether the first epochs of a training depend on how many follow."""
-    return any(spec.follows_epochs for spec in parts_of(name))
+    return any(rule.follows_epochs for rule in rules_of(name, weights, ()))
 
 
 def _names(name: str) -> dict[str, dict[str, str]]:

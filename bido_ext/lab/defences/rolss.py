@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoLSS: a residual network without the skip connections of its last stages (Koh et al., ECCV 2024).
 
-``factor`` multiplies what a skip carries: 0 removes it, 0.2 is the softer published form.
+``factor`` multiplies what a skip carries: 0 removes it.  The softer form of the paper (SSF, a
+factor for the skips) is ``rolss-ssf``; its 0.2 is the one that the code of AT-AT runs,
+github.com/BreuerLabs/Anti-Adversarial-Training.
 """
 
 from __future__ import annotations
@@ -19,10 +21,21 @@ def _options(weights: Mapping[str, float]) -> dict[str, Any]:
     return {"skip_stages": int(stages), "skip_factor": weights["factor"]}
 
 
-SPEC = DefenceSpec(
-    "rolss",
-    {"stages": 1.0, "factor": 0.0},
-    "RoLSS: no skip connections in the last stages (Koh et al., ECCV 2024)",
-    "RoLSS",
-    arch_options=_options,
+SPECS = (
+    DefenceSpec(
+        "rolss",
+        {"stages": 1.0, "factor": 0.0},
+        "RoLSS: no skip connections in the last stages (Koh et al., ECCV 2024)",
+        "RoLSS",
+        arch_options=_options,
+        per_image=True,
+    ),
+    DefenceSpec(
+        "rolss-ssf",
+        {"stages": 1.0, "factor": 0.2},
+        "RoLSS, softer: skips of the last stages are multiplied by a factor (Koh et al., ECCV 2024)",
+        "RoLSS, scaled skips",
+        arch_options=_options,
+        per_image=True,
+    ),
 )

@@ -42,6 +42,7 @@ ROUNDING = DefenceSpec(
     "answers rounded to decimals (Fredrikson et al., CCS 2015); white-box attacks do not meet it",
     "rounded answers",
     Rounding,
+    per_image=True,
 )
 LABEL_ONLY = DefenceSpec(
     "label-only",
@@ -49,4 +50,6 @@ LABEL_ONLY = DefenceSpec(
     "answers are labels without confidences; white-box attacks do not meet it",
     "label only",
     LabelOnly,
+    per_image=True,
 )
+SPECS = (ROUNDING, LABEL_ONLY)

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .rule import DefenceSpec, Rule
+from .rule import DefenceSpec, Plan, Rule
 
 
 class TlDmi(Rule):
     """Freezes the first ``share`` of the layers with weights, in the order of their use."""
 
-    def prepare(self, model: nn.Module, *, pretrained: bool) -> None:
+    def prepare(self, model: nn.Module, plan: Plan) -> None:
         """See ``Rule``."""
-        if not pretrained:
+        if not plan.pretrained:
             raise ValueError(
                 "the defence 'tl-dmi' freezes layers that were trained on other images: it needs "
                 "pretrained weights (--pretrained FILE)"
@@ -74,10 +74,13 @@ def _in_order(model: nn.Module) -> list[nn.Module]:
     return list(seen)
 
 
-SPEC = DefenceSpec(
-    "tl-dmi",
-    {"share": 0.6},
-    "TL-DMI: the first layers keep pretrained weights (Ho et al., CVPR 2024)",
-    "TL-DMI",
-    TlDmi,
+SPECS = (
+    DefenceSpec(
+        "tl-dmi",
+        {"share": 0.6},
+        "TL-DMI: the first layers keep pretrained weights (Ho et al., CVPR 2024)",
+        "TL-DMI",
+        TlDmi,
+        per_image=True,
+    ),
 )

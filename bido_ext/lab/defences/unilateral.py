@@ -29,10 +29,12 @@ class Unilateral(Rule):
         yield penalty
 
 
-SPEC = DefenceSpec(
-    "unilateral",
-    {"lambda_x": 1.0},
-    "COCO(inputs, logits) penalty alone; linear kernel on the logits, Frobenius norm",
-    "COCO(X, logits)",
-    Unilateral,
+SPECS = (
+    DefenceSpec(
+        "unilateral",
+        {"lambda_x": 1.0},
+        "COCO(inputs, logits) penalty alone; linear kernel on the logits, Frobenius norm",
+        "COCO(X, logits)",
+        Unilateral,
+    ),
 )

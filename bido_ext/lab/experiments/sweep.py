@@ -30,6 +30,9 @@ from bido_ext.lab.report import (
 )
 
 Point = tuple[str, Mapping[str, float]]  # defence and weights
+# Shares of its training after which the undefended model is also stopped and attacked: what a
+# defence is compared with at equal natural accuracy.
+CONTROLS = (0.02, 0.06, 0.2)
 
 
 def run_sweep(
@@ -41,6 +44,8 @@ def run_sweep(
     command: str = "",
     smoke: bool = False,
     from_scratch: bool = False,
+    controls: Sequence[float] = CONTROLS,
+    second_judge: bool = False,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
 ) -> Results:
@@ -54,6 +59,8 @@ def run_sweep(
         command: The command line, for the report.
         smoke: As of ``run_recipe``.
         from_scratch: As of ``run_recipe``.
+        controls: Shares in (0, 1) of the undefended training, each a row of its own.
+        second_judge: As of ``run_recipe``; trained once for all rows.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
 
@@ -67,13 +74,18 @@ def run_sweep(
     names = ["-".join([defence, *(f"{v:g}" for v in w.values())]) for defence, w in full]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"points must be given, each once, got {', '.join(names) or 'none'}")
+    if any(not 0 < share < 1 for share in controls) or len(set(controls)) < len(controls):
+        raise ValueError(f"controls must be shares between 0 and 1, each once, got {controls}")
+    stops = [1.0] * len(full) + list(controls)
+    full += [("none", {}) for _ in controls]
+    names += [f"none-stopped-{share:g}" for share in controls]
     narrator = narrator or Narrator(stages=5 * len(names))
     with locked(out):
         runs = []
-        for name, (defence, weights) in zip(names, full, strict=True):
+        for name, (defence, weights), stop in zip(names, full, stops, strict=True):
             narrator.say(f"\n== {name}")
             chosen = replace(
-                recipe, target=replace(recipe.target, defence=defence, weights=weights)
+                recipe, target=replace(recipe.target, defence=defence, weights=weights, stop=stop)
             )
             runs.append(
                 run_recipe(
@@ -83,6 +95,7 @@ def run_sweep(
                     smoke=smoke,
                     from_scratch=from_scratch,
                     shared=out,
+                    second_judge=second_judge,
                     options=options,
                     narrator=narrator,
                 )
@@ -112,6 +125,7 @@ def _row(name: str, point: Point, run: RecipeResult) -> Row:
         seconds={"training": run.seconds["target"], "attack": run.seconds["attack"]},
         config=run.config["target"],
         commands=(),
+        second=run.second,
     )
 
 

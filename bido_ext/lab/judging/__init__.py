@@ -10,12 +10,19 @@ from bido_ext.lab.judging.embedding import PrivateReference, classify, embed
 from bido_ext.lab.judging.inception import load_inception
 from bido_ext.lab.judging.interval import clustered_interval, identity_interval, wilson_interval
 from bido_ext.lab.judging.metrics import AttackMetrics, ClassMetrics, judge_attack
+from bido_ext.lab.judging.perceptual import load_lpips
 from bido_ext.lab.judging.pictures import save_comparison
+from bido_ext.lab.judging.prdc import Prdc, prdc, prdc_of_classes
+from bido_ext.lab.judging.second import SecondJudge, SecondOpinion, check_second, second_opinion
 
 __all__ = [
     "AttackMetrics",
     "ClassMetrics",
+    "Prdc",
     "PrivateReference",
+    "SecondJudge",
+    "SecondOpinion",
+    "check_second",
     "classify",
     "clustered_interval",
     "embed",
@@ -25,6 +32,10 @@ __all__ = [
     "judge_attack",
     "knn_distance",
     "load_inception",
+    "load_lpips",
+    "prdc",
+    "prdc_of_classes",
     "save_comparison",
+    "second_opinion",
     "wilson_interval",
 ]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import stdev
 
 import torch
@@ -22,6 +22,8 @@ from bido_ext.lab.judging.interval import (
     identity_interval,
     wilson_interval,
 )
+from bido_ext.lab.judging.perceptual import lpips_to_nearest
+from bido_ext.lab.judging.prdc import prdc_of_classes
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class AttackMetrics:
         frechet_inception: Frechet distance on Inception features of the same two sets; None if no
             weights were given.
         draws: Images of one search.
+        precision, recall, density, coverage: As ``Prdc`` on evaluator features, a mean over the
+            classes; None where a class has too few images.
+        lpips: Mean LPIPS to the private image of the class that is nearest in the evaluator's
+            features; None if no weights were given.
     """
 
     attack_accuracy: float
@@ -86,6 +92,11 @@ class AttackMetrics:
     identity_ci_method: str = ""
     frechet_inception: float | None = None
     draws: int = 1
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    lpips: float | None = None
 
 
 def judge_attack(
@@ -95,6 +106,7 @@ def judge_attack(
     reference: PrivateReference,
     *,
     inception: nn.Module | None = None,
+    lpips: nn.Module | None = None,
     draws: int = 1,
 ) -> AttackMetrics:
     """Judge the reconstructions of one attack.
@@ -106,6 +118,7 @@ def judge_attack(
         classes: The private label of each column of ``images``.
         reference: The private training images, ``PrivateReference.of(evaluator, images, labels)``.
         inception: The FID network of ``load_inception``, for ``frechet_inception``.
+        lpips: The network of ``load_lpips``, for ``lpips``.
         draws: How many images in a row along the first axis come of one search (``Reconstructions``).
 
     Returns:
@@ -144,6 +157,7 @@ def judge_attack(
     else:
         low, high = clustered_interval(_searches(top1, draws).flatten(), draws)
     by_identity = identity_interval(top1)
+    spread = prdc_of_classes(features, target, reference, labels)
     return AttackMetrics(
         attack_accuracy=float(top1.mean()),
         std_over_restarts=_std_over_restarts(_searches(top1, draws)),
@@ -173,6 +187,10 @@ def judge_attack(
         if inception is None
         else inception_distance(inception, flat, _chosen(reference.images, attacked)),
         draws=draws,
+        lpips=None
+        if lpips is None
+        else float(lpips_to_nearest(lpips, flat, features, target, reference).mean()),
+        **({} if spread is None else asdict(spread)),
     )
 
 

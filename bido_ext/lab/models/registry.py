@@ -14,6 +14,7 @@ from .ir import IRClassifier
 from .lenet3 import LeNet3
 from .mcnn import MCNN
 from .mid import BottleneckClassifier
+from .norms import NORMS, use_group_norm
 from .resnet_cls_h import ResNetClsH
 from .scnn import SCNN
 from .skips import scale_skips
@@ -21,6 +22,8 @@ from .vgg16 import VGG16
 
 # Of residual networks: what the skips of the last stages are multiplied by.
 _SKIPS = {"skip_stages": 0, "skip_factor": 1.0}
+
+_NORM = {"norm": "batch"}  # "group": group norm in its place
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class ModelSpec:
 
     def all_options(self) -> dict[str, Any]:
         """Its own options and those of every classifier, with the defaults."""
-        return {**self.options, "pixel_range": "unit", "resize": self.resize, **_SKIPS}
+        return {**self.options, "pixel_range": "unit", "resize": self.resize, **_SKIPS, **_NORM}
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options that differ from the defaults, checked and in the type of the default.
@@ -68,6 +71,8 @@ class ModelSpec:
                 f"pixel_range must be one of {', '.join(PIXEL_RANGES)}, "
                 f"got {resolved['pixel_range']!r}"
             )
+        if resolved.get("norm", "batch") not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {resolved['norm']!r}")
         return {key: value for key, value in resolved.items() if value != defaults[key]}
 
     def shape(self, options: Mapping[str, Any] | None = None) -> tuple[int, int, int]:
@@ -177,6 +182,8 @@ def build_model(
     model.resize = given.get("resize", spec.resize)
     if stages := given.get("skip_stages"):
         scale_skips(model, stages, given.get("skip_factor", 1.0))
+    if given.get("norm") == "group":
+        use_group_norm(model)
     return BottleneckClassifier(model, num_classes) if is_mid else model
 
 

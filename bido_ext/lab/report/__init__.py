@@ -11,16 +11,21 @@ from bido_ext.lab.report.results import (
     read_results,
     write_results,
 )
-from bido_ext.lab.report.table import text_table
+from bido_ext.lab.report.table import second_judge_text, text_table
+from bido_ext.lab.report.tradeoff import Tradeoff, tradeoff_of, tradeoff_text
 
 __all__ = [
     "EvaluatorResult",
     "Results",
     "Row",
+    "Tradeoff",
     "headline",
     "read_results",
     "save_tradeoff",
+    "second_judge_text",
     "text_table",
+    "tradeoff_of",
+    "tradeoff_text",
     "write_report",
     "write_results",
 ]

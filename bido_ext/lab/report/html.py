@@ -14,9 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.report.duration import duration
 from bido_ext.lab.report.headline import ACCEPTED_LOSS, headline
+from bido_ext.lab.report.literature import published_text
 from bido_ext.lab.report.plot import tradeoff_svg
 from bido_ext.lab.report.results import Results, Row
-from bido_ext.lab.report.table import attack_text
+from bido_ext.lab.report.table import attack_text, second_judge_text
+from bido_ext.lab.report.tradeoff import tradeoff_of, tradeoff_text
 
 
 def write_report(results: Results, path: Path) -> Path:
@@ -50,6 +52,10 @@ def write_report(results: Results, path: Path) -> Path:
         accepted_loss=ACCEPTED_LOSS,
         attack_text=lambda row: attack_text(row.attack, "±"),
         tradeoff=_data_uri(tradeoff_svg(results), "image/svg+xml"),
+        tradeoff_text=tradeoff_text(results, tradeoff_of(results)),
+        second_judge=second_judge_text(results),
+        has_controls=any(row.stop < 1 for row in results.rows),
+        published=published_text(results),
         pictures={
             row.name: _data_uri((path.parent / row.picture).read_bytes(), "image/png")
             for row in results.rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bido_ext.lab.judging import AttackMetrics
+from bido_ext.lab.judging import AttackMetrics, SecondOpinion
+from bido_ext.lab.judging.prdc import NEIGHBOURS
 from bido_ext.lab.report.grid import grid
 from bido_ext.lab.report.table import attack_text
 
@@ -40,9 +41,35 @@ def judgement_text(
     ]
     if metrics.frechet_inception is not None:
         lines.append(f"Inception FID  {metrics.frechet_inception:.4g} (the same images)")
+    if metrics.lpips is not None:
+        lines.append(f"LPIPS          {metrics.lpips:.4f} (to the nearest private image)")
+    if metrics.precision is not None:
+        names = ("precision", "recall", "density", "coverage")
+        told = ", ".join(f"{name} {getattr(metrics, name):.3f}" for name in names)
+        lines.append(f"PRDC           {told} (k = {NEIGHBOURS}, within each class)")
     if picture is not None:
         lines.append(f"picture        {picture}")
     return "\n".join([*lines, "", _by_class(metrics)])
+
+
+def second_text(metrics: AttackMetrics, second: SecondOpinion, arch: str, accuracy: float) -> str:
+    """The second judge's accuracy, and where the two do not agree."""
+    interval = (
+        ""
+        if second.identity_ci_low is None or second.identity_ci_high is None
+        else f" [{100 * second.identity_ci_low:.1f}, {100 * second.identity_ci_high:.1f}]"
+    )
+    kappa = "n/a" if second.kappa is None else f"{second.kappa:.2f}"
+    return "\n".join(
+        [
+            f"second judge   {100 * second.attack_accuracy:.1f}%{interval} ({arch}, "
+            f"{100 * accuracy:.2f}% on its test set), the first "
+            f"{100 * metrics.attack_accuracy:.1f}%",
+            f"               they disagree on {100 * second.disagreement:.1f}% of the "
+            f"reconstructions: {100 * second.only_first:.1f}% are hits for the first alone, "
+            f"{100 * second.only_second:.1f}% for the second alone (kappa {kappa})",
+        ]
+    )
 
 
 def _by_class(metrics: AttackMetrics) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -23,7 +24,15 @@ _STYLES = {
     "bido-hsic": ("#0072b2", "o", (-6, -12)),
     "bido-coco": ("#009e73", "D", (6, -12)),
 }
-_OTHER = ("#666666", "v", (6, 6))
+# The others, in the order in which a run has them.
+_MORE = (
+    ("#d55e00", "v", (6, 6)),
+    ("#56b4e9", "P", (-6, -12)),
+    ("#8c510a", "X", (6, -12)),
+    ("#7b3294", "<", (-6, 6)),
+    ("#b8a800", ">", (6, 6)),
+    ("#666666", "p", (-6, -12)),
+)
 _HALO = [withStroke(linewidth=3, foreground="white")]
 _LEAST_SPAN = 1.0  # points of natural accuracy
 
@@ -33,8 +42,14 @@ def tradeoff_figure(results: Results) -> Figure:
     figure = Figure(figsize=(8.2, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for defence in dict.fromkeys(row.defence for row in results.rows):
-        _draw_sweep(axes, [row for row in results.rows if row.defence == defence])
+    defences = list(dict.fromkeys(row.defence for row in results.rows))
+    others = [defence for defence in defences if defence not in _STYLES]
+    styles = {**_STYLES, **dict(zip(others, cycle(_MORE), strict=False))}
+    for defence in defences:
+        rows = [row for row in results.rows if row.defence == defence]
+        if defence == "none":  # the controls lead to the model that was trained to the end
+            rows.sort(key=lambda row: row.stop)
+        _draw_sweep(axes, rows, styles[defence])
     chance = 100 * results.task["chance_attack_accuracy"]
     axes.axvline(chance, color="#999999", linestyle=":", linewidth=1)
     axes.annotate(
@@ -61,8 +76,8 @@ def tradeoff_figure(results: Results) -> Figure:
     return figure
 
 
-def _draw_sweep(axes: Axes, rows: list[Row]) -> None:
-    colour, marker, corner = _STYLES.get(rows[0].defence, _OTHER)
+def _draw_sweep(axes: Axes, rows: list[Row], style: tuple[str, str, tuple[int, int]]) -> None:
+    colour, marker, corner = style
     x = [100 * row.attack.attack_accuracy for row in rows]
     y = [100 * row.natural_accuracy for row in rows]
     low = [100 * max(0.0, row.attack.attack_accuracy - row.attack.ci_low) for row in rows]
@@ -82,9 +97,11 @@ def _draw_sweep(axes: Axes, rows: list[Row]) -> None:
         label=rows[0].label,
     )
     for point, row in zip(zip(x, y, strict=True), rows, strict=True):
-        if row.weights:
+        told = ", ".join(f"{value:g}" for value in row.weights.values())
+        told = told or (f"{100 * row.stop:g}%" if row.stop < 1 else "")
+        if told:
             axes.annotate(
-                ", ".join(f"{value:g}" for value in row.weights.values()),
+                told,
                 point,
                 xytext=corner,
                 textcoords="offset points",

@@ -28,13 +28,17 @@ refuse a higher version.
                         of {label, attack_accuracy, attack_accuracy_top5, knn_distance,
                         feature_distance}; identity_ci_low, identity_ci_high, identity_ci_method
                         (an interval that resamples identities), frechet_inception and draws
-                        (images of one search), which files of earlier releases lack
+                        (images of one search), precision, recall, density and coverage
+                        (within each class), lpips, which files of earlier releases lack
         target_confidence
                         mean probability the attacked model gives its own reconstructions
         picture         path of the PNG, relative to ``results.json``
         seconds         {training, attack}
         config          every training setting of this model
         commands        the single ``bido`` commands that repeat this row
+        second          null, or the second judge {arch, test_accuracy, opinion: {attack_accuracy,
+                        identity_ci_low, identity_ci_high, both, only_first, only_second,
+                        disagreement, kappa}}; files of earlier releases lack it
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.data.atomic import write_text
-from bido_ext.lab.judging import AttackMetrics, ClassMetrics
+from bido_ext.lab.judging import AttackMetrics, ClassMetrics, SecondJudge, SecondOpinion
 
 FORMAT, VERSION = "bido_ext.results", 1
 
@@ -81,13 +85,21 @@ class Row:
     seconds: dict[str, float]
     config: dict[str, Any]
     commands: tuple[str, ...]
+    second: SecondJudge | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", _as_read(self.config))
 
     @property
+    def stop(self) -> float:
+        """Share of its training after which it was stopped; 1: it was not."""
+        return float(self.config.get("stop", 1.0))
+
+    @property
     def weights_text(self) -> str:
         """The weights for a table, "-" if there are none."""
+        if not self.weights and self.stop < 1:
+            return f"stopped at {100 * self.stop:g}%"
         return ", ".join(f"{name} {value:g}" for name, value in self.weights.items()) or "-"
 
 
@@ -112,8 +124,8 @@ class Results:
 
     @property
     def undefended(self) -> Row | None:
-        """The row of the model without a defence."""
-        return next((row for row in self.rows if row.defence == "none"), None)
+        """The row of the model without a defence, trained to the end."""
+        return next((row for row in self.rows if row.defence == "none" and row.stop == 1), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
@@ -152,7 +164,12 @@ def _row(document: dict[str, Any]) -> Row:
     attack = dict(document["attack"])
     attack["per_class"] = tuple(ClassMetrics(**row) for row in attack["per_class"])
     attack["classes"] = tuple(attack["classes"])
-    rest = {"attack": AttackMetrics(**attack), "commands": tuple(document["commands"])}
+    rest: dict[str, Any] = {
+        "attack": AttackMetrics(**attack),
+        "commands": tuple(document["commands"]),
+    }
+    if (judge := document.get("second")) is not None:
+        rest["second"] = SecondJudge(**{**judge, "opinion": SecondOpinion(**judge["opinion"])})
     return Row(**{**document, **rest})
 
 

@@ -43,3 +43,28 @@ def text_table(results: Results) -> str:
         for row in results.rows
     ]
     return grid(HEADER, lines)
+
+
+def second_judge_text(results: Results) -> str:
+    """Both judges' attack accuracies, row by row; empty where there is one judge."""
+    lines = []
+    for row in results.rows:
+        if row.second is None:
+            continue
+        opinion = row.second.opinion
+        lines.append(
+            (
+                row.label,
+                row.weights_text,
+                f"{100 * row.attack.attack_accuracy:.1f}%",
+                f"{100 * opinion.attack_accuracy:.1f}%",
+                f"{100 * opinion.disagreement:.1f}%",
+                "n/a" if opinion.kappa is None else f"{opinion.kappa:.2f}",
+            )
+        )
+    judges = {(row.second.arch, row.second.test_accuracy) for row in results.rows if row.second}
+    if not lines:
+        return ""
+    header = ("defence", "weights", "attack by the judge", "by the second", "disagree on", "kappa")
+    told = ", ".join(f"{arch}, {100 * share:.2f}% on its test set" for arch, share in judges)
+    return f"Second judge: {told}\n{grid(header, lines)}"

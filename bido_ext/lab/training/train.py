@@ -8,25 +8,24 @@ run loses at most one epoch and continues to the same weights.
 import csv
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.data.atomic import replacing
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.data.training_augment import training_augmentation
-from bido_ext.lab.defences import Defence, Penalty
+from bido_ext.lab.defences import Defence, Penalty, Plan
 from bido_ext.lab.models import build_model, load_pretrained
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic, save_model
 from bido_ext.lab.models.pretrained import file_sha256
 
 from .batches import EpochBatches
+from .loss import StepLoss
 from .optimizers import build_optimizer, build_scheduler
 from .splits import Images, Splits, Task, check_images, splits_of
 from .train_config import EVALUATOR, TrainConfig
@@ -143,9 +142,13 @@ def _fit(
     defence = Defence(config.defence, config.weights, config.taps or _taps_of(model))
     # channels_last: the faster layout for convolutions
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    defence.prepare(model, pretrained=bool(config.pretrained))
+    plan = Plan(
+        data.num_classes, len(train), config.batch_size, config.epochs, bool(config.pretrained)
+    )
+    defence.prepare(model, plan)
     optimizer = build_optimizer(config, model)
     scheduler = build_scheduler(config, optimizer, len(batches))
+    optimizer = defence.optimizer(optimizer)
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_val": -1.0, "history": []}
     state["seconds"] = 0.0
     free = {"epochs"} if config.can_go_on else set()
@@ -160,8 +163,11 @@ def _fit(
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])
+        defence.load_state(saved.get("defence", {}))
+    steps = max(1, round(config.stop * config.epochs * len(batches)))
+    last = min(config.epochs, math.ceil(steps / len(batches)))
     with defence.attached(model) as penalty:
-        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        for epoch in range(state["epoch"] + 1, last + 1):
             started = time.monotonic()
             row = _epoch(
                 config,
@@ -173,8 +179,10 @@ def _fit(
                 scheduler,
                 train,
                 batches,
+                steps - (epoch - 1) * len(batches) if config.stop < 1 else None,
                 progress,
             )
+            row |= defence.told()
             row["val_accuracy"] = accuracy(model, data.val)
             state["history"].append({"epoch": epoch, **row})
             if row["val_accuracy"] > state["best_val"]:
@@ -183,15 +191,25 @@ def _fit(
             state.update(epoch=epoch, seconds=state["seconds"] + time.monotonic() - started)
             state.update(model=model.state_dict(), optimizer=optimizer.state_dict())
             state.update(scheduler=scheduler.state_dict(), settings=settings)
+            state.update(defence=defence.state())
             save_atomic(state, checkpoint)
             _write_log(state["history"], run_dir / "log.csv")
-    return _finish(config, data, model, state, run_dir)
+    return _finish(config, data, model, state, run_dir, tuple(defence.told()))
 
 
 def _finish(
-    config: TrainConfig, data: Splits, model: nn.Module, state: dict[str, Any], run_dir: Path
+    config: TrainConfig,
+    data: Splits,
+    model: nn.Module,
+    state: dict[str, Any],
+    run_dir: Path,
+    told: tuple[str, ...],
 ) -> TrainResult:
-    """Test the chosen epoch's weights and write the model file."""
+    """Test the chosen epoch's weights and write the model file.
+
+    ``told`` are columns of the defence: their last values go into it, as an epsilon is that of all
+    steps, whichever epoch was chosen.
+    """
     model.load_state_dict(state["best"])
     result = TrainResult(
         model=model.eval(),
@@ -202,6 +220,7 @@ def _finish(
         path=run_dir / "model.pt",
     )
     metrics = {"val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy}
+    metrics |= {key: state["history"][-1][key] for key in told}
     save_model(
         result.path, model, config.arch, data.num_classes, config.defence, metrics,
         config.model_options, config.weights,
@@ -219,41 +238,40 @@ def _epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     train: ImageSet,
     batches: EpochBatches,
+    most: int | None,
     progress: bool,
 ) -> dict[str, float]:
+    """Train on at most ``most`` batches of one epoch; None: on all."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     torch.manual_seed(config.seed * 100_003 + epoch)  # MID's noise, torchvision's transforms
     augment = training_augmentation(config.augment)
-    drawn = batches.epoch(generator)
-    # The input as the network sees it: BiDO's X.
-    seen: Callable[[Tensor], Tensor] = getattr(model, "seen", lambda x: x)
+    drawn = (defence.batches(generator) or batches.epoch(generator))[:most]
+    loss_of = StepLoss(model, defence, penalty, epoch, config.epochs)
     by_epoch = config.schedule == "multistep"
     sums: dict[str, Tensor] = {}
+    counted = 0
     name = config.defence if config.defence != "none" else config.arch
     defence.set_training(model)
     for chosen in tqdm(drawn, f"{name} epoch {epoch}/{config.epochs}", disable=not progress):
         x, y = train.batch(chosen).to(device), train.labels[chosen].to(device)
-        if augment is not None:
+        if augment is not None and len(x):
             x = augment(x, generator)
-        x = defence.images(x, generator)
-        logits = model(x)
-        ce = F.cross_entropy(logits, y)
-        extra, parts = penalty(seen(x), logits, y)
-        task = defence.task_loss(logits, y, epoch, config.epochs)
-        task = ce if task is None else task
-        loss = task if extra is None else task + extra
+        loss, parts = loss_of(x, y, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if not by_epoch:
             scheduler.step()
+        if not len(x):  # a batch drawn under DP-SGD; its loss is a mean of nothing
+            continue
+        counted += 1
         # Sums stay on the device: reading them every step would stall a GPU.
-        for key, value in {"loss": loss.detach(), "ce": ce.detach(), **parts}.items():
+        for key, value in {"loss": loss.detach(), **parts}.items():
             sums[key] = sums[key] + value if key in sums else value
     if by_epoch:
         scheduler.step()
-    row = {key: float(value) / len(drawn) for key, value in sums.items()}
+    row = {key: float(value) / counted for key, value in sums.items()}
     if not math.isfinite(row["loss"]):
         raise FloatingPointError(
             f"the training loss is {row['loss']} in epoch {epoch}; lower lr ({config.lr}) or the"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bido_ext.lab.data.training_augment import training_augmentation
-from bido_ext.lab.defences import arch_options_of, follows_epochs, resolve_weights
+from bido_ext.lab.defences import arch_options_of, draws_batches, follows_epochs, resolve_weights
 from bido_ext.lab.models import find_model
 
 from .finite import check_finite
@@ -37,6 +37,8 @@ class TrainConfig:
         taps: layers that BiDO watches; empty: those of the classifier.
         pretrained: file of weights to start from; empty: none.
         reinit: modules that keep fresh weights beside it, see ``load_pretrained``.
+        stop: share of the training's steps after which it ends early, in (0, 1]; the schedule stays
+            that of the whole training.
     """
 
     arch: str = "mcnn"
@@ -59,6 +61,7 @@ class TrainConfig:
     taps: tuple[str, ...] = ()
     pretrained: str = ""
     reinit: tuple[str, ...] = ("head",)
+    stop: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", resolve_weights(self.defence, self.weights))
@@ -78,6 +81,8 @@ class TrainConfig:
         check_finite(self)
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 < self.stop <= 1:
+            raise ValueError(f"stop must be a share of the training in (0, 1], got {self.stop}")
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ValueError(
                 f"milestones belong to the schedule 'multistep', got {self.milestones} with "
@@ -87,6 +92,10 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size must be a multiple of per_identity={self.per_identity}, "
                 f"got {self.batch_size}"
+            )
+        if self.sampler == "identity" and draws_batches(self.defence):
+            raise ValueError(
+                f"the defence {self.defence!r} draws the batches itself; sampler must be 'shuffle'"
             )
         training_augmentation(self.augment)
 
@@ -103,8 +112,10 @@ class TrainConfig:
                 "a cosine schedule falls to 0 over its number of epochs (--schedule constant or "
                 "multistep can go on)"
             )
-        if follows_epochs(self.defence):
-            return f"the defence {self.defence!r} changes with the share of the epochs that is done"
+        if self.stop < 1:
+            return "a training that is stopped early (--stop) depends on the number of epochs"
+        if follows_epochs(self.defence, self.weights):
+            return f"the defence {self.defence!r} depends on the number of epochs"
         return ""
 
     @property

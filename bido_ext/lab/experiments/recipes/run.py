@@ -17,11 +17,19 @@ from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.pipeline import LabData, Trained, train_judge, train_target
 from bido_ext.lab.experiments.stage import RunOptions
-from bido_ext.lab.judging import AttackMetrics, PrivateReference, judge_attack, save_comparison
+from bido_ext.lab.judging import (
+    AttackMetrics,
+    PrivateReference,
+    SecondJudge,
+    judge_attack,
+    save_comparison,
+    second_opinion,
+)
 
 from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
+from .second_judge import second_judge_of
 from .summary import RecipeResult
 
 
@@ -33,6 +41,7 @@ def run_recipe(
     smoke: bool = False,
     from_scratch: bool = False,
     shared: Path | None = None,
+    second_judge: bool = False,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
 ) -> RecipeResult:
@@ -47,6 +56,7 @@ def run_recipe(
         from_scratch: Start from fresh weights where the recipe names a file.
         shared: Folder of what runs with other targets share: made-up data, the evaluation
             classifier, and the generator unless it belongs to the target; default: ``out``.
+        second_judge: Train a second evaluation classifier too, and say where the two disagree.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
 
@@ -73,7 +83,10 @@ def run_recipe(
     if sees_public or inputs.weights(recipe.attack.generator) is None:
         inputs.check_public()
     with locked(out):
-        found = _run(plan, inputs, settings, out, shared, options, narrator or Narrator(stages=5))
+        found = _run(
+            plan, inputs, settings, out, shared, second_judge, options,
+            narrator or Narrator(stages=5),
+        )  # fmt: skip
         config = {
             "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
             "target": asdict(plan.target),
@@ -99,6 +112,7 @@ class _Found:
     attack: AttackRun
     metrics: AttackMetrics
     reference: PrivateReference
+    second: SecondJudge | None
 
     def draw(self, picture: Path) -> None:
         found = self.attack.attacked.reconstructions
@@ -139,6 +153,7 @@ class _Found:
                 "target": self.target.seconds,
                 "attack": self.attack.attacked.seconds,
             },
+            second=self.second,
         )
 
 
@@ -148,6 +163,7 @@ def _run(
     settings: AttackSettings,
     out: Path,
     shared: Path,
+    second_judge: bool,
     options: RunOptions,
     narrator: Narrator,
 ) -> _Found:
@@ -170,9 +186,22 @@ def _run(
     with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
         attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
         told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
-    with say("Judge the attack", "By the evaluation classifier, against the private images."):
+    second = None
+    with say(
+        "Judge the attack", "By the evaluation classifier, against the private images."
+    ) as told:
         metrics, reference = _judged(data, evaluator, attack.attacked)
-    return _Found(data, evaluator, target, attack, metrics, reference)
+        if second_judge:
+            config = second_judge_of(plan)
+            images = inputs.images(size_of(config), private_only=True)
+            other = train_judge(images, config, shared / "second_evaluator", options)
+            found = attack.attacked.reconstructions
+            opinion = second_opinion(evaluator.model, other.model, found.images, found.classes)
+            second = SecondJudge(config.arch, other.test_accuracy, opinion)
+            told.append(
+                f"second judge ({config.arch}, test accuracy {100 * other.test_accuracy:.2f}%)"
+            )
+    return _Found(data, evaluator, target, attack, metrics, reference, second)
 
 
 def _told(data: LabData) -> str:

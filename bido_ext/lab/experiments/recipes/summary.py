@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bido_ext.lab.judging import AttackMetrics
+from bido_ext.lab.judging import AttackMetrics, SecondJudge
 from bido_ext.lab.report.table import attack_text
 
 
@@ -27,6 +27,7 @@ class RecipeResult:
         config: everything that was configured.
         machine, versions: where it ran.
         seconds: computing time of the steps.
+        second: what a second evaluation classifier says; None if there is none.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class RecipeResult:
     machine: dict[str, str]
     versions: dict[str, str]
     seconds: dict[str, float]
+    second: SecondJudge | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
