@@ -5,7 +5,7 @@ At the first call of an op in a bucket (device, dtype, precision, candidates, ro
 two) every candidate is checked against the reference, and those that pass are timed on the arguments at hand,
 forward and backward. The verdict stays on disk. Where nothing may be measured (a graph capture, deterministic
 algorithms, BIDO_EXT_TUNE=0, a backward whose forward was not seen) a stored verdict serves, else the first that
-passes in the order of ON_GPU. ``BIDO_EXT_BACKEND`` forces one; then what it lacks raises.
+passes in the order of the op's row. ``BIDO_EXT_BACKEND`` forces one; then what it lacks raises.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from bido_ext.serving.limits import features_of
 from bido_ext.serving.row import (
     COMPOSITION,
     CONTRACTS,
-    ON_GPU,
+    ROWS,
     Arguments,
     Function,
+    Implementation,
     Row,
     default_of,
     named,
@@ -121,17 +122,26 @@ def _tell(op: str, times: dict[str, Any], seconds: float) -> None:
 
 
 def candidates(
-    row: Row, arguments: Arguments, order: Sequence[str] = ON_GPU
+    row: Row, arguments: Arguments, among: Sequence[Implementation] | None = None
 ) -> dict[str, dict[str, Function]]:
-    """The implementations that are there and take the arguments, in the order given."""
+    """The implementations that are there and take the arguments, in their order.
+
+    Args:
+        among: Default: those for GPUs.
+    """
     able = {}
-    for implementation in filter(None, map(row.get, order)):
+    for implementation in row.on_gpu() if among is None else among:
         functions = functions_of(row.op, implementation.name)
         if functions and implementation.refusal(arguments) is None:
             able[implementation.name] = functions
-    if row.composition:
+    if row.composition and not (able and _waits(row, arguments)):
         able[COMPOSITION] = functions_of(row.op, COMPOSITION)
     return able
+
+
+def _waits(row: Row, arguments: Arguments) -> bool:
+    """Whether the composition would stop the host for the device."""
+    return row.composition_waits and features_of(arguments)[0].device.type != "cpu"
 
 
 def right_ones(
@@ -160,7 +170,7 @@ def bucket(
         "tf32" if tf32_allowed() else "ieee",
         f"n <= {1 << max(0, n - 1).bit_length()}",
         f"width <= {1 << max(0, width - 1).bit_length()}",
-        "+".join(among),
+        ROWS[op].words_of(arguments) + "+".join(among),
         verdicts.device_name(device),
     )
 
@@ -223,7 +233,7 @@ def _forced(name: str, row: Row, implementation: str, arguments: Arguments) -> F
     known = row.get(implementation)
     why = None if known is None else known.refusal(arguments)
     if (name not in functions or known is None or why is not None) and row.composition:
-        return default_of(name)
+        return _without_kernel(name, row, arguments)
     if name not in functions or known is None:
         raise NotImplementedError(
             f"BIDO_EXT_BACKEND: bido_ext::{name} has no {implementation} kernel. Unset it to let another "
@@ -235,6 +245,15 @@ def _forced(name: str, row: Row, implementation: str, arguments: Arguments) -> F
             "Unset it to let another implementation serve."
         )
     return functions[name]
+
+
+def _without_kernel(name: str, row: Row, arguments: Arguments) -> Function:
+    """The composition, or what does without reading values back where it does not."""
+    if _waits(row, arguments):
+        for form in row.implementations:
+            if form.portable and form.refusal(arguments) is None:
+                return functions_of(row.op, form.name)[name]
+    return default_of(name)
 
 
 def forget() -> None:

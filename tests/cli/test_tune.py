@@ -38,7 +38,12 @@ def test_json_has_a_time_and_an_error_of_each_implementation() -> None:
     by_op = {row["op"]: row for row in table["rows"]}
     assert set(by_op["hsic"]["milliseconds"]) == {"cpu", "composed"}
     assert all(0 < error < 1e-4 for error in by_op["hsic"]["errors"].values())
-    assert set(by_op["nhsic"]["milliseconds"]) == {"cpu", "composition"}
+    assert set(by_op["nhsic"]["milliseconds"]) == {
+        "cpu",
+        "composed",
+        "sweep",
+        "composition",
+    }
 
 
 @pytest.mark.parametrize(
