@@ -190,7 +190,8 @@ def _measured(function: str, arguments: Arguments, device: torch.device) -> Tune
     if times is None:
         with torch.no_grad():
             times = choose.times_of(row, right, arguments, device) or {}
-    chosen = choose.fastest(times) if times else "reference"
-    if on_cpu and "cpu" in able:
-        chosen = "cpu"
+    default = COMPOSITION if row.composition else "reference"
+    chosen = choose.fastest(times) if times else default
+    if on_cpu:  # nothing is chosen there: bido_cpu serves what it takes
+        chosen = "cpu" if "cpu" in able else default
     return TuneRow(row.op, " ".join(map(str, key[1:5])), chosen, times, errors)

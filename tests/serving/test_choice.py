@@ -13,7 +13,9 @@ import torch
 from serving.conftest import CPU, Functions, StandIns
 
 from bido_ext import _disk_cache
-from bido_ext.serving import choose, libraries, verdicts
+from bido_ext.ops.tune import tune
+from bido_ext.serving import choose, libraries, report, verdicts
+from bido_ext.serving.implementations import functions_of
 from bido_ext.serving.measure import times
 from bido_ext.serving.row import ROWS, default_of, named
 
@@ -301,3 +303,27 @@ def test_a_row_says_why_it_does_not_take_a_call() -> None:
     assert cuda.refusal(named("nhsic", few)) is None
     many = ([torch.rand(300, 2)] * 2, None, [0] * 2, [0], [1], 1e-5, True, [])
     assert cuda.refusal(named("nhsic", many)) == "300 samples, at most 128"
+
+
+def test_the_report_counts_the_candidates_in_their_order() -> None:
+    """Of every op: those of its row that are there, as the chooser would try them."""
+    reasons = {row.op: row.reason for row in report.backends() if row.device == "cuda"}
+    for op, row in ROWS.items():
+        there = [i.name for i in row.on_gpu() if functions_of(op, i.name)]
+        if not there:
+            assert "candidate" not in reasons[op]
+            continue
+        count = len(there) + bool(row.composition and not row.composition_waits)
+        assert f"{count} candidate{'s' * (count > 1)}: " in reasons[op]
+        places = [reasons[op].index(f"{name}: ") for name in there]
+        assert places == sorted(places)
+    assert "where none of them serves, composition of" in reasons["nhsic"]
+
+
+def test_tuning_compares_what_the_row_has_for_a_device() -> None:
+    table = tune(32, [9, 7], device="cpu", measures=["hsic", "nhsic", "coco"])
+    found = {row.op: (set(row.errors), row.chosen) for row in table.rows}
+    assert found["hsic"] == ({"cpu", "composed"}, "cpu")
+    assert found["nhsic"] == ({"cpu", "composed", "sweep", "composition"}, "cpu")
+    # bido_cpu has the Frobenius norm alone; what is fastest of the others does not serve on a CPU.
+    assert found["coco"] == ({"composed", "squared", "composition"}, "composition")
