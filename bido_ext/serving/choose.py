@@ -10,6 +10,7 @@ passes in the order of the op's row. ``BIDO_EXT_BACKEND`` forces one; then what 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -49,33 +50,63 @@ WORTH_TELLING = 1.0
 
 def call(name: str, *args: Any) -> Any:
     """Calls the function ``name`` of the implementation that serves such arguments."""
-    if collected is not None:
-        collected.append((name, named(name, args)))
-    key = signature(name, args)
-    function = _served.get(key)
-    if function is None:
-        function = _choose_and_keep(name, args, key)
-    return function(*args)
+    return caller_of(name)(*args)
 
 
 def signature(name: str, args: Sequence[Any]) -> tuple[Any, ...]:
     """All that a choice may depend on: the layout of the features, other dtypes and constants, never values."""
-    at = CONTRACTS[name].features_at
-    features = args[at]
-    if type(features) is not list:
-        features = (features,)
-    deterministic = torch.are_deterministic_algorithms_enabled()  # then nothing is timed
-    parts: list[Any] = [name, tf32_allowed(), deterministic, features[0].device]
-    for t in features:
-        parts += (t.dtype, t.shape, t.stride())
-    for i, arg in enumerate(args):
-        if isinstance(arg, Tensor):
-            parts.append(arg.dtype)
-        elif type(arg) is not list:
-            parts.append(arg)
-        elif i != at:
-            parts.append(tuple(arg))
-    return tuple(parts)
+    key: tuple[Any, ...] = _written_out(name)[1](*args)
+    return key
+
+
+def caller_of(name: str) -> Function:
+    """What PyTorch's dispatcher calls for the function ``name`` on a GPU."""
+    return _written_out(name)[0]
+
+
+#: A call and its signature. A training step makes dozens of calls of some ten microseconds each: the loop over
+#: arguments of any type, which this is without, takes as long again.
+_TEMPLATE = """
+def call({arguments}):
+    if collected is not None:
+        collected.append(({name!r}, named({name!r}, ({arguments},))))
+    key = {key}
+    function = _served.get(key)
+    if function is None:
+        function = _choose_and_keep({name!r}, ({arguments},), key)
+    return function({arguments})
+
+def signature({arguments}):
+    return {key}
+"""
+
+
+@functools.cache
+def _written_out(name: str) -> tuple[Function, Function]:
+    """The template for the arguments of a schema."""
+    contract = CONTRACTS[name]
+    features = contract.arguments[contract.features_at]
+    grouped = contract.types[contract.features_at] == "Tensor[]"
+    device = f"{features}[0].device" if grouped else f"{features}.device"
+    # Deterministic algorithms: then nothing is timed.
+    parts = [repr(name), "tf32_allowed()", "torch.are_deterministic_algorithms_enabled()", device]
+    for argument, kind in zip(contract.arguments, contract.types, strict=True):
+        of_all = f" for t in {argument}]"
+        if argument == features:
+            layout = "(t.dtype, t.shape, t.stride())"
+            parts.append(f"*[{layout}{of_all}" if grouped else layout.replace("t.", f"{features}."))
+        elif kind == "Tensor":
+            parts.append(f"{argument}.dtype")
+        elif kind == "Tensor[]":
+            parts.append(f"tuple([t.dtype{of_all})")
+        else:
+            parts.append(f"tuple({argument})" if kind.endswith("[]") else argument)
+    made: dict[str, Function] = {}
+    source = _TEMPLATE.format(
+        arguments=", ".join(contract.arguments), name=name, key=f"({', '.join(parts)})"
+    )
+    exec(source, globals(), made)
+    return made["call"], made["signature"]
 
 
 def _choose_and_keep(name: str, args: Sequence[Any], key: tuple[Any, ...]) -> Function:

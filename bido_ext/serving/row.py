@@ -54,7 +54,11 @@ class Implementation:
 
     def refusal(self, arguments: Arguments) -> str | None:
         """The first reason why it does not take the arguments."""
-        return next((why for limit in self.limits if (why := limit(arguments)) is not None), None)
+        for limit in self.limits:
+            why = limit(arguments)
+            if why is not None:
+                return why
+        return None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class Contract:
 
     default: Function
     arguments: tuple[str, ...]
+    #: Of each argument, as the schema has it: "Tensor", "Tensor[]", "int[]", "float" ...
+    types: tuple[str, ...]
     #: How it runs again in float64 on the CPU (bido_ext._float64).
     in_float64: Function | None = None
     row: Row | None = field(default=None, repr=False)
@@ -129,7 +135,9 @@ CONTRACTS: dict[str, Contract] = {}
 
 def add_contract(name: str, schema: str, default: Function, in_float64: Function | None) -> None:
     """Tells of a function ``bido_ext::name``."""
-    CONTRACTS[name] = Contract(default, _names_of(schema), in_float64)
+    both = [argument.split() for argument in schema[1 : schema.index(")")].split(",")]
+    types, names = zip(*both, strict=True)
+    CONTRACTS[name] = Contract(default, names, types, in_float64)
 
 
 def add_row(row: Row) -> None:
@@ -162,8 +170,3 @@ def default_of(function: str) -> Function:
 def named(function: str, args: Iterable[Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
     return dict(zip(CONTRACTS[function].arguments, args, strict=False))
-
-
-def _names_of(schema: str) -> tuple[str, ...]:
-    inside = schema[1 : schema.index(")")]
-    return tuple(argument.split()[-1] for argument in inside.split(",") if argument.strip())
