@@ -108,15 +108,14 @@ def _group(
 def _bounded(variables: Sequence[Tensor], kinds: Sequence[int], tile: int) -> tuple[int, int]:
     """Rows of a panel, and of features that are centered at a time.
 
-    A panel of each variable and a few beside them take the room of one of ``tile`` rows, and so do the rows of
-    features of both sides of a product, with the copies that a product makes of them.
+    The plan grants ``tile`` rows of every Gram matrix of features and of one beside them: half to panels of each
+    variable and what is made beside them, half to features on both sides of a product and copies of them.
     """
     n = variables[0].shape[0]
-    widest = max(
-        [v.shape[1] for v, kind in zip(variables, kinds, strict=True) if kind < LABELS] or [1]
-    )
-    features = max(1, tile * n // (COPIES_OF_A_SIDE * 2 * widest))
-    return max(1, min(tile // (len(kinds) + PANELS_BESIDE), features)), features
+    widths = [v.shape[1] for v, kind in zip(variables, kinds, strict=True) if kind < LABELS]
+    half = (len(widths) + 1) * tile // 2  # rows of n entries
+    features = max(1, half * n // (2 * COPIES_OF_A_SIDE * max(widths, default=1)))
+    return max(1, min(half // (len(kinds) + PANELS_BESIDE), features)), features
 
 
 def _gradient(L: Tensor, sums: Tensor, rows: slice, unbiased: bool) -> Tensor:
