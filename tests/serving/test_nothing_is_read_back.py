@@ -55,6 +55,7 @@ CASES = [
       for op, variant in (("gaussian_gram", False), ("gram_stack", False),
                           ("double_center", False), ("hsic", False), ("hsic", True))
       for kind in (GAUSSIAN, LAPLACIAN, ENERGY, LINEAR)],
+    *[(op, "split", False, GAUSSIAN, 40) for op in ("gaussian_gram", "gram_stack", "hsic")],
     *[("nhsic", form, variant, kind, 140)
       for form in ("composed", "sweep", "refined")
       for variant in ("float64", "float32")
