@@ -108,8 +108,8 @@ def _group(
 def _bounded(variables: Sequence[Tensor], kinds: Sequence[int], tile: int) -> tuple[int, int]:
     """Rows of a panel, and of features that are centered at a time.
 
-    The plan grants ``tile`` rows of every Gram matrix of features and of one beside them. Half goes to panels of
-    each variable and what is made beside them, half to features on both sides of a product and their copies.
+    The plan grants ``tile`` rows of every Gram matrix of features and of one beside them. Half goes to panels
+    and what is made beside them, half to features on both sides of a product and their copies.
     """
     n = variables[0].shape[0]
     widths = [v.shape[1] for v, kind in zip(variables, kinds, strict=True) if kind < LABELS]
