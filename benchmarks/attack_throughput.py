@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved
 from benchmarks.published_attacks import published_gmi, published_ked
 from benchmarks.results import Record, default_path, save
 from bido_ext.lab.attacks import Critic, Gan, Generator, GmiConfig, KedConfig, invert, invert_ked
@@ -25,6 +24,7 @@ from bido_ext.lab.attacks.ked import KedGan, TargetDiscriminator
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.models import build_model
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.serving.measure import MIN_ROUNDS, interleaved
 
 OWN, PUBLISHED, FROZEN = "bido_ext", "published loop", "published loop, weights frozen"
 # Classes attacked together, arch and image shape of the published experiments.

@@ -12,7 +12,7 @@ from benchmarks import own, truth
 from benchmarks.case import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.problem import make_step
 from benchmarks.rivals import measure_rivals
-from benchmarks.rivals.gemm_floor import step_floor
+from bido_ext.serving.floor import step_floor
 
 DIMS = (12288, 65536, 32768, 16384, 8192, 2048)
 NUM_CLASSES = 1000

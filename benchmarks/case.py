@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.problem import Problem
-from benchmarks.rivals.gemm_floor import FloorPart
+from bido_ext.serving.floor import FloorPart
 
 OWN = "bido_ext"
 #: bido_ext without a mode: the regime is its own choice.

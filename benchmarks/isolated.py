@@ -25,8 +25,8 @@ from benchmarks.case import CaseSpec
 from benchmarks.gate import evaluate, judge, truth_of
 from benchmarks.input_sets import rotation_of
 from benchmarks.machine import ROOT
-from benchmarks.measure import interleaved
 from benchmarks.registry import build
+from bido_ext.serving.measure import interleaved
 
 #: Fixed malloc thresholds: freed blocks go back to the system, so the peak is what was alive at once.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from benchmarks.layer_similarity_rivals import Models, gram_once, pair_by_pair, torch_cka_package
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio, quantile
 from benchmarks.results import Record, default_path, save
 from bido_ext import LayerSimilarity, Linear, reference
 from bido_ext.nn.similarity_sums import CenteredGrams, sums_of_batch
 from bido_ext.ops.gram_stack import gram_stack
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.hsic import hsic_of_pairs
+from bido_ext.serving.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio, quantile
 
 OWN, FORWARD = "bido_ext", "both forward passes"
 RIVALS = ("torch_cka", "pair by pair", "each Gram matrix once")

@@ -17,10 +17,10 @@ import torch
 from benchmarks import bido_step, rivals
 from benchmarks.case import MODES, CaseSpec
 from benchmarks.gate import GateError
-from benchmarks.measure import MIN_ROUNDS
 from benchmarks.registry import OPS, STEP_MEASURES, build, default_specs
 from benchmarks.results import Record, default_path, growth_text, save
 from benchmarks.runner import NothingToRunError, Settings, run_case
+from bido_ext.serving.measure import MIN_ROUNDS
 
 SMOKE_ROUNDS = 3
 DTYPES = ("float32", "float64", "bfloat16", "float16")

@@ -16,11 +16,12 @@ from benchmarks.case import OWN, OpCase, is_own, mode_of
 from benchmarks.gate import RAISED, GateError, Verdict, evaluate, judge, truth_of
 from benchmarks.input_sets import bytes_of, how_many, rotation_of, told
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, Timing, clock_of, interleaved
 from benchmarks.problem import Problem
 from benchmarks.results import Record
 from benchmarks.rivals import FOREIGN
-from benchmarks.rivals.gemm_floor import combine, floor_calls
+from benchmarks.rivals.gemm_floor import floor_calls
+from bido_ext.serving.floor import combine
+from bido_ext.serving.measure import MIN_ROUNDS, Timing, clock_of, interleaved
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Settings:
         dtype: Of the features, a name of torch.
         device: "cpu" or a CUDA device.
         threads: Of torch, in this process and in its children.
-        rounds, minimum_rounds: See :func:`benchmarks.measure.interleaved`.
+        rounds, minimum_rounds: See :func:`bido_ext.serving.measure.interleaved`.
         rivals: Names to run beside bido_ext, or None for all.
         memory: Whether to measure peak memory, in a fresh process per implementation.
         times: Whether to measure times, and with them the floor.

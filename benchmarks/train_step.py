@@ -23,12 +23,12 @@ from benchmarks import bido_step, rivals
 from benchmarks.case import OWN, OpCase
 from benchmarks.gate import GateError, Verdict, judge, truth_of
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio
 from benchmarks.problem import Problem, images
 from benchmarks.registry import STEP_MEASURES, build
 from benchmarks.results import Record, default_path, save
 from benchmarks.run import text_table
 from bido_ext import FeatureTaps
+from bido_ext.serving.measure import MIN_ROUNDS, Timing, interleaved, paired_ratio
 
 PLAIN = "plain step"
 CONTROL = "plain step again"

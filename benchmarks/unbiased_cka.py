@@ -22,9 +22,9 @@ from torch import Tensor
 import bido_ext as bx
 from benchmarks.case import OWN
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved, paired_ratio
 from benchmarks.results import Record, default_path, save
 from benchmarks.rivals import cka_packages
+from bido_ext.serving.measure import MIN_ROUNDS, interleaved, paired_ratio
 
 NAME = "unbiased_cka"
 D = 512

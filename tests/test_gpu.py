@@ -13,7 +13,7 @@ import bido_ext as bx
 from bido_ext.serving import choose
 from bido_ext.serving.check import self_check
 from bido_ext.serving.implementations import functions_of
-from bido_ext.serving.row import ON_GPU, checked_ops
+from bido_ext.serving.row import ON_GPU, ROWS, checked_ops
 
 pytestmark = pytest.mark.gpu
 
@@ -66,8 +66,15 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose.forget()
 
 
-@pytest.mark.parametrize("implementation", ON_GPU)
-@pytest.mark.parametrize("op", checked_ops())
+#: Every op with the kernels that any op may have, and with its own further forms.
+SERVES_GPUS = [
+    (op, name)
+    for op in checked_ops()
+    for name in dict.fromkeys([*ON_GPU, *[i.name for i in ROWS[op].on_gpu()]])
+]
+
+
+@pytest.mark.parametrize(("op", "implementation"), SERVES_GPUS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=readable)
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_kernels_pass_the_self_check(

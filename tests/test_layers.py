@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import direction: cli -> lab -> nn -> ops -> rows, composed -> serving -> reference, never back."""
+"""Import direction: cli -> lab -> nn -> composed -> ops -> rows -> serving -> reference, never back.
+
+What is composed of ops is loaded by its name, in bido_ext/serving/implementations.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 import bido_ext
 
 PACKAGE = Path(bido_ext.__file__).parent
-ORDER = ["reference", "serving", "composed", "rows", "ops", "nn", "lab", "cli"]
+ORDER = ["reference", "serving", "rows", "ops", "composed", "nn", "lab", "cli"]
 
 
 def imported_layers(path: Path) -> set[str]:

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.input_sets import cache_bytes
 from benchmarks.machine import machine_line
-from benchmarks.measure import clock_of, interleaved
 from bido_ext import backends
+from bido_ext.serving.measure import clock_of, interleaved
 
 
 def seconds(call: Callable[[], object], device: str) -> float:

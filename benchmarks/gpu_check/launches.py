@@ -23,9 +23,9 @@ from benchmarks.gate import evaluate
 from benchmarks.gpu_check.facts import seconds
 from benchmarks.implementations import GRAPH_SETS, as_graph
 from benchmarks.input_sets import Rotation, bytes_of, rotation_of, told
-from benchmarks.measure import clock_of
 from benchmarks.problem import Problem
 from benchmarks.registry import STEP_MEASURES, build
+from bido_ext.serving.measure import clock_of
 
 RIVALS = ("published", "shared_eager", "hand_backward")
 

@@ -9,7 +9,7 @@ from benchmarks import own, truth
 from benchmarks.case import OWN, CaseSpec, Implementation, OpCase, feature_bytes
 from benchmarks.problem import make_pair
 from benchmarks.rivals import measure_rivals
-from benchmarks.rivals.gemm_floor import pair_floor
+from bido_ext.serving.floor import pair_floor
 
 
 def pair_case(spec: CaseSpec, cubic: float = 0.0) -> OpCase:

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved
 from benchmarks.results import Record, default_path, save
 from bido_ext.ops import distance_products as op
+from bido_ext.serving.measure import MIN_ROUNDS, interleaved
 
 NAME = "distance_products"
 PAIRS = "all pairs"

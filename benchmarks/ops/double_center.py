@@ -9,7 +9,7 @@ from benchmarks import own, truth
 from benchmarks.case import OWN, CaseSpec, OpCase
 from benchmarks.problem import make_matrix
 from benchmarks.rivals import center_rivals
-from benchmarks.rivals.gemm_floor import copy_floor
+from bido_ext.serving.floor import copy_floor
 
 
 def case(spec: CaseSpec) -> OpCase:

@@ -10,7 +10,7 @@ from benchmarks.case import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.ops._pair import pair_specs
 from benchmarks.problem import make_gram
 from benchmarks.rivals import gram_rivals
-from benchmarks.rivals.gemm_floor import gram_floor
+from bido_ext.serving.floor import gram_floor
 
 
 def case(spec: CaseSpec) -> OpCase:

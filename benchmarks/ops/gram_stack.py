@@ -9,7 +9,7 @@ from benchmarks import own, truth
 from benchmarks.case import OWN, CaseSpec, OpCase, feature_bytes
 from benchmarks.problem import make_stack
 from benchmarks.rivals import stack_rivals
-from benchmarks.rivals.gemm_floor import stack_floor
+from bido_ext.serving.floor import stack_floor
 
 #: Three widths of a VGG16 step: a wide early layer to a narrow late one.
 DIMS = (12288, 8192, 2048)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine_line
-from benchmarks.measure import MIN_ROUNDS, interleaved
 from benchmarks.results import Record, default_path, save
 from bido_ext import reference
 from bido_ext.ops.independence_test import draw_permutations
+from bido_ext.serving.measure import MIN_ROUNDS, interleaved
 
 NAME = "permuted_products"
 TEXTBOOK = "textbook, dense"

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bido_ext.composed._fused import fused_entries, fused_weights, is_fused
 from bido_ext.reference.gram_stack import accumulation_dtype
 from bido_ext.reference.kernel_entries import (
     GRAM,
@@ -21,20 +23,8 @@ from bido_ext.reference.kernel_entries import (
 #: Rounds of the robust centre: rows farther than the median row are left out of the mean.
 ROUNDS = 2
 
-
-def centered(x: Tensor) -> Tensor:
-    """x (n, d) less a centre that outliers do not move, in the dtype that products accumulate in.
-
-    Distances do not change; their digits do. The mean of the nearer half of the rows is a weighted sum, one
-    pass over x, where column medians would be a sort.
-    """
-    x = x.to(accumulation_dtype(x.dtype))
-    x = x - x.mean(0, keepdim=True)
-    for _ in range(ROUNDS):
-        norms = torch.linalg.vector_norm(x, dim=1)
-        near = (norms <= norms.median()).to(x.dtype)
-        x = x - ((near / near.sum()) @ x)
-    return x
+#: A product of two matrices, of operands whose squared norms matter.
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -42,35 +32,94 @@ class Variable:
     """One variable of a group, ready for its rows.
 
     Attributes:
-        x: Centered features (n, d), labels (n,), or a Gram matrix (n, n).
+        x: Features (n, d), labels (n,), or a Gram matrix (n, n).
         parameter: As the contract has it, in the dtype of the Gram matrix.
         kind: Of bido_ext.reference.kernel_entries.
+        dtype: Of the Gram matrix.
+        multiply: Makes the products of features.
+        chunk: Rows of features that are centered at a time; n: all, once.
     """
 
     x: Tensor
     parameter: Tensor
     kind: int
     dtype: torch.dtype
+    multiply: Multiply = torch.mm
+    chunk: int = 0
+    centre: Tensor | None = None
+    norms: Tensor | None = None
+    whole: Tensor | None = None
 
     @staticmethod
-    def make(x: Tensor, parameter: Tensor, kind: int, dtype: torch.dtype) -> Variable:
+    def make(
+        x: Tensor, parameter: Tensor, kind: int, dtype: torch.dtype, multiply: Multiply = torch.mm,
+        chunk: int = 0,
+    ) -> Variable:  # fmt: skip
+        """Args: chunk: 0 for all rows."""
+        n = x.shape[0]
+        v = Variable(x, parameter.to(dtype), kind, dtype, multiply, min(chunk, n) or n)
         if kind < LABELS:
-            x = centered(x)
-            if kind == LINEAR:
-                x = x - x.mean(0, keepdim=True)
-        variable = Variable(x, parameter.to(dtype), kind, dtype)
-        if kind < LABELS:
-            variable.norms = x.square().sum(1)
-        return variable
+            v._center()
+        return v
 
-    norms: Tensor | None = None
+    def _center(self) -> None:
+        """A centre that outliers do not move; distances do not change, their digits do.
+
+        The mean of the nearer half of the rows is a weighted sum, one pass over x, where column medians would
+        be a sort. Of a linear kernel the mean of all comes after it.
+        """
+        x, accumulated = self.x, accumulation_dtype(self.x.dtype)
+        n = x.shape[0]
+        all_rows = panels(n, self.chunk)
+        self.centre = x[:1].new_zeros((1, x.shape[1]), dtype=accumulated)
+        everyone = torch.ones((n,), dtype=accumulated, device=x.device)
+        weights = [everyone] + [None] * ROUNDS + [everyone] * (self.kind == LINEAR)
+        for weight in weights:
+            if weight is None:
+                norms = torch.cat(
+                    [torch.linalg.vector_norm(self.rows(rows), dim=1) for rows in all_rows]
+                )
+                weight = (norms <= norms.median()).to(accumulated)
+            share = weight / weight.sum()
+            shift = [share[None, rows] @ self.rows(rows) for rows in all_rows]
+            self.centre = self.centre + (shift[0] if len(shift) == 1 else torch.stack(shift).sum(0))
+        if self.chunk >= n:
+            self.whole = self.rows(slice(0, n))
+        self.norms = torch.cat([self.rows(rows).square().sum(1) for rows in all_rows])
+
+    def rows(self, rows: slice) -> Tensor:
+        """Centered features of some rows, in the dtype that products accumulate in."""
+        if self.whole is not None:
+            return self.whole[rows]
+        assert self.centre is not None
+        return self.x[rows].to(self.centre.dtype) - self.centre
+
+    def products(self, rows: slice) -> Tensor:
+        """Inner products of some rows with all, (rows, n)."""
+        n, left = self.x.shape[0], self.rows(rows)
+        if self.chunk >= n:
+            return self.multiply(left, self.rows(slice(0, n)).T)
+        found = left.new_empty((left.shape[0], n))
+        for part in panels(n, self.chunk):
+            found[:, part] = self.multiply(left, self.rows(part).T)
+        return found
+
+    def weighted(self, A: Tensor) -> Tensor:
+        """A x of the centered features, (rows, d)."""
+        n = self.x.shape[0]
+        if self.chunk >= n:
+            return self.multiply(A, self.rows(slice(0, n)))
+        total = A.new_zeros((A.shape[0], self.x.shape[1]))
+        for part in panels(n, self.chunk):
+            total += self.multiply(A[:, part], self.rows(part))
+        return total
 
     def distances(self, rows: slice) -> Tensor:
         """Squared distances of some rows to all, with exact zeros on the diagonal."""
-        x, norms = self.x, self.norms
-        assert norms is not None
-        D = torch.addmm(norms.expand(rows.stop - rows.start, -1), x[rows], x.T, alpha=-2)
-        D += norms[rows, None]
+        assert self.norms is not None
+        D = self.products(rows).mul_(-2)
+        D += self.norms
+        D += self.norms[rows, None]
         D.clamp_min_(0)
         own = D.diagonal(rows.start)
         own -= own.clone()  # 0, and the NaN of bad features stays
@@ -84,7 +133,10 @@ class Variable:
         if self.kind == GRAM:
             return self.x[rows].to(self.dtype)
         if self.kind == LINEAR:
-            return self.x[rows] @ self.x.T
+            return self.products(rows)
+        if is_fused(self.norms):
+            assert self.norms is not None
+            return fused_entries(self.products(rows), self.norms, rows, self.parameter, self.kind)
         return entry_of_distance(self.distances(rows), self.parameter, self.kind)
 
     def gradient(self, g: Tensor, E: Tensor, rows: slice) -> Tensor:
@@ -93,11 +145,13 @@ class Variable:
         if self.kind == GRAM:
             return g
         if self.kind == LINEAR:
-            return 2 * (g @ self.x)
-        A = weight_of_entry(g, E, self.parameter, self.kind)
-        own = A.diagonal(rows.start)
-        own.zero_()  # A_ii cancels; its round-off would drown small weights
-        return A @ self.x - A.sum(1, keepdim=True) * self.x[rows]
+            return 2 * self.weighted(g)
+        if is_fused(self.norms):
+            A = fused_weights(g, E, rows, self.parameter, self.kind)
+        else:
+            A = weight_of_entry(g, E, self.parameter, self.kind)
+            A.diagonal(rows.start).zero_()  # A_ii cancels; its round-off would drown small weights
+        return self.weighted(A) - A.sum(1, keepdim=True) * self.rows(rows)
 
 
 def panels(n: int, rows: int) -> list[slice]:

@@ -4,8 +4,8 @@
 With rows of the Gram matrices at hand, K' and L' are they less their own row means, and k, l the row sums:
     tr(HKH HLH) = sum K' o L' - (1/n) sum_j (k_j - k_mean)(l_j - l_mean)
     unbiased, off the diagonal: sum K' o L' - n / ((n-1)(n-2)) sum_j (k_j - k_mean)(l_j - l_mean)
-Nothing large cancels, so the entries may be float32; sums are float64. Streaming holds a panel of each matrix,
-and beside them centered copies of the features, which no bound on memory counts yet.
+Nothing large cancels, so the entries may be float32; sums are float64. Streaming holds a panel of each matrix
+and centers few features at a time, so that it keeps to what csrc/common/planner.h has granted to a tile.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bido_ext.composed._panels import Variable, panels
+from bido_ext.composed._panels import Multiply, Variable, panels
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.resolution import far_or_extreme, nan_where_unresolved
+
+#: Panels that are made beside those of the entries, and copies of the features of a product at a time.
+PANELS_BESIDE, COPIES_OF_A_SIDE = 6, 4
 
 
 def hsic(
     variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
-    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
+    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int, *,
+    multiply: Multiply = torch.mm,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The contract of bido_ext.ops.hsic; what is kept are whole matrices, or none."""
     n, dtype, m = variables[0].shape[0], group_dtype(variables, kinds), len(kinds)
@@ -32,8 +36,9 @@ def hsic(
     sums, total = parameters.new_empty((m, n)), parameters.new_zeros((len(first),))
     bad = [torch.zeros((), dtype=torch.bool, device=parameters.device) for _ in kinds]
     with torch.autocast(parameters.device.type, enabled=False):
-        group = _group(variables, parameters, kinds, dtype)
-        for rows in panels(n, n if keeps else _rows_of(tile, m)):
+        at_once, chunk = (n, n) if keeps else _bounded(variables, kinds, tile)
+        group = _group(variables, parameters, kinds, dtype, multiply, chunk)
+        for rows in panels(n, at_once):
             E = [variable.entries(rows) for variable in group]
             for i, entries in enumerate(E):
                 bad[i] = bad[i] | far_or_extreme(entries, kinds[i])
@@ -59,16 +64,17 @@ def hsic(
 def hsic_backward(
     grad: Tensor, variables: Sequence[Tensor], parameters: Tensor, sums: Tensor, tiles: Tensor,
     kinds: Sequence[int], first: Sequence[int], second: Sequence[int], unbiased: bool, tile: int,
-    wanted: Sequence[int],
+    wanted: Sequence[int], *, multiply: Multiply = torch.mm,
 ) -> list[Tensor]:  # fmt: skip
     """The contract of bido_ext.ops.hsic."""
-    n, dtype, m = variables[0].shape[0], group_dtype(variables, kinds), len(kinds)
+    n, dtype = variables[0].shape[0], group_dtype(variables, kinds)
     features = [i for i, kind in enumerate(kinds) if kind < LABELS]
     whole = tiles.numel() > 0
     grads = {i: torch.empty_like(variables[i], dtype=dtype) for i in wanted}
     with torch.autocast(grad.device.type, enabled=False):
-        group = _group(variables, parameters, kinds, dtype)
-        for rows in panels(n, n if whole else _rows_of(tile, m)):
+        at_once, chunk = (n, n) if whole else _bounded(variables, kinds, tile)
+        group = _group(variables, parameters, kinds, dtype, multiply, chunk)
+        for rows in panels(n, at_once):
             E = [
                 tiles[features.index(i), 0, rows]
                 if whole and i in features
@@ -90,17 +96,26 @@ def hsic_backward(
 
 
 def _group(
-    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], dtype: torch.dtype
-) -> list[Variable]:
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], dtype: torch.dtype,
+    multiply: Multiply, chunk: int,
+) -> list[Variable]:  # fmt: skip
     return [
-        Variable.make(x, parameters[i], kind, dtype)
+        Variable.make(x, parameters[i], kind, dtype, multiply, chunk)
         for i, (x, kind) in enumerate(zip(variables, kinds, strict=True))
     ]
 
 
-def _rows_of(tile: int, m: int) -> int:
-    """Rows of a panel: one of each variable and a few beside them take the room of one of ``tile`` rows."""
-    return max(1, tile // (m + 4))
+def _bounded(variables: Sequence[Tensor], kinds: Sequence[int], tile: int) -> tuple[int, int]:
+    """Rows of a panel, and of features that are centered at a time.
+
+    The plan grants ``tile`` rows of every Gram matrix of features and of one beside them. Half goes to panels
+    and what is made beside them, half to features on both sides of a product and their copies.
+    """
+    n = variables[0].shape[0]
+    widths = [v.shape[1] for v, kind in zip(variables, kinds, strict=True) if kind < LABELS]
+    half = (len(widths) + 1) * tile // 2  # rows of n entries
+    features = max(1, half * n // (2 * COPIES_OF_A_SIDE * max(widths, default=1)))
+    return max(1, min(half // (len(kinds) + PANELS_BESIDE), features)), features
 
 
 def _gradient(L: Tensor, sums: Tensor, rows: slice, unbiased: bool) -> Tensor:

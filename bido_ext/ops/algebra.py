@@ -13,8 +13,9 @@ from torch import Tensor
 BATCHED_UP_TO = 256
 
 
-def batches(n: int, count: int) -> list[slice]:
-    step = max(count, 1) if n <= BATCHED_UP_TO else 1
+def batches(n: int, count: int, up_to: int = BATCHED_UP_TO) -> list[slice]:
+    """``count`` matrices n x n: all of them at once up to ``up_to`` samples, else one by one."""
+    step = max(count, 1) if n <= up_to else 1
     return [slice(i, min(count, i + step)) for i in range(0, count, step)]
 
 

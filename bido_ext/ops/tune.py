@@ -22,7 +22,7 @@ from bido_ext.ops.nhsic import NhsicMeasure
 from bido_ext.serving import choose, verdicts
 from bido_ext.serving import on_cpu as serving_on_cpu
 from bido_ext.serving.limits import features_of
-from bido_ext.serving.row import COMPOSITION, ON_CPU, ON_GPU, Arguments, row_of
+from bido_ext.serving.row import COMPOSITION, Arguments, row_of
 
 MEASURES = ("hsic", "nhsic", "coco", "cka")
 CLASSES = 10
@@ -176,7 +176,7 @@ def _measured(function: str, arguments: Arguments, device: torch.device) -> Tune
     if function != row.functions[0]:
         return None
     on_cpu = device.type == "cpu"
-    able = choose.candidates(row, arguments, ON_CPU if on_cpu else ON_GPU)
+    able = choose.candidates(row, arguments, row.on_cpu() if on_cpu else row.on_gpu())
     if "cpu" in able:  # as it serves: with a second try in float64
         able["cpu"] = {name: partial(serving_on_cpu.call, name) for name in row.functions}
     right = choose.right_ones(row, able, arguments, device)
@@ -190,7 +190,8 @@ def _measured(function: str, arguments: Arguments, device: torch.device) -> Tune
     if times is None:
         with torch.no_grad():
             times = choose.times_of(row, right, arguments, device) or {}
-    chosen = choose.fastest(times) if times else "reference"
-    if on_cpu and "cpu" in able:
-        chosen = "cpu"
+    default = COMPOSITION if row.composition else "reference"
+    chosen = choose.fastest(times) if times else default
+    if on_cpu:  # nothing is chosen there: bido_cpu serves what it takes
+        chosen = "cpu" if "cpu" in able else default
     return TuneRow(row.op, " ".join(map(str, key[1:5])), chosen, times, errors)

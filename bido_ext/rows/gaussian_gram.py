@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.rows._inputs import noise
+from bido_ext.rows._split import split_form
 from bido_ext.serving.check import Check
 from bido_ext.serving.limits import narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
@@ -45,6 +46,7 @@ ROW = Row(
         Implementation("triton", (no_float64, narrow_rows)),
         Implementation("cuda", (no_float64,)),
         Implementation("composed"),
+        split_form("gaussian_gram"),
     ),
     features="x",
     check=check,

@@ -15,6 +15,7 @@ from bido_ext.reference.kernel_entries import (
     LINEAR,
 )
 from bido_ext.rows._inputs import noise
+from bido_ext.rows._split import split_form
 from bido_ext.serving.check import TOLERANCES, Check
 from bido_ext.serving.limits import narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
@@ -72,6 +73,7 @@ ROW = Row(
         Implementation("triton", (no_float64, narrow_rows)),
         Implementation("cuda", (no_float64,)),
         Implementation("composed"),
+        split_form("gram_stack"),
     ),
     check=check,
     backward_of=backward_of,

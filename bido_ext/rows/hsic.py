@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.rows._inputs import Layer
+from bido_ext.rows._split import split_form
 from bido_ext.serving.check import Check
 from bido_ext.serving.limits import group_of_at_most, narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
@@ -59,6 +60,7 @@ ROW = Row(
         Implementation("triton", (no_float64, narrow_rows)),
         Implementation("cuda", (no_float64, group_of_at_most(MOST_IN_GROUP))),
         Implementation("composed"),
+        split_form("hsic"),
     ),
     check=check,
     backward_of=backward_of,

@@ -16,13 +16,17 @@ from bido_ext.serving.check import Check
 from bido_ext.serving.limits import (
     group_of_at_most,
     no_float64,
+    no_tf32,
     samples_at_most,
+    samples_more_than,
 )
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
 
 POSITION = 5
 #: The largest batch that the CUDA kernel takes (csrc/cuda/nhsic_kernel.cu).
 MOST_SAMPLES = 128
+#: Above, float64 factors are long beside one product.
+REFINED_FROM = 1024
 EPS = 1e-5
 
 
@@ -65,6 +69,11 @@ def no_linear(arguments: Arguments) -> str | None:
     return "linear kernels" if LINEAR in arguments["kinds"] else None
 
 
+def bucket(arguments: Arguments) -> str:
+    """Algebra in float32 and in float64 are two questions."""
+    return "float32 algebra" if algebra_in_float64(arguments) else ""
+
+
 ROW = Row(
     "nhsic",
     ("nhsic", "nhsic_backward"),
@@ -82,9 +91,24 @@ ROW = Row(
             ),
             f"n <= {MOST_SAMPLES}",
         ),
+        Implementation("composed", what="Cholesky factors and PyTorch's products"),
+        Implementation(
+            "sweep",
+            module="bido_ext.composed.nhsic_sweep",
+            what="a blocked sweep of PyTorch's products",
+        ),
+        Implementation(
+            "refined",
+            (samples_more_than(REFINED_FROM), no_float64, no_tf32),
+            f"n > {REFINED_FROM}",
+            module="bido_ext.composed.nhsic_refined",
+            what="float32 Cholesky factors and one step of refinement, of error below 1e-6",
+        ),
     ),
     composition="composition of gram_stack and torch.linalg",
+    composition_waits=True,
     check=check,
     shapes=((5, 3), (64, 130), (100, 2100), (64, 512)),
     backward_of=backward_of,
+    bucket=bucket,
 )  # fmt: skip

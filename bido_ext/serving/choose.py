@@ -5,11 +5,12 @@ At the first call of an op in a bucket (device, dtype, precision, candidates, ro
 two) every candidate is checked against the reference, and those that pass are timed on the arguments at hand,
 forward and backward. The verdict stays on disk. Where nothing may be measured (a graph capture, deterministic
 algorithms, BIDO_EXT_TUNE=0, a backward whose forward was not seen) a stored verdict serves, else the first that
-passes in the order of ON_GPU. ``BIDO_EXT_BACKEND`` forces one; then what it lacks raises.
+passes in the order of the op's row. ``BIDO_EXT_BACKEND`` forces one; then what it lacks raises.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -27,9 +28,10 @@ from bido_ext.serving.limits import features_of
 from bido_ext.serving.row import (
     COMPOSITION,
     CONTRACTS,
-    ON_GPU,
+    ROWS,
     Arguments,
     Function,
+    Implementation,
     Row,
     default_of,
     named,
@@ -48,33 +50,63 @@ WORTH_TELLING = 1.0
 
 def call(name: str, *args: Any) -> Any:
     """Calls the function ``name`` of the implementation that serves such arguments."""
-    if collected is not None:
-        collected.append((name, named(name, args)))
-    key = signature(name, args)
-    function = _served.get(key)
-    if function is None:
-        function = _choose_and_keep(name, args, key)
-    return function(*args)
+    return caller_of(name)(*args)
 
 
 def signature(name: str, args: Sequence[Any]) -> tuple[Any, ...]:
     """All that a choice may depend on: the layout of the features, other dtypes and constants, never values."""
-    at = CONTRACTS[name].features_at
-    features = args[at]
-    if type(features) is not list:
-        features = (features,)
-    deterministic = torch.are_deterministic_algorithms_enabled()  # then nothing is timed
-    parts: list[Any] = [name, tf32_allowed(), deterministic, features[0].device]
-    for t in features:
-        parts += (t.dtype, t.shape, t.stride())
-    for i, arg in enumerate(args):
-        if isinstance(arg, Tensor):
-            parts.append(arg.dtype)
-        elif type(arg) is not list:
-            parts.append(arg)
-        elif i != at:
-            parts.append(tuple(arg))
-    return tuple(parts)
+    key: tuple[Any, ...] = _written_out(name)[1](*args)
+    return key
+
+
+def caller_of(name: str) -> Function:
+    """What PyTorch's dispatcher calls for the function ``name`` on a GPU."""
+    return _written_out(name)[0]
+
+
+#: A call and its signature. A training step makes dozens of calls of some ten microseconds each: the loop over
+#: arguments of any type, which this is without, takes as long again.
+_TEMPLATE = """
+def call({arguments}):
+    if collected is not None:
+        collected.append(({name!r}, named({name!r}, ({arguments},))))
+    key = {key}
+    function = _served.get(key)
+    if function is None:
+        function = _choose_and_keep({name!r}, ({arguments},), key)
+    return function({arguments})
+
+def signature({arguments}):
+    return {key}
+"""
+
+
+@functools.cache
+def _written_out(name: str) -> tuple[Function, Function]:
+    """The template for the arguments of a schema."""
+    contract = CONTRACTS[name]
+    features = contract.arguments[contract.features_at]
+    grouped = contract.types[contract.features_at] == "Tensor[]"
+    device = f"{features}[0].device" if grouped else f"{features}.device"
+    # Deterministic algorithms: then nothing is timed.
+    parts = [repr(name), "tf32_allowed()", "torch.are_deterministic_algorithms_enabled()", device]
+    for argument, kind in zip(contract.arguments, contract.types, strict=True):
+        of_all = f" for t in {argument}]"
+        if argument == features:
+            layout = "(t.dtype, t.shape, t.stride())"
+            parts.append(f"*[{layout}{of_all}" if grouped else layout.replace("t.", f"{features}."))
+        elif kind == "Tensor":
+            parts.append(f"{argument}.dtype")
+        elif kind == "Tensor[]":
+            parts.append(f"tuple([t.dtype{of_all})")
+        else:
+            parts.append(f"tuple({argument})" if kind.endswith("[]") else argument)
+    made: dict[str, Function] = {}
+    source = _TEMPLATE.format(
+        arguments=", ".join(contract.arguments), name=name, key=f"({', '.join(parts)})"
+    )
+    exec(source, globals(), made)
+    return made["call"], made["signature"]
 
 
 def _choose_and_keep(name: str, args: Sequence[Any], key: tuple[Any, ...]) -> Function:
@@ -121,17 +153,26 @@ def _tell(op: str, times: dict[str, Any], seconds: float) -> None:
 
 
 def candidates(
-    row: Row, arguments: Arguments, order: Sequence[str] = ON_GPU
+    row: Row, arguments: Arguments, among: Sequence[Implementation] | None = None
 ) -> dict[str, dict[str, Function]]:
-    """The implementations that are there and take the arguments, in the order given."""
+    """The implementations that are there and take the arguments, in their order.
+
+    Args:
+        among: Default: those for GPUs.
+    """
     able = {}
-    for implementation in filter(None, map(row.get, order)):
+    for implementation in row.on_gpu() if among is None else among:
         functions = functions_of(row.op, implementation.name)
         if functions and implementation.refusal(arguments) is None:
             able[implementation.name] = functions
-    if row.composition:
+    if row.composition and not (able and _waits(row, arguments)):
         able[COMPOSITION] = functions_of(row.op, COMPOSITION)
     return able
+
+
+def _waits(row: Row, arguments: Arguments) -> bool:
+    """Whether the composition would stop the host for the device."""
+    return row.composition_waits and features_of(arguments)[0].device.type != "cpu"
 
 
 def right_ones(
@@ -160,7 +201,7 @@ def bucket(
         "tf32" if tf32_allowed() else "ieee",
         f"n <= {1 << max(0, n - 1).bit_length()}",
         f"width <= {1 << max(0, width - 1).bit_length()}",
-        "+".join(among),
+        ROWS[op].words_of(arguments) + "+".join(among),
         verdicts.device_name(device),
     )
 
@@ -223,7 +264,7 @@ def _forced(name: str, row: Row, implementation: str, arguments: Arguments) -> F
     known = row.get(implementation)
     why = None if known is None else known.refusal(arguments)
     if (name not in functions or known is None or why is not None) and row.composition:
-        return default_of(name)
+        return _without_kernel(name, row, arguments)
     if name not in functions or known is None:
         raise NotImplementedError(
             f"BIDO_EXT_BACKEND: bido_ext::{name} has no {implementation} kernel. Unset it to let another "
@@ -235,6 +276,15 @@ def _forced(name: str, row: Row, implementation: str, arguments: Arguments) -> F
             "Unset it to let another implementation serve."
         )
     return functions[name]
+
+
+def _without_kernel(name: str, row: Row, arguments: Arguments) -> Function:
+    """The composition, or what does without reading values back where it does not."""
+    if _waits(row, arguments):
+        for form in row.implementations:
+            if form.portable and form.refusal(arguments) is None:
+                return functions_of(row.op, form.name)[name]
+    return default_of(name)
 
 
 def forget() -> None:

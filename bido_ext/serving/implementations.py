@@ -12,7 +12,7 @@ import torch
 
 from bido_ext._precision import tf32_allowed
 from bido_ext.serving import libraries
-from bido_ext.serving.row import Function, default_of, row_of
+from bido_ext.serving.row import ROWS, Function, default_of, row_of
 
 #: Packages with one module per op.
 _MODULES = {"triton": "bido_ext.triton_kernels", "composed": "bido_ext.composed"}
@@ -22,13 +22,15 @@ def functions_of(op: str, implementation: str) -> dict[str, Function]:
     """What an implementation has for an op, by function name; empty where it has nothing here.
 
     Args:
-        implementation: "cpu", "cuda", "triton", "composed"; "reference" and "composition": the defaults.
+        implementation: "cpu", "cuda", "triton", "composed" or a further form of the op's row; "reference" and
+            "composition": the defaults.
     """
-    from bido_ext.serving.row import ROWS
-
-    names = ROWS[op].functions
+    row = ROWS[op]
+    names, known = row.functions, row.get(implementation)
     if implementation in ("reference", "composition"):
         return {name: default_of(name) for name in names}
+    if known is not None and known.module:
+        return {name: getattr(importlib.import_module(known.module), name) for name in names}
     if implementation in _MODULES:
         module = f"{_MODULES[implementation]}.{op}"
         if implementation == "triton" and not libraries.has_triton():

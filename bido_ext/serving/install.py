@@ -20,7 +20,7 @@ def install() -> None:
     for row in ROWS.values():
         for name in row.functions:
             if row.on_gpu() and libraries.FORCED != "reference":
-                library.impl(name, functools.partial(choose.call, name), "CUDA")
+                library.impl(name, choose.caller_of(name), "CUDA")
             # Without a second try in float64 the kernel of bido_cpu is registered by the library itself.
             forced_triton = libraries.FORCED == "triton" and row.get("triton") is not None
             if forced_triton and not libraries.INTERPRETED:

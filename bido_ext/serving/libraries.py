@@ -110,7 +110,7 @@ def kernels_on(device: str) -> bool:
 def digest() -> str:
     """Of all that computes or checks on a GPU: what is edited or rebuilt inherits no verdict."""
     sha = hashlib.sha256()
-    folders = ("triton_kernels", "composed", "rows", "serving")
+    folders = ("triton_kernels", "composed", "ops", "reference", "rows", "serving")
     files = [path for folder in folders for path in PACKAGE.glob(f"{folder}/*.py")]
     for path in sorted([*files, *PACKAGE.glob("bido_cuda.so")]):
         sha.update(path.read_bytes())

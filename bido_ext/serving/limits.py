@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext._precision import tf32_allowed
 from bido_ext.serving.row import Arguments, Limit
 
 #: Entries from row to row from which on 128 rows, a block of the Triton kernels, are out of 32 bits.
@@ -51,3 +52,18 @@ def samples_at_most(most: int) -> Limit:
         return f"{n} samples, at most {most}" if n > most else None
 
     return limit
+
+
+def samples_more_than(least: int) -> Limit:
+    """More samples than so many."""
+
+    def limit(arguments: Arguments) -> str | None:
+        n = features_of(arguments)[0].shape[0]
+        return f"{n} samples, more than {least} wanted" if n <= least else None
+
+    return limit
+
+
+def no_tf32(arguments: Arguments) -> str | None:
+    """Products of float32 must be float32."""
+    return "products in TF32, which are allowed now" if tf32_allowed() else None

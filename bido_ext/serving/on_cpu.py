@@ -6,6 +6,7 @@ What float32 does not resolve is computed once more in float64 (bido_ext._float6
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 
 from bido_ext._float64 import resolved
 from bido_ext.serving import choose, libraries
-from bido_ext.serving.row import CONTRACTS, Arguments, Function, default_of, named, row_of
+from bido_ext.serving.row import (
+    CONTRACTS,
+    Arguments,
+    Function,
+    Implementation,
+    default_of,
+    named,
+    row_of,
+)
 
 CPU = torch.device("cpu")
 #: Whether the kernels of compositions may serve; tests of the compositions say no.
@@ -44,16 +53,25 @@ def function_of(name: str, args: Sequence[Any], failed: bool) -> Function:
         if forced == "triton" and not failed and row_of(name).get("triton"):
             return choose.choose(name, named(name, args), CPU, forced)
         return default_of(name)
-    native = getattr(torch.ops.bido_cpu, name, None)
+    native, kernel, composed = _known_of(name)
     if native is None:
         return default_of(name)
-    row = row_of(name)
-    if row.composition and not (KERNELS_OF_COMPOSITIONS and takes(name, args)):
+    if composed and not (KERNELS_OF_COMPOSITIONS and _takes(kernel, name, args)):
         return default_of(name)
-    return native  # type: ignore[no-any-return]
+    return native
+
+
+@functools.cache
+def _known_of(name: str) -> tuple[Function | None, Implementation | None, bool]:
+    """The function of bido_cpu, what its row says of it, and whether the default is a composition."""
+    row = row_of(name)
+    return getattr(torch.ops.bido_cpu, name, None), row.get("cpu"), bool(row.composition)
 
 
 def takes(name: str, args: Sequence[Any]) -> bool:
     """Whether the kernel of bido_cpu takes the arguments."""
-    kernel = row_of(name).get("cpu")
+    return _takes(row_of(name).get("cpu"), name, args)
+
+
+def _takes(kernel: Implementation | None, name: str, args: Sequence[Any]) -> bool:
     return kernel is not None and kernel.refusal(named(name, args)) is None

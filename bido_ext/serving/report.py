@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,9 @@ class BackendRow:
 def backends() -> list[BackendRow]:
     """Returns one row per op and device (cpu, cuda): the implementation that serves, and the reason.
 
-    On a GPU the reason lists what was measured there: per bucket of rows and total width the milliseconds of
-    each implementation, forward and backward.
+    On a GPU the reason counts the candidates and lists them in the order in which they are tried where nothing
+    may be measured, and what was measured there: per bucket of rows and total width the milliseconds of each,
+    forward and backward.
     """
     return [one for row in ROWS.values() for one in (_on_cpu(row), _on_gpu(row))]
 
@@ -54,9 +56,11 @@ def _on_cpu(row: Row) -> BackendRow:
 
 def _on_gpu(row: Row) -> BackendRow:
     note = "" if torch.cuda.is_available() else " (no CUDA device here)"
+    there = [i for i in row.on_gpu() if functions_of(row.op, i.name)]
     if row.composition:
-        kernels = [_words(i) for i in row.on_gpu() if functions_of(row.op, i.name)]
-        parts = [row.composition, *kernels, *_times(row)]
+        parts = [_candidates(row, there), *(_times(row) or [_HOW])] if there else [row.composition]
+        if there and row.composition_waits:
+            parts.append(f"where none of them serves, {row.composition}")
         return BackendRow(row.op, "cuda", "composite", "; ".join(parts) + note)
     if libraries.FORCED == "reference":
         return BackendRow(row.op, "cuda", "reference", f"BIDO_EXT_BACKEND=reference{note}")
@@ -72,20 +76,29 @@ def _on_gpu(row: Row) -> BackendRow:
         return BackendRow(
             row.op, "cuda", "refused", f"BIDO_EXT_BACKEND={libraries.FORCED}: {why}{note}"
         )
-    there = [i for i in row.on_gpu() if functions_of(row.op, i.name)]
-    reason = "; ".join([", ".join(_words(i) for i in there), *(_times(row) or [_HOW])])
+    reason = "; ".join([_candidates(row, there), *(_times(row) or [_HOW])])
     return BackendRow(row.op, "cuda", there[0].name, reason + note)
 
 
+#: Of what any op may have.
+_WHAT = {
+    "triton": f"Triton kernel ({NEVER_RUN})",
+    "cuda": f"kernel of bido_cuda ({NEVER_RUN})",
+    "composed": "PyTorch's products",
+}
 _HOW = "each serves after a check at first use, the fastest measured on the device first"
 
 
+def _candidates(row: Row, there: Sequence[Implementation]) -> str:
+    """How many there are, and in which order."""
+    listed = [f"{i.name}: {_words(i)}" for i in there]
+    if row.composition and not row.composition_waits:
+        listed.append(row.composition)
+    return f"{len(listed)} candidate{'s' * (len(listed) != 1)}: {', '.join(listed)}"
+
+
 def _words(implementation: Implementation) -> str:
-    what = {
-        "triton": f"Triton kernel ({NEVER_RUN})",
-        "cuda": f"kernel of bido_cuda ({NEVER_RUN})",
-        "composed": "PyTorch's products",
-    }[implementation.name]
+    what = implementation.what or _WHAT[implementation.name]
     return f"{implementation.serves}: {what}" if implementation.serves else what
 
 

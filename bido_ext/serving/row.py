@@ -19,10 +19,8 @@ Arguments = Mapping[str, Any]
 #: Why an implementation does not take such arguments, or None.
 Limit = Callable[[Arguments], str | None]
 
-#: On a GPU, in the order in which they are tried where nothing may be measured.
+#: Names that any op may have on a GPU; further forms are named by its row.
 ON_GPU = ("triton", "cuda", "composed")
-#: What may be compared on the CPU, where the first always serves.
-ON_CPU = ("cpu", "composed")
 #: The default of an op that is made of others: as good as any, and checked with those.
 COMPOSITION = "composition"
 #: Rows and columns of a check: one sample block, several, more columns than one block takes, and multiples of
@@ -35,18 +33,32 @@ class Implementation:
     """One way to compute an op.
 
     Attributes:
-        name: "cpu" (bido_cpu), "triton", "cuda" (bido_cuda) or "composed" (PyTorch's products).
+        name: "cpu" (bido_cpu), "triton", "cuda" (bido_cuda), "composed" (PyTorch's products), or any other
+            for a further form of PyTorch's products.
         limits: What it does not take; all other arguments it does.
         serves: What it is for, where that is a part of the calls; for the report.
+        module: Of a further form: where its functions are.
+        what: What it is made of, in words; for the report.
     """
 
     name: str
     limits: Sequence[Limit] = ()
     serves: str = ""
+    module: str = ""
+    what: str = ""
+
+    @property
+    def portable(self) -> bool:
+        """Whether it is made of PyTorch's products, and so runs on every device."""
+        return self.name == "composed" or bool(self.module)
 
     def refusal(self, arguments: Arguments) -> str | None:
         """The first reason why it does not take the arguments."""
-        return next((why for limit in self.limits if (why := limit(arguments)) is not None), None)
+        for limit in self.limits:
+            why = limit(arguments)
+            if why is not None:
+                return why
+        return None
 
 
 @dataclass(frozen=True)
@@ -57,33 +69,49 @@ class Row:
         op: The stem of its files.
         functions: Forward and backward, which one implementation serves together; empty for a composition
             without functions of its own.
-        implementations: Beside the default of the contract, in any order.
+        implementations: Beside the default of the contract, in the order in which they are tried on a GPU
+            where nothing may be measured.
         composition: What the default is made of, where it is no plain reference but as good as any; a kernel is
             then a special case, and where none serves, a forced one too, the composition does.
+        composition_waits: Whether the composition reads values back, so that it serves a GPU only where
+            nothing else does.
         features: The argument that holds the features.
         check: Compares functions with the float64 reference on features x (n, d).
         shapes: Rows and columns of the features to check.
         products: Whether it multiplies features, and so asks whether TF32 is allowed.
         backward_of: The arguments of the backward, from those of the forward and its result.
+        bucket: What tells two calls of the same shapes and dtypes apart, in words that forward and backward
+            share.
     """
 
     op: str
     functions: Sequence[str] = ()
     implementations: Sequence[Implementation] = ()
     composition: str = ""
+    composition_waits: bool = False
     features: str = "variables"
     check: Callable[[Functions, Tensor, Check], None] | None = None
     shapes: Sequence[tuple[int, int]] = SHAPES
     products: bool = True
     backward_of: Callable[[Arguments, Any], tuple[Any, ...]] | None = None
+    bucket: Callable[[Arguments], str] | None = None
 
     def get(self, implementation: str) -> Implementation | None:
         """The implementation of that name, if the op has it."""
         return next((i for i in self.implementations if i.name == implementation), None)
 
+    def words_of(self, arguments: Arguments) -> str:
+        """Of ``bucket``, to stand before others."""
+        words = "" if self.bucket is None else self.bucket(arguments)
+        return words and f"{words}: "
+
     def on_gpu(self) -> list[Implementation]:
-        """Those for GPUs, in the order in which they are tried."""
-        return [i for name in ON_GPU if (i := self.get(name)) is not None]
+        """Those for GPUs, in the order in which they are tried where nothing may be measured."""
+        return [i for i in self.implementations if i.name != "cpu"]
+
+    def on_cpu(self) -> list[Implementation]:
+        """What may be compared on the CPU, where the first always serves."""
+        return [i for i in self.implementations if i.name == "cpu" or i.portable]
 
 
 @dataclass
@@ -92,6 +120,8 @@ class Contract:
 
     default: Function
     arguments: tuple[str, ...]
+    #: Of each argument, as the schema has it: "Tensor", "Tensor[]", "int[]", "float" ...
+    types: tuple[str, ...]
     #: How it runs again in float64 on the CPU (bido_ext._float64).
     in_float64: Function | None = None
     row: Row | None = field(default=None, repr=False)
@@ -105,7 +135,9 @@ CONTRACTS: dict[str, Contract] = {}
 
 def add_contract(name: str, schema: str, default: Function, in_float64: Function | None) -> None:
     """Tells of a function ``bido_ext::name``."""
-    CONTRACTS[name] = Contract(default, _names_of(schema), in_float64)
+    both = [argument.split() for argument in schema[1 : schema.index(")")].split(",")]
+    types, names = zip(*both, strict=True)
+    CONTRACTS[name] = Contract(default, names, types, in_float64)
 
 
 def add_row(row: Row) -> None:
@@ -138,8 +170,3 @@ def default_of(function: str) -> Function:
 def named(function: str, args: Iterable[Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
     return dict(zip(CONTRACTS[function].arguments, args, strict=False))
-
-
-def _names_of(schema: str) -> tuple[str, ...]:
-    inside = schema[1 : schema.index(")")]
-    return tuple(argument.split()[-1] for argument in inside.split(",") if argument.strip())

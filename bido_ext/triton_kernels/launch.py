@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from bido_ext import _disk_cache
+from bido_ext.serving import measure
 
 #: Kernels run in Triton's interpreter, on the CPU (tests without a GPU).
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -155,14 +156,10 @@ MOST_CALLS = 32
 def _milliseconds(call: Callable[[], None]) -> float:
     """Of one call, the best of a few rows; on the current device and its current stream."""
 
+    device = torch.device("cuda", torch.cuda.current_device())
+
     def row(calls: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / calls
+        return 1e3 * measure.sample(call, device, calls)
 
     call()  # the first is slow
     once = max(row(1), 1e-3)

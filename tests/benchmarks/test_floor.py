@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.rivals.gemm_floor import (
+from benchmarks.rivals.gemm_floor import floor_calls
+from bido_ext.serving.floor import (
     combine,
     copy_floor,
-    floor_calls,
     gram_floor,
     pair_floor,
     stack_floor,

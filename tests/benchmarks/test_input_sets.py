@@ -12,7 +12,8 @@ from benchmarks import implementations, input_sets, run
 from benchmarks.input_sets import Rotation, bytes_of, copy_of, how_many, rotation_of, told
 from benchmarks.problem import Problem, make_pair, make_step
 from benchmarks.results import load
-from benchmarks.rivals.gemm_floor import floor_calls, pair_floor
+from benchmarks.rivals.gemm_floor import floor_calls
+from bido_ext.serving.floor import pair_floor
 
 
 @pytest.fixture

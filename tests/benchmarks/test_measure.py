@@ -9,7 +9,14 @@ import time
 import pytest
 import torch
 
-from benchmarks.measure import MIN_ROUNDS, Timing, clock_of, interleaved, paired_ratio, quantile
+from bido_ext.serving.measure import (
+    MIN_ROUNDS,
+    Timing,
+    clock_of,
+    interleaved,
+    paired_ratio,
+    quantile,
+)
 
 
 def test_every_call_has_its_turn_in_every_round() -> None:

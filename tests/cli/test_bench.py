@@ -11,9 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
-from bido_ext.lab.experiments.bench import contenders, run, timing
-from bido_ext.lab.experiments.bench.floor import floor_seconds, floor_weights
+from bido_ext.lab.experiments.bench import contenders, run
 from bido_ext.lab.experiments.bench.problem import make_problem
+from bido_ext.serving import measure as clock
 
 TINY = ("--n", "12", "--device", "cpu", "--threads", "1")
 
@@ -21,7 +21,7 @@ TINY = ("--n", "12", "--device", "cpu", "--threads", "1")
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
-    monkeypatch.setattr(timing, "MIN_SAMPLE_S", 1e-6)
+    monkeypatch.setattr(clock, "MIN_SAMPLE_S", 1e-6)
     yield
     assert torch.get_num_threads() == before, "--threads outlived the command"
 
@@ -99,7 +99,7 @@ def test_wrong_numbers_get_no_time(monkeypatch, wrong):
         return right + (right.detach() if wrong == "value" else 0.01 * (right - right.detach()))
 
     monkeypatch.setattr(run, "own", own)
-    monkeypatch.setattr(run, "medians", lambda *_: pytest.fail("it was timed"))
+    monkeypatch.setattr(run, "interleaved", lambda *_, **__: pytest.fail("it was timed"))
     result = bench("--measure", "hsic", "--dims", "9,5")
     assert result.exit_code == 1
     assert "no time is reported" in result.stderr
@@ -112,17 +112,6 @@ def test_eager_is_the_textbook(measure):
     assert float(contenders.eager(measure, problem).detach()) == pytest.approx(
         float(contenders.textbook(measure, problem).detach()), rel=1e-8
     )
-
-
-def test_floor_counts_x_once_and_every_layer():
-    assert floor_weights((9, 5, 9)) == {
-        ("forward", 9): 1.0,
-        ("forward", 5): 0.5,
-        ("backward", 5): 1.0,
-        ("backward", 9): 1.0,
-    }
-    seconds = {("forward", 4): 2.0, ("backward", 4): 3.0}
-    assert floor_seconds((4, 4), seconds) == 5.0
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from bido_ext.triton_kernels import (
     gram_stack,
     hsic,
     launch,
+    product_epilogue,
     split_gram,
     weighted_product,
 )
@@ -97,6 +98,7 @@ def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> N
                 (f,) = features.features_of([x], [kind])
                 row, out = torch.ones(2, dtype=torch.float64), torch.empty(256, 256)
                 gram_panel.gram_panel(f, torch.empty(256), row, out)
+                launch_epilogue(256, kind)
         if (
             config_index == 0
         ):  # Triton makes other code of a 1, and of sizes that are no multiple of 16
@@ -115,6 +117,7 @@ def launch_group(
     K = gaussian_gram.gaussian_gram(x, parameters[:1], False)
     gaussian_gram.gaussian_gram_backward(K, K, x, parameters[:1], False)
     double_center.double_center(K)
+    launch_epilogue(n, GAUSSIAN)
     stack = gram_stack.gram_stack(group, parameters, kinds)
     gram_stack.gram_stack_backward(stack[:2], stack[:2], group[:2], parameters[:2], kinds[:2])
     for tile, kept in ((n, -1), (max(1, n // 4), 0)):
@@ -122,6 +125,13 @@ def launch_group(
         hsic.hsic_backward(
             values, group, parameters, sums, tiles, kinds, *pairs, unbiased, tile, wanted
         )
+
+
+def launch_epilogue(n: int, kind: int) -> None:
+    """After a product of PyTorch's, in float32 whatever the features are."""
+    panel, norms, parameter = torch.zeros(n, n), torch.zeros(n), torch.ones(2)
+    product_epilogue.entries_of_products(panel, norms, 0, parameter, kind)
+    product_epilogue.weights_of_entries(panel, panel, 0, parameter, kind)
 
 
 def launches_of_a_step() -> dict[str, list[str]]:

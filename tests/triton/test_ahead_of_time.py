@@ -20,6 +20,7 @@ OTHERS = {
     "centers_kernel", "without_offsets_kernel", "squared_norms_kernel", "gram_of_products_kernel",
     "mark_unresolved_kernel", "gram_weights_kernel", "subtract_means_kernel",
     "pair_sums_kernel", "column_sums_kernel", "hsic_values_kernel", "hsic_weights_kernel",
+    "entries_kernel", "weights_kernel",
 }  # fmt: skip
 INSTRUCTION = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 #: Shared memory of a block, bytes.

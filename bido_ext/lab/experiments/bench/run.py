@@ -14,11 +14,11 @@ from torch import Tensor
 
 import bido_ext as bx
 from bido_ext.lab.experiments.bench.contenders import eager, own, textbook
-from bido_ext.lab.experiments.bench.floor import floor_calls, floor_seconds
 from bido_ext.lab.experiments.bench.problem import BenchProblem, make_problem
-from bido_ext.lab.experiments.bench.timing import ROUNDS, medians
 from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.ops.plan import MEASURES
+from bido_ext.serving.floor import combine, floor_calls, step_floor
+from bido_ext.serving.measure import MIN_ROUNDS, interleaved
 
 #: Largest relative errors of value and gradient that bido_ext may have, by dtype.
 TOLERANCES = {
@@ -108,14 +108,16 @@ def _run(settings: BenchSettings, device: torch.device) -> dict[str, Any]:
     ]
     _gate(rows[0], settings)
     functions = {OWN: own, EAGER: eager}
-    calls: dict[Any, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         row["name"]: partial(_evaluate, partial(functions[row["name"]], settings.measure), problem)
         for row in rows
         if row["note"] is None
     }
     # The floor takes its turns among them: same clock, same neighbours.
-    seconds = medians({**calls, **floor_calls(settings.n, settings.dims, dtype, device)}, device)
-    floor = floor_seconds(settings.dims, seconds)
+    parts = step_floor(settings.n, settings.dims[0], settings.dims[1:])
+    timings = interleaved({**calls, **floor_calls(parts, dtype, device)}, device=device)
+    seconds = {name: timing.median for name, timing in timings.items()}
+    floor = combine(parts, seconds)
     for row in rows:
         if (taken := seconds.get(row["name"])) is not None:
             row |= {"ms": 1e3 * taken, "times_floor": taken / floor}
@@ -124,7 +126,7 @@ def _run(settings: BenchSettings, device: torch.device) -> dict[str, Any]:
         "dims": list(settings.dims),
         "threads": torch.get_num_threads(),
         "device": str(device),
-        "rounds": ROUNDS,
+        "rounds": MIN_ROUNDS,
         "floor_ms": 1e3 * floor,
         "rows": rows,
         "plan": _plan(settings, dtype, device),
