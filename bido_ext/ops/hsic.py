@@ -199,7 +199,7 @@ def _shape_of_kept(
     """(features, tiles, tile, tile): upper tiles, or where those are not kept, whole matrices or none."""
     n = variables[0].shape[0]
     features = sum(kind < LABELS for kind in kinds)
-    several = tile < LARGEST_N and n > tile  # in this order: n may be a symbol
+    several = 0 < tile < LARGEST_N and n > tile  # in this order: n may be a symbol
     tile = tile if several else n
     blocks = (n + tile - 1) // tile if several else 1
     count = blocks * (blocks + 1) // 2

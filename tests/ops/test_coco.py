@@ -28,14 +28,14 @@ def served_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def calls_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the CPU kernels that serve from here on."""
     served = []
-    takes = on_cpu.takes
+    takes = on_cpu._takes
 
-    def record(name, args):  # type: ignore[no-untyped-def]
-        taken = takes(name, args)
+    def record(kernel, name, args):  # type: ignore[no-untyped-def]
+        taken = takes(kernel, name, args)
         served.extend([name] * taken)
         return taken
 
-    monkeypatch.setattr(on_cpu, "takes", record)
+    monkeypatch.setattr(on_cpu, "_takes", record)
     return served
 
 
