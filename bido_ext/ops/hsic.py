@@ -212,9 +212,9 @@ def _shape_of_kept(
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
     *group, tile, kept_tiles = args
-    n = len(args[0][0])
-    tile = tile_of_rerun(n, tile)
-    if are_few(args[0], args[2]) and not is_bounded():
+    few = tile > 0 and are_few(args[0], args[2])  # the kernel itself refuses another tile
+    tile = tile_of_rerun(len(args[0][0]), tile)
+    if few and not is_bounded():
         values, sums, _ = again("hsic", widened(args[0], args[2]), *group[1:], tile, 0)
         shape = _shape_of_kept(args[0], args[2], args[6], kept_tiles)
         return values, sums, mark(sums.new_empty(shape, dtype=group_dtype(args[0], args[2])))
