@@ -101,6 +101,8 @@ def _default(
         nothing = torch.zeros((), dtype=torch.bool, device=values.device)
         bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]
         values = nan_where_unresolved(values, bad, first, second)
+        if values.device.type == "cpu":  # where float64 is a second try
+            values = values.masked_fill(group.noise(values), float("nan"))
     return values, stack, kept
 
 

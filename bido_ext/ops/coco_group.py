@@ -12,9 +12,9 @@ from torch import Tensor
 from bido_ext.ops.algebra import center_stack
 from bido_ext.ops.gram_stack import gram_stack_of
 from bido_ext.ops.kernels import same_class
-from bido_ext.reference.gram_stack import LABELS, group_dtype
+from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
 from bido_ext.reference.kernel_entries import scalar
-from bido_ext.reference.resolution import unresolved
+from bido_ext.reference.resolution import product_is_noise, roundoff_of, unresolved
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class CocoGroup:
         stack: Gram matrices up to centering, (wanted, n, n).
         wide: Whether the n x n algebra runs in float64.
         unresolved: By variable, for the Gram matrices made so far: whether float32 does not hold it, 0-d.
+        sizes: By variable: the round-off of its entries, and |Kc|_F, 0-d.
     """
 
     variables: Sequence[Tensor]
@@ -36,10 +37,34 @@ class CocoGroup:
     wanted: Sequence[int]
     stack: Tensor
     unresolved: dict[int, Tensor] = field(default_factory=dict)
+    sizes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for E, i in zip(self.stack, self.wanted, strict=True):
-            self.unresolved[i] = unresolved(E, self.kinds[i])
+            self._note(i, E)
+
+    def _note(self, i: int, E: Tensor) -> None:
+        self.unresolved[i] = unresolved(E, self.kinds[i])
+        norm = torch.linalg.vector_norm(center_stack(E, E.dtype), dtype=torch.float64)
+        self.sizes[i] = (0 * norm if self.kinds[i] == GRAM else roundoff_of(E)), norm
+
+    def noise(self, values: Tensor) -> Tensor:
+        """Which of the values (pairs,), sqrt(|Kc Lc|) / n, float32 entries do not hold."""
+        bad = []
+        for value, pair in zip(values, self.pairs, strict=True):
+            for i in pair:
+                if self.kinds[i] == LABELS and i not in self.sizes:
+                    of_class = same_class(self.variables[i], torch.float64).sum(1)
+                    square = of_class.sum() - 2 * of_class.square().mean() + of_class.mean() ** 2
+                    norm = square.clamp_min(0).sqrt() * scalar(self.parameters[i])
+                    self.sizes[i] = 0 * norm, norm
+            (own, size), (of_other, size_of_other) = (self.sizes[i] for i in pair)
+            sizes = torch.stack([size_of_other, size])
+            product = (value * self.n).square()
+            bad.append(
+                (product > 0) & product_is_noise(torch.stack([own, of_other]), sizes, product)
+            )
+        return torch.stack(bad) if bad else torch.zeros_like(values, dtype=torch.bool)
 
     @property
     def n(self) -> int:
@@ -66,5 +91,5 @@ class CocoGroup:
             )
         else:
             gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
-            self.unresolved[i] = unresolved(gram, self.kinds[i])
+            self._note(i, gram)
         return center_stack(gram, self.dtype)

@@ -42,6 +42,8 @@ LEAST_LEFT = 0.005
 LARGEST_OUTLIER = 100.0
 #: Of float32: the largest noise of a feature gradient against its norm, and what K - 1 holds of a small K.
 LARGEST_NOISE, SMALLEST_K = 3e-6, 3e-8
+#: Of coco: the round-off of K times Lc, against Kc Lc.
+LARGEST_PRODUCT_NOISE = 5e-6
 #: Of float32: smaller entries lose digits to the smallest float, larger ones overflow in products.
 SMALLEST, LARGEST = 1e-30, 1e30
 #: Of nhsic: the round-off of K against eps n. Where float64 is no second try, float32 may be as coarse as that.
@@ -133,6 +135,27 @@ def amplifies_roundoff(E: Tensor, S: Tensor, eps: float) -> Tensor:
     most = NHSIC_AMPLIFIED if n <= 32 else NHSIC_AMPLIFIED_OF_MANY
     allowed = (NHSIC_BESIDE_FACTOR * size).clamp_max(most)
     return ~(roundoff * rest <= allowed * eps * n)
+
+
+def product_is_noise(roundoff: Tensor, size_of_other: Tensor, product: Tensor) -> Tensor:
+    """Whether the round-off of K, times Lc, is seen beside Kc Lc; 0-d bool.
+
+    So it is with labels that tell only what K is nearly blind to, as the order within clusters far apart.
+
+    Args:
+        roundoff: As in ``roundoff_of``, of both variables in turn, (2,); 0 where there is none.
+        size_of_other: |Lc|_F and |Kc|_F, (2,).
+        product: |Kc Lc|_F, or its largest singular value.
+    """
+    return (roundoff * size_of_other).sum() > LARGEST_PRODUCT_NOISE * product
+
+
+def roundoff_of(E: Tensor) -> Tensor:
+    """The spectral norm of the round-off of float32 entries E (n, n) made on the CPU, 0-d; else 0."""
+    size = torch.linalg.vector_norm(E, dtype=torch.float64)
+    if E.dtype != torch.float32 or E.device.type != "cpu":
+        return 0 * size
+    return torch.finfo(E.dtype).eps * size / E.shape[-1] ** 0.5
 
 
 def nan_where_noise(

@@ -3,6 +3,7 @@
 // H K H of a Gram matrix up to centering, row by row, in float64.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "../common/stable.h"
@@ -28,6 +29,14 @@ class CenteredGram {
                     static_cast<double>(n);
     });
     for (double mean : means_) total_ += mean / static_cast<double>(n);
+  }
+
+  // |H K H|_F^2, from that of the entries.
+  double squared_norm(double of_entries) const {
+    const double n = static_cast<double>(n_);
+    double squares = 0;
+    for (double mean : means_) squares += mean * mean;
+    return std::max(0.0, of_entries - 2 * n * squares + n * n * total_ * total_);
   }
 
   // `count` entries of row i from j on.

@@ -10,11 +10,14 @@
 // which needs an eigenvector, and float32 algebra, in which <Kc, Kc Lc^2> may cancel.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "centered_gram.h"
+#include "gram_roundoff.h"
 #include "group_grams.h"
 #include "label_product.h"
 #include "mirror.h"
@@ -25,6 +28,8 @@
 
 namespace bido {
 namespace {
+
+constexpr double kLargestProductNoise = 5e-6;
 
 // work(k) for k < count: few samples side by side, more one after the other with all threads.
 template <typename F>
@@ -63,18 +68,22 @@ class Coco {
         grams_(variables, parameters, kinds, wanted),
         sides_(sides_of(kinds, first, second, wanted)),
         of_sides_(sides_.size()),
-        square_of_(kinds.size(), -1) {}
+        square_of_(kinds.size(), -1),
+        roundoffs_(kinds.size()),
+        sizes_(kinds.size()) {}
 
   std::tuple<Tensor, Tensor, Tensor> run(const Tensor& like) {
     Tensor kept = empty_large(like, {static_cast<int64_t>(sides_.size()), n_, n_}, scalar_type_of<T>());
     Tensor values = empty_like_with(like, {static_cast<int64_t>(first_.size())}, ScalarType::Double);
     make_sides(static_cast<T*>(kept.mutable_data_ptr()));
     make_squares(variables_without_gradient());
+    take_sizes();
     auto* value = static_cast<double*>(values.mutable_data_ptr());
     for_each(static_cast<int64_t>(first_.size()), n_, [&](int64_t p) {
       const double squared = squared_norm_of_pair(p);
       // Round-off may be negative; NaN stays.
       value[p] = squared < 0 ? 0.0 : std::sqrt(std::sqrt(squared)) / static_cast<double>(n_);
+      if (is_noise(p, squared)) value[p] = std::numeric_limits<double>::quiet_NaN();
     });
     return {values, grams_.kept(), kept};
   }
@@ -122,6 +131,28 @@ class Coco {
         of_sides_[s] = product_of_side(sides_[s], out + s * n_ * n_);
       });
     }
+  }
+
+  void take_sizes() {
+    if (!std::is_same_v<T, float>) return;
+    for_each(static_cast<int64_t>(group_.size()), n_, [&](int64_t v) {
+      if (group_[v].is_labels()) {
+        const double scale = group_[v].exact_parameter;
+        sizes_[v] = scale * std::sqrt(label_product(v).classes().squared_norm());
+        return;
+      }
+      const double squares = squared_norm_of(grams_.gram(v), n_);
+      sizes_[v] = std::sqrt(centered(v).squared_norm(squares));
+      if (!group_[v].is_gram()) roundoffs_[v] = roundoff_of(grams_.gram(v), n_);
+    });
+  }
+
+  // Whether the round-off of a Gram matrix, times the other one, is seen beside Kc Lc: labels that tell only
+  // what K is nearly blind to. Float64 is asked then (reference/resolution.py: product_is_noise).
+  bool is_noise(int64_t p, double squared) const {
+    const int64_t a = first_[p], b = second_[p];
+    const double noise = roundoffs_[a] * sizes_[b] + roundoffs_[b] * sizes_[a];
+    return squared > 0 && noise > kLargestProductNoise * std::sqrt(squared);
   }
 
   // Those of pairs in which neither is wanted nor labels.
@@ -193,6 +224,7 @@ class Coco {
   std::vector<double> of_sides_;    // |Kc Lc|_F^2
   std::vector<int64_t> square_of_;  // by variable: which of squares_, or -1
   std::vector<RowBuffer<double>> squares_;
+  std::vector<double> roundoffs_, sizes_;  // by variable: of float32 entries, and |Kc|_F; 0 of float64
 };
 
 }  // namespace

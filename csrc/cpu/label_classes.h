@@ -26,6 +26,16 @@ class LabelClasses {
   int64_t class_of(int64_t sample) const { return class_of_[sample]; }
   double size(int64_t c) const { return static_cast<double>(begins_[c + 1] - begins_[c]); }
   double size_of_class_of(int64_t sample) const { return size(class_of_[sample]); }
+  // |H K H|_F^2 of K = [y_i = y_j].
+  double squared_norm() const {
+    const double n = static_cast<double>(samples());
+    double squares = 0, cubes = 0;
+    for (int64_t c = 0; c < count(); ++c) {
+      squares += size(c) * size(c);
+      cubes += size(c) * size(c) * size(c);
+    }
+    return std::max(0.0, squares - 2 * cubes / n + squares * squares / (n * n));
+  }
   const int64_t* begin(int64_t c) const { return sorted_.data() + begins_[c]; }  // its samples, in order
   const int64_t* end(int64_t c) const { return sorted_.data() + begins_[c + 1]; }
 

@@ -11,6 +11,7 @@
 
 #include "centered_gram.h"
 #include "equal_rows.h"
+#include "gram_roundoff.h"
 #include "label_classes.h"
 #include "mirror.h"
 #include "pair_factors.h"
@@ -30,19 +31,6 @@ inline double largest_amplified(int64_t n) { return n <= 32 ? 1.5e-5 : 3.5e-5; }
 
 // Where K is smaller than this against c, I - c P cancels, and S is K / c to as many digits.
 constexpr double kSmallestGram = 1e-8;
-
-template <typename T>
-double squared_norm_of(const T* gram, int64_t n) {
-  double squares = 0;
-  for (int64_t i = 0; i < n; ++i) squares += row_product(gram + i * n, gram + i * n, n);
-  return squares;
-}
-
-template <typename T>
-double roundoff_of(const T* gram, int64_t n) {
-  const double u = static_cast<double>(std::numeric_limits<T>::epsilon());
-  return u * std::sqrt(squared_norm_of(gram, n) / static_cast<double>(n));
-}
 
 // c |H P H| = |H - S| by three steps of the power method, from a vector that no S is made for.
 inline double largest_rest(const double* S, int64_t n) {

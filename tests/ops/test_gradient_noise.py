@@ -27,8 +27,8 @@ def assert_as_in_float64(
 
 
 @pytest.mark.parametrize("served_by", ["kernel", "composition"])
-@pytest.mark.parametrize("measure", ["hsic", "cka", "coco", "nhsic"])
-@pytest.mark.parametrize("n", [8, 40])
+@pytest.mark.parametrize("measure", ["hsic", "cka", "coco", "coco fro", "nhsic"])
+@pytest.mark.parametrize("n", [8, 40, 600])
 def test_clusters_far_apart(
     measure: str, n: int, served_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +38,10 @@ def test_clusters_far_apart(
     x = normal(n, 3)
     x[::3] += 3000
     y = torch.arange(n) // 3 % 2  # as many of each class in both clusters
-    assert_as_in_float64(measure, x, y, 1e-5, kernel_x=bx.Gaussian(2000.0, scale_by_dim=False))
+    name, _, norm = measure.partition(" ")
+    settings = {"norm": norm} if norm else {}
+    kernel = bx.Gaussian(2000.0, scale_by_dim=False)
+    assert_as_in_float64(name, x, y, 1e-5, kernel_x=kernel, **settings)
 
 
 def test_clusters_far_apart_by_streaming() -> None:
