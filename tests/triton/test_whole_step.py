@@ -28,12 +28,17 @@ print(float(value), float(big.grad.norm()))
 """
 
 
-def test_a_whole_step_through_the_kernels() -> None:
+@pytest.mark.parametrize(
+    "stream",
+    [{}, pytest.param({"STREAM": "1"}, marks=pytest.mark.slow)],
+    ids=["whole", "streaming"],
+)
+def test_a_whole_step_through_the_kernels(stream: dict[str, str]) -> None:
     """The package as a user calls it, served by the interpreted kernels, equals the CPU kernels."""
     skip_where_the_interpreter_is_broken()
     results = []
     forced = {"BIDO_EXT_BACKEND": "triton", "TRITON_INTERPRET": "1"}
-    for extra in ({"STREAM": "1"}, {**forced, "STREAM": "1"}, {"BIDO_EXT_BACKEND": "reference"}):
+    for extra in (stream, {**forced, **stream}, {"BIDO_EXT_BACKEND": "reference"}):
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("BIDO_EXT", "TRITON_I"))
         }
