@@ -144,21 +144,28 @@ def run(setting: Setting, document: dict[str, Any], save: Callable[[], None]) ->
 def table(document: dict[str, Any]) -> str:
     """A row a measure: natural accuracy at each rung, and d(X, Z) against plain training."""
     lines = [
-        "| data, network | measure | weights (λx, λy): bottom, middle, top | natural accuracy: plain | "
-        "bottom | middle | top |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| data, network | measure | λx, λy at the middle | natural accuracy: plain | bottom | middle | top "
+        "| Σ d(X, Z) at the top, of plain |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for name, of in document["settings"].items():
         trials = of["trials"]
         plain = trials["none plain"]["natural_accuracy"]
         for measure in MEASURES:
             rows = [trials[f"{measure} {rung}"] for rung in TRIED.values()]
-            pairs = "; ".join(
-                f"{r['weights']['lambda_x']:.2g}, {r['weights']['lambda_y']:.2g}" for r in rows
+            middle = rows[1]["weights"]
+            cells = " | ".join(f"{100 * row['natural_accuracy']:.1f} %" for row in rows)
+            left = _terms_of_x(rows[-1]["last_epoch"])
+            before = sum(of["found"]["ladders"][measure]["terms_x"].values())
+            lines.append(
+                f"| {name} | {measure} | {middle['lambda_x']:.2g}, {middle['lambda_y']:.2g} | "
+                f"{100 * plain:.1f} % | {cells} | {100 * left / before:.0f} % |"
             )
-            cells = " | ".join(f"{100 * r['natural_accuracy']:.1f} %" for r in rows)
-            lines.append(f"| {name} | {measure} | {pairs} | {100 * plain:.1f} % | {cells} |")
     return "\n".join(lines)
+
+
+def _terms_of_x(epoch: dict[str, float]) -> float:
+    return sum(value for name, value in epoch.items() if name.startswith("d(x,"))
 
 
 def main() -> None:
