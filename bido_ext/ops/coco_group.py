@@ -45,6 +45,8 @@ class CocoGroup:
 
     def _note(self, i: int, E: Tensor) -> None:
         self.unresolved[i] = unresolved(E, self.kinds[i])
+        if E.device.type != "cpu":  # float64 is no second try there
+            return
         norm = torch.linalg.vector_norm(center_stack(E, E.dtype), dtype=torch.float64)
         self.sizes[i] = (0 * norm if self.kinds[i] == GRAM else roundoff_of(E)), norm
 

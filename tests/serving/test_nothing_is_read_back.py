@@ -51,9 +51,9 @@ def calls_of(op: str, implementation: str, variant: Variant, kind: int, n: int) 
 #: Op, implementation, variant, kernels (of algebra only whether it is linear counts), and samples: more than a
 #: tile of the sweep, and than what is squared at once.
 CASES = [
-    *[(op, "composed", variant, kind, 40)
-      for op, variant in (("gaussian_gram", False), ("gram_stack", False),
-                          ("double_center", False), ("hsic", False), ("hsic", True))
+    *[(op, "composed", variant, kind, n)
+      for op, variant, n in (("gaussian_gram", False, 40), ("gram_stack", False, 40),
+                             ("double_center", False, 40), ("hsic", False, 40), ("hsic", True, 16))
       for kind in (GAUSSIAN, LAPLACIAN, ENERGY, LINEAR)],
     *[(op, "split", False, GAUSSIAN, 40) for op in ("gaussian_gram", "gram_stack", "hsic")],
     *[("nhsic", form, variant, kind, 140)
