@@ -14,10 +14,10 @@ from torch import Tensor
 
 def nhsic_in_long_doubles(K: Tensor, L: Tensor, c: float) -> tuple[float, Tensor, float]:
     """Value, d value / dK and |S| |T|, of Gram matrices (n, n) in float64."""
-    inverses = [_inverse(gram.numpy().astype(np.longdouble), c) for gram in (K, L)]
-    eye = np.eye(len(K), dtype=np.longdouble)
-    S, T = (eye - np.longdouble(c) * P for P in inverses)
-    G = np.longdouble(c) * inverses[0] @ T @ inverses[0]
+    (Kc, P), (Lc, Q) = (_centered_and_inverse(gram.numpy(), c) for gram in (K, L))
+    S, T = P @ Kc, Q @ Lc  # not I - c P, which cancels beside a K that is small against c
+    S, T = (S + S.T) / 2, (T + T.T) / 2
+    G = np.longdouble(c) * P @ T @ P
     bound = np.sqrt((S * S).sum() * (T * T).sum())
     return float((S * T).sum()), torch.from_numpy(_centered(G).astype(np.float64)), float(bound)
 
@@ -28,10 +28,11 @@ def _centered(K: np.ndarray) -> np.ndarray:
     return K - K.mean(1, keepdims=True)
 
 
-def _inverse(K: np.ndarray, c: float) -> np.ndarray:
-    """(H K H + c I)^-1 by Newton's steps from that of float64."""
-    A = _centered(K) + np.longdouble(c) * np.eye(len(K), dtype=np.longdouble)
+def _centered_and_inverse(K: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """H K H and (H K H + c I)^-1, by Newton's steps from that of float64."""
+    Kc = _centered(K.astype(np.longdouble))
+    A = Kc + np.longdouble(c) * np.eye(len(K), dtype=np.longdouble)
     P = np.linalg.inv(A.astype(np.float64)).astype(np.longdouble)
     for _ in range(3):
         P = P + P @ (np.eye(len(A), dtype=np.longdouble) - A @ P)
-    return (P + P.T) / 2
+    return Kc, (P + P.T) / 2
