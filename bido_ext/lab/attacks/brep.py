@@ -35,7 +35,9 @@ from .spec import AttackSpec
 class BrepConfig(SearchConfig):
     """How the latents are searched.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: iterations of a search at most, those that look for its start included.
         candidates: latents asked about in an iteration without a start.
         points: on the sphere.

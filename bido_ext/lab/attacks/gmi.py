@@ -32,7 +32,9 @@ class GmiConfig(SearchConfig):
     over the classes attacked together: its lr divided by their number is ours (MNIST: 0.01 / 5,
     CelebA: 0.02 / 60).
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: of momentum descent in z.
         lr, momentum: v' = momentum v - lr g; z += (1 + momentum) v' - momentum v, which is
             PyTorch's SGD with Nesterov momentum.

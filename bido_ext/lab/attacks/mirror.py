@@ -34,7 +34,9 @@ _SLOPE = 0.2  # of the leaky ReLU behind StyleGAN's w
 class MirrorConfig(SearchConfig):
     """How the latents are bred.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: generations.
         candidates: samples of the generator that each search starts its population from.
         population: latents of a generation; the best one stays.

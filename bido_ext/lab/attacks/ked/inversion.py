@@ -31,7 +31,9 @@ class KedConfig(SearchConfig):
     alone: in the published code the classes attacked together enter each other's loss through
     minibatch discrimination. The latents are not clipped (nor are they in effect there).
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: of Adam on (mu, logvar); published: 5000 with the BiDO experiments, 2400 originally.
         id_weight: weight of the identity loss.
         logvar: where logvar starts; mu starts at 0.

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 class PlgConfig(SearchConfig):
     """How the noise is searched: the loss of a row is the sum of the max-margin losses of its views.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: of Adam.
         views: augmented views of the image in a step.
         restarts: independent starts per class.

@@ -27,7 +27,9 @@ from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
 class PpaConfig(SearchConfig):
     """How latents are selected and searched.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         candidates: samples of the generator to start the selection with (published: 2000 for
             FaceScrub, 5000 for CelebA).
         kept: candidates optimised for each class.

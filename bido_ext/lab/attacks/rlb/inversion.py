@@ -35,7 +35,9 @@ class RlbConfig(SearchConfig):
     In an episode it is shown a random latent and answers with an action in (-1, 1); the image asked
     about is made of mix * latent + (1 - mix) * action.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: episodes; published: 40,000.
         lr: of Adam, for actor, critics and temperature.
         hidden: width of the agent's networks.

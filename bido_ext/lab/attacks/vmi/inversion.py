@@ -30,7 +30,9 @@ class VmiConfig(SearchConfig):
     Loss of a row: mean over ``draws`` of cross-entropy of the target + kl_weight * KL(q || N(0, I)),
     the KL averaged over the generator's layers if each has a flow.
 
-    Attributes, beside those of ``SearchConfig``:
+    The attributes of ``SearchConfig`` come besides.
+
+    Attributes:
         steps: of SGD (published: 31 epochs of 10 iterations). The last flow is kept; the published
             code evaluates every epoch and keeps the best, which is a selection.
         lr, momentum: of SGD on the flow's parameters.
