@@ -158,10 +158,14 @@ def table(document: dict[str, Any]) -> str:
             left = _terms_of_x(rows[-1]["last_epoch"])
             before = sum(of["found"]["ladders"][measure]["terms_x"].values())
             lines.append(
-                f"| {name} | {measure} | {middle['lambda_x']:.2g}, {middle['lambda_y']:.2g} | "
+                f"| {name} | {measure} | {_told(middle['lambda_x'])}; {_told(middle['lambda_y'])} | "
                 f"{100 * plain:.1f} % | {cells} | {100 * left / before:.0f} % |"
             )
     return "\n".join(lines)
+
+
+def _told(weight: float) -> str:
+    return f"{weight:,.0f}" if weight >= 10 else f"{weight:.2g}"
 
 
 def _terms_of_x(epoch: dict[str, float]) -> float:
