@@ -14,9 +14,7 @@ from torch import Tensor
 
 def nhsic_in_long_doubles(K: Tensor, L: Tensor, c: float) -> tuple[float, Tensor, float]:
     """Value, d value / dK and |S| |T|, of Gram matrices (n, n) in float64."""
-    (Kc, P), (Lc, Q) = (_centered_and_inverse(gram.numpy(), c) for gram in (K, L))
-    S, T = P @ Kc, Q @ Lc  # not I - c P, which cancels beside a K that is small against c
-    S, T = (S + S.T) / 2, (T + T.T) / 2
+    (S, P), (T, _) = (_factor_and_inverse(gram.numpy(), c) for gram in (K, L))
     G = np.longdouble(c) * P @ T @ P
     bound = np.sqrt((S * S).sum() * (T * T).sum())
     return float((S * T).sum()), torch.from_numpy(_centered(G).astype(np.float64)), float(bound)
@@ -28,11 +26,18 @@ def _centered(K: np.ndarray) -> np.ndarray:
     return K - K.mean(1, keepdims=True)
 
 
-def _centered_and_inverse(K: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """H K H and (H K H + c I)^-1, by Newton's steps from that of float64."""
+def _factor_and_inverse(K: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """S = H K H P and P = (H K H + c I)^-1, by Newton's steps from that of float64.
+
+    S is I - c P, whose round-off is no larger where H K H has none of its own; beside a K that is small
+    against c that cancels, and S is the product.
+    """
+    eye = np.eye(len(K), dtype=np.longdouble)
     Kc = _centered(K.astype(np.longdouble))
-    A = Kc + np.longdouble(c) * np.eye(len(K), dtype=np.longdouble)
+    A = Kc + np.longdouble(c) * eye
     P = np.linalg.inv(A.astype(np.float64)).astype(np.longdouble)
     for _ in range(3):
-        P = P + P @ (np.eye(len(A), dtype=np.longdouble) - A @ P)
-    return Kc, (P + P.T) / 2
+        P = P + P @ (eye - A @ P)
+    P = (P + P.T) / 2
+    S = P @ Kc if np.sqrt((Kc * Kc).sum()) < 1e-2 * c else eye - np.longdouble(c) * P
+    return (S + S.T) / 2, P
