@@ -102,7 +102,7 @@ def _default(
         bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]
         values = nan_where_unresolved(values, bad, first, second)
         if values.device.type == "cpu":  # where float64 is a second try
-            values = values.masked_fill(group.noise(values), float("nan"))
+            values = values.masked_fill(group.noise(values, norm), float("nan"))
     return values, stack, kept
 
 

@@ -25,7 +25,7 @@ class CocoGroup:
         stack: Gram matrices up to centering, (wanted, n, n).
         wide: Whether the n x n algebra runs in float64.
         unresolved: By variable, for the Gram matrices made so far: whether float32 does not hold it, 0-d.
-        sizes: By variable: the round-off of its entries, and |Kc|_F, 0-d.
+        sizes: By variable: the round-off of its entries, 0-d, and |Kc| in the Frobenius and the spectral norm.
     """
 
     variables: Sequence[Tensor]
@@ -47,21 +47,23 @@ class CocoGroup:
         self.unresolved[i] = unresolved(E, self.kinds[i])
         if E.device.type != "cpu":  # float64 is no second try there
             return
-        norm = torch.linalg.vector_norm(center_stack(E, E.dtype), dtype=torch.float64)
-        self.sizes[i] = (0 * norm if self.kinds[i] == GRAM else roundoff_of(E)), norm
+        Kc = center_stack(E, torch.float64)
+        roundoff = roundoff_of(E)
+        size = torch.stack([torch.linalg.vector_norm(Kc), _spectral_norm(Kc)])
+        self.sizes[i] = (0 * roundoff if self.kinds[i] == GRAM else roundoff), size
 
-    def noise(self, values: Tensor) -> Tensor:
-        """Which of the values (pairs,), sqrt(|Kc Lc|) / n, float32 entries do not hold."""
-        bad = []
+    def noise(self, values: Tensor, norm: str) -> Tensor:
+        """Which of the values (pairs,), sqrt(|Kc Lc|) / n in either norm, float32 entries do not hold."""
+        which, bad = ("fro", "spectral").index(norm), []
         for value, pair in zip(values, self.pairs, strict=True):
             for i in pair:
                 if self.kinds[i] == LABELS and i not in self.sizes:
                     of_class = same_class(self.variables[i], torch.float64).sum(1)
                     square = of_class.sum() - 2 * of_class.square().mean() + of_class.mean() ** 2
-                    norm = square.clamp_min(0).sqrt() * scalar(self.parameters[i])
-                    self.sizes[i] = 0 * norm, norm
+                    size = torch.stack([square.clamp_min(0).sqrt(), of_class.amax()])
+                    self.sizes[i] = 0 * square, size * scalar(self.parameters[i])
             (own, size), (of_other, size_of_other) = (self.sizes[i] for i in pair)
-            sizes = torch.stack([size_of_other, size])
+            sizes = torch.stack([size_of_other[which], size[which]])
             product = (value * self.n).square()
             bad.append(
                 (product > 0) & product_is_noise(torch.stack([own, of_other]), sizes, product)
@@ -95,3 +97,15 @@ class CocoGroup:
             gram = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
             self._note(i, gram)
         return center_stack(gram, self.dtype)
+
+
+def _spectral_norm(K: Tensor) -> Tensor:
+    """Of symmetric K (n, n), 0-d, from below: a few steps of the power method."""
+    v = (torch.arange(1, len(K) + 1, device=K.device) * 2654435761 // 128 % 1024).to(
+        K.dtype
+    ) - 511.5
+    size = torch.linalg.vector_norm(v)
+    for _ in range(4):
+        v = K @ (v / torch.where(size > 0, size, 1.0))
+        size = torch.linalg.vector_norm(v)
+    return size
