@@ -48,8 +48,9 @@ class StepLoss:
         extras = self.defence.extras(step)
         joined = torch.cat([images, *(e.images for e in extras)]) if extras else images
         logits, *others = self.model(joined).split([len(x), *(len(e.images) for e in extras)])
-        parts = {"ce": F.cross_entropy(logits, y).detach()}
-        loss = self._task_loss(logits, y)
+        entropy = F.cross_entropy(logits, y)
+        own = self.defence.task_loss(logits, y, self.epoch, self.epochs)
+        loss, parts = entropy if own is None else own, {"ce": entropy.detach()}
         for extra, answers in zip(extras, others, strict=True):
             more = self._task_loss(answers, extra.labels)
             parts[extra.name] = more.detach()
