@@ -14,7 +14,7 @@ from bido_ext.ops.gram_stack import gram_stack_of
 from bido_ext.ops.kernels import same_class
 from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
 from bido_ext.reference.kernel_entries import scalar
-from bido_ext.reference.resolution import product_is_noise, roundoff_of, unresolved
+from bido_ext.reference.resolution import power_start, product_is_noise, roundoff_of, unresolved
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ class CocoGroup:
 
 def _spectral_norm(K: Tensor) -> Tensor:
     """Of symmetric K (n, n), 0-d, from below: a few steps of the power method."""
-    v = (torch.arange(1, len(K) + 1, device=K.device) * 2654435761 // 128 % 1024).to(
-        K.dtype
-    ) - 511.5
+    v = power_start(len(K), K.dtype, K.device)
     size = torch.linalg.vector_norm(v)
     for _ in range(4):
         v = K @ (v / torch.where(size > 0, size, 1.0))

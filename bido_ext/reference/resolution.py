@@ -124,7 +124,7 @@ def amplifies_roundoff(E: Tensor, S: Tensor, eps: float) -> Tensor:
     """
     n = E.shape[-1]
     roundoff = torch.finfo(E.dtype).eps * torch.linalg.vector_norm(E, dtype=torch.float64) / n**0.5
-    v = unbiased_start(n, S.dtype, S.device)
+    v = power_start(n, S.dtype, S.device)
     steps = [v]
     for _ in range(3):
         steps.append(steps[-1] - S @ steps[-1])
@@ -157,7 +157,7 @@ def roundoff_of(E: Tensor) -> Tensor:
     return torch.finfo(E.dtype).eps * size / E.shape[-1] ** 0.5
 
 
-def unbiased_start(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def power_start(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A vector (n,) of mean 0 that no matrix is made for, where the power method starts."""
     v = (torch.arange(1, n + 1, device=device) * 2654435761 // 128 % 1024).to(dtype)
     return v - v.mean()
