@@ -56,7 +56,9 @@ def checked(cls: type[T]) -> type[T]:
             init(self, *args, **values)
         except ValidationError as error:
             names = [field.name for field in fields(made)]
-            raise ValueError("; ".join(_sentence(e, names) for e in error.errors())) from None
+            # An unknown key first: it is most often the missing one, mistyped.
+            found = sorted(error.errors(), key=lambda e: e["type"] == "missing")
+            raise ValueError("; ".join(_sentence(e, names) for e in found)) from None
 
     made.__init__ = checked_init
     return made  # type: ignore[no-any-return]
