@@ -68,7 +68,6 @@ def _build(program: str, library: Path) -> None:
     partial = library.with_suffix(f".{os.getpid()}")
     _run([
         program, "-shared", "-o", str(partial), *map(str, objects), f"-L{TORCH / 'lib'}", "-ltorch_cpu",
-        f"-Wl,-rpath,{TORCH / 'lib'}",
     ])  # fmt: skip
     partial.replace(library)
 
