@@ -18,11 +18,11 @@ MOST_NAMES = 48
 
 @dataclass(frozen=True)
 class SimilarityMatrix:
-    """Similarity of all layers of a model with all layers of another one, or of itself.
+    """The similarity of all layers of a model with all layers of another one, or of itself.
 
     Attributes:
-        matrix: float64 (layers, other layers), on the CPU. CKA lies in [-1, 1] with the unbiased
-            estimator, else in [0, 1]; NaN where a layer gave the same output for all samples.
+        matrix: (layers, other layers), float64, on the CPU. CKA lies in [-1, 1] with the unbiased estimator,
+            else in [0, 1]. It is NaN for a layer that gave the same output for all samples.
         layers: Names of the rows.
         other_layers: Names of the columns.
         measure: "cka" or "hsic".

@@ -24,9 +24,9 @@ class Rung(NamedTuple):
     """One pair of weights.
 
     Attributes:
-        lambda_x, lambda_y: For ``BiDOLoss``.
-        share_x: lambda_x |grad sum_j d(X, Z_j)| over the push of the classification loss.
-        share_y: lambda_y |grad sum_j d(Z_j, Y)| over the push.
+        lambda_x, lambda_y: The weights, for ``BiDOLoss``.
+        share_x: lambda_x |grad sum_j d(X, Z_j)| divided by the push of the classification loss.
+        share_y: lambda_y |grad sum_j d(Z_j, Y)| divided by the push.
     """
 
     lambda_x: float
@@ -42,15 +42,15 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightLadder:
-    """The weights for one measure; numbers are medians over the batches.
+    """The proposed weights for one measure. Numbers are medians over the batches.
 
     Attributes:
-        measure: As in ``BiDOLoss``.
-        terms_x, terms_y: d(X, Z_j) and d(Z_j, Y) by layer.
-        pull_x, pull_y: Norms of the gradients of their sums, without weights, by the model's parameters.
-        push: That of the classification loss where the model has decided nothing.
-        rungs: From the weakest to the strongest.
-        published: The paper's weights in the same unit; None for a measure it does not use.
+        measure: Its name, as in ``BiDOLoss``.
+        terms_x, terms_y: d(X, Z_j) and d(Z_j, Y), by layer name.
+        pull_x, pull_y: Norms of the gradients of their sums by the model's parameters, without weights.
+        push: Norm of the gradient of the classification loss at outputs of 0.
+        rungs: The pairs, from the weakest to the strongest.
+        published: The published weights with their shares; None if the paper does not use the measure.
     """
 
     measure: str
@@ -64,20 +64,20 @@ class WeightLadder:
 
     @property
     def middle(self) -> Rung:
-        """The rung to start from."""
+        """The pair to start from."""
         return self.rungs[len(self.rungs) // 2]
 
 
 @dataclass(frozen=True)
 class WeightSuggestion:
-    """Ladders by measure; printing it gives a table.
+    """The result of :func:`bido_ext.suggest_weights`. Print it to get a table.
 
     Attributes:
-        ladders: measure -> ``WeightLadder``; also ``suggestion["nhsic"]``.
+        ladders: dict from measure to ``WeightLadder``. ``suggestion["nhsic"]`` is short for it.
         loss: Median of the classification loss.
-        gradient: Median norm of its gradient as it is, which goes to 0 as the model learns.
-        push: Median norm of its gradient where the model has decided nothing.
-        batches, samples: How many were looked at.
+        gradient: Median norm of its current gradient, which goes to 0 as the model learns.
+        push: Median norm of its gradient at outputs of 0.
+        batches, samples: Number of batches and samples that were measured.
     """
 
     ladders: Mapping[str, WeightLadder]
