@@ -105,34 +105,52 @@ class WeightSuggestion:
             }
         return {**document, "ladders": ladders}
 
-    def plot(self) -> Figure:
-        """The rungs by the share of the push that lambda_x takes; needs matplotlib."""
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import PercentFormatter
+    def plot(self, theme: str = "light") -> Figure:
+        """Draws the pairs of each measure by the share of lambda_x.
 
-        figure = Figure(figsize=(9, 1.2 + 0.8 * len(self.ladders)), layout="constrained")
-        axes = figure.add_subplot()
-        for row, ladder in enumerate(self.ladders.values()):
-            axes.plot(
-                [rung.share_x for rung in ladder.rungs], [row] * len(ladder.rungs), "o-", color="C0"
-            )
-            axes.plot(ladder.middle.share_x, row, "o", color="C0", markersize=11)
-            for rung in ladder.rungs:
-                axes.annotate(
-                    f"{rung.lambda_x:.2g}, {rung.lambda_y:.2g}",
-                    (rung.share_x, row), (0, 8), textcoords="offset points", ha="center", fontsize=8,
-                )  # fmt: skip
-            if ladder.published is not None:
-                axes.plot(ladder.published.share_x, row, "x", color="C1", markersize=9)
-        axes.plot([], [], "o", color="C0", markersize=11, label="start here")
-        axes.plot([], [], "x", color="C1", markersize=9, label="published")
-        axes.axvline(1.0, color="0.6", linestyle="--", label="push of the classification loss")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.set_yticks(range(len(self.ladders)), list(self.ladders))
-        axes.set_ylim(len(self.ladders) - 0.5, -0.7)
-        axes.set_xlabel("share of lambda_x; at each point lambda_x, lambda_y")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, frameon=False)
+        Args:
+            theme: "light" or "dark".
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        from matplotlib.patheffects import withStroke
+
+        from bido_ext._drawing import look, new_figure
+
+        with look(theme) as colour:
+            figure = new_figure(9, 1.2 + 0.8 * len(self.ladders))
+            axes = figure.add_subplot()
+            halo = [withStroke(linewidth=3, foreground=colour("ground"))]
+            for row, ladder in enumerate(self.ladders.values()):
+                shares = [rung.share_x for rung in ladder.rungs]
+                axes.plot(shares, [row] * len(shares), "o-", color=colour("natural"))
+                axes.plot(ladder.middle.share_x, row, "o", color=colour("natural"), markersize=11)
+                for rung in ladder.rungs:
+                    for value, above in ((rung.lambda_x, True), (rung.lambda_y, False)):
+                        axes.annotate(
+                            _short(value), (rung.share_x, row), (0, 9 if above else -9),
+                            textcoords="offset points", ha="center",
+                            va="bottom" if above else "top", fontsize=8, path_effects=halo,
+                        )  # fmt: skip
+                if ladder.published is not None:
+                    axes.plot(
+                        ladder.published.share_x, row, "x", color=colour("attack"), markersize=9
+                    )
+            axes.plot([], [], "o", color=colour("natural"), markersize=11, label="start here")
+            axes.plot([], [], "x", color=colour("attack"), markersize=9, label="published")
+            axes.axvline(
+                1.0, color=colour("quiet"), linestyle="--", label="push of the classification loss",
+                zorder=0,
+            )  # fmt: skip
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.margins(x=0.08)
+            axes.set_yticks(range(len(self.ladders)), list(self.ladders))
+            axes.set_ylim(len(self.ladders) - 0.5, -0.6)
+            axes.set_xlabel("share of lambda_x; above each point lambda_x, below lambda_y")
+            axes.spines[["top", "right"]].set_visible(False)
+            figure.legend(loc="outside lower center", ncols=3)
         return figure
 
     def __str__(self) -> str:
@@ -183,6 +201,10 @@ def make_ladder(
 def _two_digits(value: float) -> float:
     """Weights that a person can copy; the shares are those of what is printed."""
     return float(f"{value:.1e}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}".replace("e+0", "e")
 
 
 def _percent(share: float) -> str:

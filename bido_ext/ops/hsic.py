@@ -51,8 +51,8 @@ def hsic(
 ) -> Tensor:
     """Hilbert-Schmidt independence criterion (HSIC) of x and y: how much they depend on each other.
 
-    With the centered Gram matrices HKH of x and HLH of y, it is tr(HKH HLH) / (n-1)^2. It is 0 or more, and
-    its size depends on the kernels; :func:`bido_ext.cka` is the normalized form.
+    With the centered Gram matrices HKH of x and HLH of y, it is tr(HKH HLH) / (n-1)^2. Its size also depends
+    on the kernels; :func:`bido_ext.cka` is the normalized form.
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
