@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws similarity.svg from similarity.json, which ``bido compare`` wrote: ``python docs/pictures/similarity.py``.
+"""Draws similarity.svg from similarity.json: ``python docs/pictures/similarity.py``.
 
-docs/similarity.md has the commands. Of the file those parts are kept that the picture needs.
+``bido compare`` wrote the file, by the commands of docs/similarity.md; what the picture needs was kept.
 """
 
 from __future__ import annotations
