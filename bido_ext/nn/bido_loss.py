@@ -173,8 +173,8 @@ class BiDOLoss(nn.Module):
         This call waits for the device; a step does not.
 
         Returns:
-            "bido": the value of the loss. "bido_x/<layer>" and "bido_y/<layer>": the terms d(X, Z_j) and
-            d(Z_j, Y), without weights.
+            A dict in which "bido" is the value of the loss, and "bido_x/<layer>" and "bido_y/<layer>" are the
+            terms d(X, Z_j) and d(Z_j, Y) of a layer, without weights.
         """
         return {} if self._total is None else named_numbers(self._total, self.terms)
 
