@@ -62,7 +62,7 @@ def place_labels(
     frame = axes.get_window_extent(renderer)
     to_pixels = axes.transData.transform
     markers = [_around(to_pixels(point), _MARKER * unit) for point in points]
-    along = np.concatenate([_along(*to_pixels(line), unit) for line in lines] or [np.empty((0, 2))])
+    along = np.concatenate([_along(to_pixels(line), unit) for line in lines] or [np.empty((0, 2))])
     places: list[list[tuple[float, Bbox, tuple[float, float]]]] = []
     for label in labels:
         probe = axes.text(0, 0, label.text, fontsize=fontsize)
@@ -107,7 +107,7 @@ def _places(
             covered = sum(_overlap(box, marker) for marker in markers) / unit**2
             crossed = int(_inside(box, along).sum())
             found.append((distance + 20 * covered + 4 * crossed, box, (dx / unit, dy / unit)))
-    return found or [(0.0, Bbox.from_bounds(*centre, 0, 0), (0.0, 0.0))]
+    return found or [(0.0, Bbox.from_bounds(centre[0], centre[1], 0, 0), (0.0, 0.0))]
 
 
 def _choose(
@@ -139,8 +139,9 @@ def _around(point: np.ndarray, half: float) -> Bbox:
     return Bbox.from_bounds(point[0] - half, point[1] - half, 2 * half, 2 * half)
 
 
-def _along(start: np.ndarray, end: np.ndarray, unit: float) -> np.ndarray:
-    """Points on a line, three points of print apart."""
+def _along(line: np.ndarray, unit: float) -> np.ndarray:
+    """Points on a line, given by its two ends, three points of print apart."""
+    start, end = line
     steps = max(2, int(np.hypot(*(end - start)) / (3 * unit)))
     return start + np.linspace(0, 1, steps)[:, None] * (end - start)  # type: ignore[no-any-return]
 
