@@ -164,6 +164,8 @@ def attack(
     target, facts = load_model(model)
     labels = parse_classes(classes, facts["num_classes"])
     shape = find_model(facts["arch"]).shape(facts["arch_options"])
+    known = facts["defence"] != UNKNOWN
+    defence = (facts["defence"], facts["weights"]) if known else ("none", {})
     ranks = Ranks.of_environment()
     quiet = json or not ranks.leads
     options = RunOptions(fresh=fresh, progress=not quiet, device=pick_device(device))
@@ -189,14 +191,14 @@ def attack(
             replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
             target=target,
             force_foreign_gan=force_foreign_gan,
+            defence=defence,
+            budget=getattr(search, "budget", 0),
             ranks=ranks,
         )
     more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
-    known = facts["defence"] != UNKNOWN
     attacked = attack_target(
         attack, target, gan, search, labels, out, options,
-        defence=(facts["defence"], facts["weights"]) if known else ("none", {}), public=images,
-        side=shape[-1], ranks=ranks, **more,
+        defence=defence, public=images, side=shape[-1], ranks=ranks, **more,
     )  # fmt: skip
     if not ranks.leads:
         return

@@ -27,6 +27,7 @@ _OWN_FILES = (
     "checkpoint.pt",
     "comparison.png",
     "gan.pt",
+    "labels.pt",
     "latents.pt",
     "log.csv",
     "model.pt",
