@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bido_ext.lab.attacks import AttackSpec, BlackBox, Reconstructions, find_attack
+from bido_ext.lab.attacks.adaptive import check_white_box, told_by
 from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
 from bido_ext.lab.attacks.ranks import ALONE, Ranks
 from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
@@ -193,6 +194,7 @@ def attack_target(
     defence: tuple[str, Mapping[str, float]] = ("none", {}),
     public: PublicSet | None = None,
     side: int = 0,
+    adapted: tuple[nn.Module, Mapping[str, Any]] | None = None,
     ranks: Ranks = ALONE,
     **more: Any,
 ) -> Attacked:
@@ -212,6 +214,8 @@ def attack_target(
         defence: Name and weights of the target's defence: what it answers a black-box attack.
         public: The attacker's images, for an attack that sees them.
         side: Of the target's images, for an attack that resizes; 0: the generator's.
+        adapted: What a white-box attack runs on in place of the target, and what that is; the
+            confidence is the target's all the same.
         ranks: Processes that share the searches; all of them call this, and get the outcome.
         more: Options of this attack alone, such as ``force_foreign_gan``.
 
@@ -239,11 +243,15 @@ def attack_target(
             raise ValueError(f"public must be given: {attack} trains on the public images too")
         settings["public"] = public.digest
         more["public"] = public.images
-    stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
     if spec.any_generator and not isinstance(prior, nn.Module):
         prior = prior.generator
+    if adapted is not None:
+        check_white_box(spec)
+        settings["adaptive"] = dict(adapted[1])
+    stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
     budget = getattr(config, "budget", 0)
-    met = _met(spec, target, answers, budget, getattr(prior, "queries", 0), options)
+    spent = getattr(prior, "queries", 0)
+    met = _met(spec, target, answers, budget, spent, options) if adapted is None else adapted[0]
     with locked(out) if ranks.leads else nullcontext():
         done = ranks.by_leader(lambda: stage.outcome(options))
         if done is not None:
@@ -254,6 +262,8 @@ def attack_target(
                 config, met, prior, list(classes), run_dir=out, progress=options.progress,
                 device=options.device, ranks=ranks, **more,
             )  # fmt: skip
+            if adapted is not None:
+                found.target_confidence = told_by(target, found, options.device)
             seconds = time.monotonic() - began
             if ranks.leads:
                 save_reconstructions(found, stage.config, stage.product)

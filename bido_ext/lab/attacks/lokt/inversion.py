@@ -214,8 +214,8 @@ LOKT = AttackSpec(
             surrogate_width=0.5,
         ),
         "smoke": LoktConfig(
-            steps=6, restarts=3, labelled=10, surrogate_steps=3, surrogate_batch=8,
-            surrogate_width=0.1,
+            steps=6, restarts=3, surrogates="critic,small-1", labelled=10, surrogate_steps=3,
+            surrogate_batch=8, surrogate_width=0.1,
         ),
     },
 )  # fmt: skip
