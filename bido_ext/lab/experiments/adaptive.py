@@ -74,7 +74,7 @@ def adapt(
                 config, target, public.images, out, digest=digest, progress=False,
                 device=options.device,
             )  # fmt: skip
-        with locked(out):
+        with locked(out, options.patience):
             done = stage.outcome(options)
             made = stand_in(
                 config, target, public.images, out, digest=digest,

@@ -172,7 +172,7 @@ def train_prior(
     def make() -> Any:
         if not ranks.leads:  # what the leader has finished
             return spec.train(*inputs, progress=False, device=options.device, **more)
-        with locked(out):
+        with locked(out, options.patience):
             done = stage.outcome(options)
             progress = options.progress and done is None
             gan = spec.train(*inputs, progress=progress, device=options.device, **more)
@@ -252,7 +252,7 @@ def attack_target(
     budget = getattr(config, "budget", 0)
     spent = getattr(prior, "queries", 0)
     met = _met(spec, target, answers, budget, spent, options) if adapted is None else adapted[0]
-    with locked(out) if ranks.leads else nullcontext():
+    with locked(out, options.patience) if ranks.leads else nullcontext():
         done = ranks.by_leader(lambda: stage.outcome(options))
         if done is not None:
             found, seconds = load_reconstructions(stage.product), done["seconds"]
