@@ -213,7 +213,14 @@ LOKT_GAN = PriorSpec(
     load=load_lokt_gan,
     presets={
         "quick": LoktGanConfig(
-            steps=400, alone=50, critic_steps=2, batch_size=64, width=0.25, critic_width=0.25
+            steps=400,
+            alone=200,
+            critic_steps=1,
+            batch_size=32,
+            lr=5e-4,
+            class_weight=0.3,
+            width=0.25,
+            critic_width=0.25,
         ),
         "smoke": LoktGanConfig(
             steps=6, alone=2, batch_size=16, critic_steps=1, width=0.1, critic_width=0.1

@@ -210,8 +210,8 @@ LOKT = AttackSpec(
     LOKT_GAN,
     presets={
         "quick": LoktConfig(
-            steps=100, restarts=20, batch_size=100, surrogate_steps=200, surrogate_batch=64,
-            surrogate_width=0.5,
+            steps=100, restarts=20, batch_size=100, surrogate_steps=300, surrogate_batch=32,
+            surrogate_width=0.25,
         ),
         "smoke": LoktConfig(
             steps=6, restarts=3, surrogates="critic,small-1", labelled=10, surrogate_steps=3,
