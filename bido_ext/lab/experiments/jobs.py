@@ -78,11 +78,11 @@ def share(
             while waiting and len(at_work) < jobs:
                 number, piece = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(piece, sender), name=piece.name)
+                begun = context.Process(target=_work, args=(piece, sender), name=piece.name)
                 with _one_thread():
-                    process.start()
+                    begun.start()
                 sender.close()
-                at_work[number] = process, receiver
+                at_work[number] = begun, receiver
                 narrator.say(f"{piece.name}: begun; {_counted(at_work, waiting, given, failed)}")
             number, outcome, error = _ended(at_work)
             if error:
