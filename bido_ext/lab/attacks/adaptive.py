@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An adaptive attacker: a white-box attack that runs on a surrogate of the target.
 
-A defence that bends the target's gradients or plants shortcuts in it (label smoothing, Trap-MID,
-BiDO) bends those of a surrogate less: it is distilled from what the target answers to public
-images, on which the defence must answer as a useful classifier does. The surrogate stands in for
-the target wherever the attack would ask it, the training of a generator of its own included.
+A defence may bend the target's gradients or plant shortcuts in it (label smoothing, Trap-MID, BiDO).
+A surrogate is distilled from what the target answers to public images, where the defence must
+answer as a useful classifier does, and need not inherit them. It stands in for the target wherever
+the attack would ask it, the training of a generator of its own included.
 """
 
 from __future__ import annotations
