@@ -204,8 +204,9 @@ def attack(
     met, adapted, learnt = target, None, ""
     if adaptive is not None:
         assert images is not None
-        own = replace(PRESETS.get(preset, AdaptiveConfig()), kind=adaptive, seed=seed)
-        own = with_settings(own, adaptive_set or [], "--adaptive-set")
+        own = replace(PRESETS.get(preset, AdaptiveConfig()), seed=seed)
+        given = [*(adaptive_set or []), f"kind={adaptive}"]
+        own = with_settings(own, given, "--adaptive-set")
         made = adapt(attack, own, target, images, out / FOLDER, options, ranks)
         met, adapted, learnt = made.network, (made.network, made.settings), made.note
     if generator is not None:

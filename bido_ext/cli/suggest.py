@@ -65,7 +65,10 @@ def suggest(
 
     find_dataset(dataset)
     training = TrainConfig(
-        batch_size=batch_size, sampler=sampler, per_identity=per_identity, seed=seed
+        batch_size=batch_size,
+        sampler=sampler,  # type: ignore[arg-type]  # it checks the name
+        per_identity=per_identity,
+        seed=seed,
     )
     result = suggest_for(
         model,

@@ -209,11 +209,11 @@ def test_black_boxes_are_refused(name, public, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "oracle"}, "adaptive must be one of surrogate, surrogate.target, got 'oracle'"),
+        ({"kind": "oracle"}, "kind must be one of 'surrogate' or 'surrogate.target', got"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
-        ({"momentum": 1.0}, "momentum must lie in"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
         ({"augment": "cutout"}, "augment must be one of"),
     ],
 )

@@ -271,10 +271,10 @@ def test_an_answer_that_is_nan_stops_the_gan(public, tmp_path):
     [
         (CONFIG, {"labelled": 0}, "labelled must be at least 1"),
         (CONFIG, {"surrogate_batch": 1}, "surrogate_batch must be at least 2"),
-        (CONFIG, {"surrogate_momentum": 1.0}, "surrogate_momentum must lie in"),
+        (CONFIG, {"surrogate_momentum": 1.0}, "surrogate_momentum must be below 1"),
         (CONFIG, {"budget": -1}, "budget must be at least 0"),
         (TINY, {"alone": -1}, "alone must be at least 0"),
-        (TINY, {"budget_share": 1.0}, "budget_share must lie in"),
+        (TINY, {"budget_share": 1.0}, "budget_share must be below 1"),
     ],
 )
 def test_bad_settings(config, change, message):

@@ -10,19 +10,20 @@ the attack would ask it, the training of a generator of its own included.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bido_ext.lab.data import ImageSet
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.data.augment import augmentation
+from bido_ext.lab.training.checked import Count, Positive, Several, Share, Weight, checked
 
 from .adversarial import AUTO, drawn, ranges_of
 from .result import Reconstructions
 from .rows import stream_seed
-from .settings import check_at_least
 from .spec import AttackSpec
 from .surrogates import FILE, Distillation, distil, names_of
 from .target import at_least_float32, check_target, place
@@ -32,7 +33,7 @@ PUBLISHED = tuple(f"torchvision/efficientnet_b{i}" for i in range(3))
 KINDS = ("surrogate", "surrogate+target")
 
 
-@dataclass(frozen=True)
+@checked
 class AdaptiveConfig:
     """What the attack runs on, and how the surrogate learns.
 
@@ -49,34 +50,28 @@ class AdaptiveConfig:
         checkpoint_every: steps between checkpoints.
     """
 
-    kind: str = "surrogate"
+    kind: Literal["surrogate", "surrogate+target"] = "surrogate"
     networks: str = AUTO
-    steps: int = 9_400
-    lr: float = 0.01
-    momentum: float = 0.9
-    decay: float = 1e-4
-    batch_size: int = 64
-    width: float = 1.0
+    steps: Count = 9_400
+    lr: Positive = 0.01
+    momentum: Share = 0.9
+    decay: Weight = 1e-4
+    batch_size: Several = 64
+    width: Positive = 1.0
     augment: str = AUTO
     seed: int = 0
-    checkpoint_every: int = 100
+    checkpoint_every: Count = 100
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        if self.kind not in KINDS:
-            raise ValueError(f"adaptive must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        check_at_least(self, 1, "checkpoint_every")
-        check_at_least(self, 2, "batch_size")  # batch norm
         if self.augment != AUTO:
-            ranges_of(self.augment, (1, 32, 32))
-        self._training(())
-
-    def _training(self, names: tuple[str, ...]) -> Distillation:
-        return Distillation(names, self.steps, self.lr, self.momentum, self.decay, width=self.width)
+            augmentation(self.augment)
 
     def training(self, shape: tuple[int, int, int]) -> Distillation:
         """How the networks for images of ``shape`` learn."""
-        return self._training(names_of(self.networks, shape, PUBLISHED))
+        return Distillation(
+            names_of(self.networks, shape, PUBLISHED), self.steps, self.lr, self.momentum,
+            self.decay, width=self.width,
+        )  # fmt: skip
 
 
 PRESETS = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from tqdm import tqdm
 
 from bido_ext.lab.models import build_model, find_model
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.training.checked import Count, Positive, Share, Weight, checked
 
 from .networks import Shape, scaled
 from .rows import stream_seed
-from .settings import check_at_least, check_positive, check_share
 from .target import at_least_float32, place
 
 FILE = "checkpoint.pt"
@@ -92,7 +91,7 @@ def names_of(text: str, shape: Shape, published: Sequence[str]) -> tuple[str, ..
     return tuple(name.strip() for name in text.split(","))
 
 
-@dataclass(frozen=True)
+@checked
 class Distillation:
     """How students learn.
 
@@ -104,18 +103,12 @@ class Distillation:
     """
 
     names: tuple[str, ...]
-    steps: int
-    lr: float
-    momentum: float
-    decay: float
+    steps: Count
+    lr: Positive
+    momentum: Share
+    decay: Weight
     cosine: bool = False
-    width: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "steps")
-        check_at_least(self, 0, "decay")
-        check_positive(self, "lr", "width")
-        check_share(self, "momentum")
+    width: Positive = 1.0
 
     def rate(self, step: int) -> float:
         """The learning rate of ``step``, from 1."""

@@ -7,12 +7,12 @@ made, and the generator makes what the discriminator takes for the wanted class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from bido_ext.lab.attacks.adversarial import (
@@ -25,15 +25,15 @@ from bido_ext.lab.attacks.adversarial import (
 from bido_ext.lab.attacks.black_box import BlackBox
 from bido_ext.lab.attacks.owned import OwnedGan, Owner
 from bido_ext.lab.attacks.plg.network import LATENT_DIM, ConditionalGenerator
-from bido_ext.lab.attacks.settings import check_at_least
 from bido_ext.lab.attacks.spec import PriorSpec
+from bido_ext.lab.training.checked import Count, Number, Several, Share, Weight, checked
 
 from .network import AuxiliaryDiscriminator
 
 OWNER = Owner("lokt", "LOKT")
 
 
-@dataclass(frozen=True)
+@checked
 class LoktGanConfig(AdversarialConfig):
     """How the T-ACGAN is trained; see also ``AdversarialConfig``.
 
@@ -44,20 +44,14 @@ class LoktGanConfig(AdversarialConfig):
         budget_share: part of them that the GAN may spend; the rest is for the surrogates.
     """
 
-    steps: int = 20_000
-    batch_size: int = 128
-    beta1: float = 0.0
-    beta2: float = 0.9
-    alone: int = 1000
-    class_weight: float = 1.5
-    budget: int = 0
-    budget_share: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 0, "alone", "class_weight", "budget")
-        if not 0 < self.budget_share < 1:
-            raise ValueError(f"budget_share must lie in (0, 1), got {self.budget_share}")
+    steps: Count = 20_000
+    batch_size: Several = 128
+    beta1: Share = 0.0
+    beta2: Share = 0.9
+    alone: Number = 1000
+    class_weight: Weight = 1.5
+    budget: Number = 0
+    budget_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
 
     @property
     def asked(self) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,11 @@ from bido_ext.lab.attacks.plg.inversion import PlgConfig, PlgSearch
 from bido_ext.lab.attacks.plg.loss import max_margin_loss
 from bido_ext.lab.attacks.ranks import ALONE
 from bido_ext.lab.attacks.result import Reconstructions
-from bido_ext.lab.attacks.settings import check_at_least, check_positive, check_share
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.attacks.surrogates import FILE, Distillation, distil, names_of
 from bido_ext.lab.attacks.target import place
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Number, Positive, Several, Share, Weight, checked
 
 from .gan import LOKT_GAN, OWNER, LoktGan
 from .labelled import FILE as LABELS
@@ -35,7 +35,7 @@ CRITIC = "critic"
 PUBLISHED = tuple(f"torchvision/densenet{depth}" for depth in (121, 161, 169))
 
 
-@dataclass(frozen=True)
+@checked
 class LoktConfig(PlgConfig):
     """How surrogates learn, and how the noise is searched on them: see ``PlgConfig``.
 
@@ -53,22 +53,14 @@ class LoktConfig(PlgConfig):
     """
 
     surrogates: str = "auto"
-    labelled: int = 500
-    surrogate_steps: int = 23_400
-    surrogate_lr: float = 0.1
-    surrogate_momentum: float = 0.9
-    surrogate_decay: float = 5e-4
-    surrogate_batch: int = 256
-    surrogate_width: float = 1.0
-    budget: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "labelled", "surrogate_steps")
-        check_at_least(self, 2, "surrogate_batch")  # batch norm
-        check_at_least(self, 0, "surrogate_decay", "budget")
-        check_positive(self, "surrogate_lr", "surrogate_width")
-        check_share(self, "surrogate_momentum")
+    labelled: Count = 500
+    surrogate_steps: Count = 23_400
+    surrogate_lr: Positive = 0.1
+    surrogate_momentum: Share = 0.9
+    surrogate_decay: Weight = 5e-4
+    surrogate_batch: Several = 256
+    surrogate_width: Positive = 1.0
+    budget: Number = 0
 
 
 def invert_lokt(
@@ -157,7 +149,7 @@ def _surrogates(
         "generator": weights_digest(gan.generator),
     }
     of_surrogates = {
-        name: value for name, value in vars(config).items() if name.startswith("surrogate")
+        name: value for name, value in asdict(config).items() if name.startswith("surrogate")
     }
 
     def learn() -> list[nn.Module]:
