@@ -37,6 +37,8 @@ def list_(
     for row in rows:
         weights = ", ".join(f"{key}={value:g}" for key, value in row.get("weights", {}).items())
         extra = f" (weights {weights})" if weights else ""
+        if "access" in row:
+            extra = f" [{row['access']}{', --adaptive' if row['adaptive'] else ''}]"
         typer.echo(f"{row['name']:<{width}}  {row['description']}{extra}")
 
 

@@ -4,6 +4,7 @@
 from .brep import BREP
 from .gmi import GMI
 from .ked import KED
+from .lokt import LOKT
 from .lomma import LOMMA, LOMMA_KED
 from .mirror import MIRROR
 from .plg import PLG
@@ -13,7 +14,7 @@ from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, LOKT)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +76,20 @@ def invert_plg(
         raise ValueError(
             f"target must have the {generator.num_classes} classes of its GAN, it has {work.outputs}"
         )
-    found = work.search(lambda rows: _Plg(config, target, generator, rows, work.device))
+    found = work.search(lambda rows: PlgSearch(config, target, generator, rows, work.device))
     return work.collect(found["latents"], generator, conditional=True)
 
 
-class _Plg(Search):
+class PlgSearch(Search):
+    """Adam on the noise of a conditional generator.
+
+    Args:
+        config: ``lr`` and ``views``.
+        target: images -> logits.
+    """
+
     def __init__(
-        self, config: PlgConfig, target: nn.Module, generator: nn.Module, rows: Rows,
+        self, config: Any, target: Callable[[Tensor], Tensor], generator: nn.Module, rows: Rows,
         device: torch.device,
     ) -> None:  # fmt: skip
         self.config, self.target, self.generator, self.rows = config, target, generator, rows
@@ -92,12 +99,16 @@ class _Plg(Search):
         self.optimizer = torch.optim.Adam([self.latents], config.lr)
 
     def losses(self, step: int) -> Tensor:
+        """See ``Search``."""
         images = self.generator(self.latents, self.labels)
         draws = self.rows.uniform("plg", step, self.config.views, DRAWS)
         seen = torch.cat([view(images, one) for one in draws.unbind(1)])
-        logits = self.target(seen)
-        each = max_margin_loss(logits, self.labels.repeat(self.config.views))
+        each = self.margins(seen, self.labels.repeat(self.config.views))
         return each.view(self.config.views, -1).sum(0)
+
+    def margins(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each view (n,)."""
+        return max_margin_loss(self.target(images), labels)
 
 
 PLG = AttackSpec(
