@@ -8,12 +8,13 @@ from .lomma import LOMMA, LOMMA_KED
 from .mirror import MIRROR
 from .plg import PLG
 from .ppa import PPA
+from .ppdg import PPDG
 from .rlb import RLB
 from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, PPDG)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 
