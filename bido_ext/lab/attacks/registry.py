@@ -3,6 +3,7 @@
 
 from .brep import BREP
 from .gmi import GMI
+from .if_gmi import IF_GMI
 from .ked import KED
 from .lomma import LOMMA, LOMMA_KED
 from .mirror import MIRROR
@@ -14,7 +15,7 @@ from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, PPDG)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, PPDG, IF_GMI)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 
