@@ -2,6 +2,7 @@
 """The attacks by name: one line each."""
 
 from .brep import BREP
+from .diffusion import DIFFUSION
 from .gmi import GMI
 from .if_gmi import IF_GMI
 from .ked import KED
@@ -15,7 +16,7 @@ from .spec import AttackSpec
 from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
-_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, PPDG, IF_GMI)
+_ROWS = (GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, PPDG, IF_GMI, DIFFUSION)
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 
 

@@ -116,7 +116,7 @@ def features_of(config: Tuning, attack: PpaAttack, device: torch.device) -> Feat
     if config.features == "pixels":
         return lambda images: images.flatten(1)
     shape = (attack.space.shape[0], attack.side, attack.side)
-    seen = WithFeatures(attack.target, shape, device)
+    seen = WithFeatures(attack.target, shape, device, instead="features=pixels")
 
     def features(images: Tensor) -> Tensor:
         return seen(attack.shown(images))[1]

@@ -73,7 +73,7 @@ def find_pivots(
         seed, label: name the random stream.
 
     Raises:
-        FloatingPointError: the distance is not finite.
+        FloatingPointError: a feature is not finite.
     """
     weight = next(space.parameters())
     random = torch.Generator().manual_seed(stream_seed(seed, "ppdg space"))
@@ -92,8 +92,7 @@ def find_pivots(
         noise = torch.randn(pivots.shape, generator=random).to(weight)
         noise *= spread * NOISE * max(0.0, 1 - done / QUIET) ** 2
         images = space.synthesis(pivots + noise)
-        away = DISTANCES[tuning.distance](features(images), wanted)
-        _check(away, label, "pivots", step)
+        away = _distance(tuning, features(images), wanted, label, "pivots", step)
         (pivots.grad,) = torch.autograd.grad(away, [pivots])
         optimizer.step()
     return pivots.detach()
@@ -107,14 +106,14 @@ def tuned(
     Running statistics of batch norm stay as they are.
 
     Raises:
-        FloatingPointError: the distance is not finite.
+        FloatingPointError: a feature is not finite.
     """
     made = copy.deepcopy(space).eval()
     weights = list(made.parameters())
     optimizer = torch.optim.Adam(weights, tuning.tune_lr)
     for step in range(tuning.tune_steps):
-        away = DISTANCES[tuning.distance](features(made.synthesis(pivots)), wanted)
-        _check(away, label, "generator", step)
+        told = features(made.synthesis(pivots))
+        away = _distance(tuning, told, wanted, label, "generator", step)
         # The mapping has no part in it, and no gradient.
         gradients = torch.autograd.grad(away, weights, allow_unused=True)
         for value, gradient in zip(weights, gradients, strict=True):
@@ -124,9 +123,12 @@ def tuned(
     return made
 
 
-def _check(away: Tensor, label: int, what: str, step: int) -> None:
-    if not bool(away.isfinite()):
+def _distance(
+    tuning: Tuning, told: Tensor, wanted: Tensor, label: int, what: str, step: int
+) -> Tensor:
+    if not bool(told.isfinite().all()):
         raise FloatingPointError(
-            f"PPDG-MI: identity {label}: the distance of the {what} is {float(away)} at step "
-            f"{step + 1}; lower its lr"
+            f"PPDG-MI: identity {label}: a feature of the {what} is not finite at step {step + 1}; "
+            "lower its lr"
         )
+    return DISTANCES[tuning.distance](told, wanted)
