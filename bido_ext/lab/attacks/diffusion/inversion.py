@@ -104,18 +104,19 @@ class _Diffusion(BlindSearch):
 
     def advance(self, step: int) -> Tensor:
         """One step of DDIM; returns the identity losses."""
-        now, then = (torch.full((len(self.x),), 1 - done / self.config.steps) for done in (step - 1, step))
-        now, then = now.to(self.x), then.to(self.x)
+        now, then = (
+            self.x.new_full((len(self.x),), 1 - done / self.config.steps)
+            for done in (step - 1, step)
+        )
         x = self.x.detach().requires_grad_()
         image, noise = taken_apart(x, self.network(x, now), now)
         losses = self.identity(as_images(image).clamp(0, 1), step)
         (pull,) = torch.autograd.grad(losses.sum(), [x])
         with torch.no_grad():
-            cos, sin = circle(now, x)
-            image, noise = image - self.config.guidance * sin.square() * pull, noise
-            image = image.clamp(-1, 1)
+            _, sin = circle(now, x)
+            pulled = (image - self.config.guidance * sin.square() * pull).clamp(-1, 1)
             cos, sin = circle(then, x)
-            self.x.copy_(cos * image + sin * noise)
+            self.x.copy_(cos * pulled + sin * noise)
         return losses.detach()
 
     def identity(self, images: Tensor, step: int) -> Tensor:
