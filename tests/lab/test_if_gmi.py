@@ -11,13 +11,13 @@ from torch import nn
 
 from bido_ext.lab.attacks import DirectLatents, Generator
 from bido_ext.lab.attacks.generators import LayeredGenerator
-from bido_ext.lab.attacks.if_gmi import IF_GMI, IfGmiConfig, into_ball, invert_if_gmi, inversion
+from bido_ext.lab.attacks.if_gmi import IF_GMI, IfGmiConfig, into_ball, inversion, invert_if_gmi
 from bido_ext.lab.attacks.ppa.loss import poincare_loss
 from bido_ext.lab.attacks.stylegan2 import StyleGan2
 
 SHORT = IfGmiConfig(
     candidates=12, restarts=2, steps=7, feature_steps=2, layers=2, radii="0,3", lr=0.05,
-    batch_size=5, checkpoint_every=2,
+    feature_lr=0.05, batch_size=5, checkpoint_every=2,
 )  # fmt: skip
 SIDES = {4: 6, 8: 5, 16: 4}
 
@@ -126,7 +126,7 @@ def test_each_stage_goes_on_from_the_one_before_within_its_ball(make, monkeypatc
 def test_features_reach_what_latents_do_not():
     """With the radius at 0.001 the images are those of the latents alone; with none they are better."""
     generator, target = plain(), linear()
-    config = replace(SHORT, steps=40, feature_steps=15, lr=0.1)
+    config = replace(SHORT, steps=40, feature_steps=15, lr=0.1, feature_lr=0.1)
     losses = []
     for radii in ("0,0.001", "0,0"):
         found = attacked(replace(config, radii=radii), generator, target)
@@ -173,7 +173,9 @@ def test_images_at_the_targets_size():
 def test_no_more_layers_than_there_are():
     found = attacked(replace(SHORT, layers=99), plain(), linear())
     assert found.images.shape == (2, 2, 1, 32, 32)
-    with pytest.raises(ValueError, match=r"steps must be more than feature_steps of 3 layers \(6\)"):
+    with pytest.raises(
+        ValueError, match=r"steps must be more than feature_steps of 3 layers \(6\)"
+    ):
         attacked(replace(SHORT, layers=99, steps=6), plain(), linear())
 
 

@@ -28,7 +28,9 @@ from bido_ext.lab.attacks.stylegan2 import StyleGan2
 from bido_ext.lab.models.checkpoint import weights_digest
 
 CPU = torch.device("cpu")
-SHORT = replace(PPDG.settings("smoke"), batch_size=6, checkpoint_every=2, pivot_steps=4, tune_steps=3)
+SHORT = replace(
+    PPDG.settings("smoke"), batch_size=6, checkpoint_every=2, pivot_steps=4, tune_steps=3
+)
 
 
 def plain():
@@ -75,10 +77,14 @@ def test_transport_as_written():
     there = back = 0.0
     for a in x:
         plan = torch.stack([a @ b for b in y]).softmax(0)
-        there += sum(p * (1 - F.cosine_similarity(a, b, 0)) for p, b in zip(plan, y, strict=True)) / 3
+        there += (
+            sum(p * (1 - F.cosine_similarity(a, b, 0)) for p, b in zip(plan, y, strict=True)) / 3
+        )
     for b in y:
         plan = torch.stack([a @ b for a in x]).softmax(0)
-        back += sum(p * (1 - F.cosine_similarity(a, b, 0)) for p, a in zip(plan, x, strict=True)) / 2
+        back += (
+            sum(p * (1 - F.cosine_similarity(a, b, 0)) for p, a in zip(plan, x, strict=True)) / 2
+        )
     torch.testing.assert_close(conditional_transport(x, y), (there + back) / 2)
 
 
@@ -213,7 +219,9 @@ def test_any_generator_at_the_targets_size():
 
 def test_a_tuning_that_breaks_names_the_identity():
     config = replace(SHORT, tune_lr=1e30, features="pixels")
-    with pytest.raises(FloatingPointError, match=r"PPDG-MI: identity 2: a feature of the generator"):
+    with pytest.raises(
+        FloatingPointError, match=r"PPDG-MI: identity 2: a feature of the generator"
+    ):
         attacked(config, plain(), linear())
 
 

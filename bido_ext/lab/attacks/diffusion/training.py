@@ -109,9 +109,7 @@ def train_diffusion(
 
 
 class _Trainer:
-    def __init__(
-        self, config: DiffusionPriorConfig, public: Public, device: torch.device
-    ) -> None:
+    def __init__(self, config: DiffusionPriorConfig, public: Public, device: torch.device) -> None:
         self.config, self.device = config, device
         self.shape = check_public(public)
         self.public = public if isinstance(public, ImageSet) else ImageSet(public, None)

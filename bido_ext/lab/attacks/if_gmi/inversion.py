@@ -45,7 +45,8 @@ class IfGmiConfig(SearchConfig):
         radii: of the balls around where a stage starts, one number for each stage, the latents'
             first; the last one serves all further stages; 0: no bound.
         ball: "l1" or "l2".
-        lr, beta1, beta2: of Adam, begun anew in every stage.
+        lr, feature_lr, beta1, beta2: of Adam, begun anew in every stage; in the stages of features
+            both latents and features move by ``feature_lr``.
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
     """
 
@@ -57,6 +58,7 @@ class IfGmiConfig(SearchConfig):
     radii: str = "1000,2000,3000,4000,5000,6000,8000,8000"
     ball: str = "l1"
     lr: float = 5e-3
+    feature_lr: float = 5e-3
     beta1: float = 0.1
     beta2: float = 0.1
     centre: int = 0
@@ -67,7 +69,7 @@ class IfGmiConfig(SearchConfig):
         super().__post_init__()
         check_at_least(self, 1, "candidates", "feature_steps")
         check_at_least(self, 0, "layers", "centre")
-        check_positive(self, "lr")
+        check_positive(self, "lr", "feature_lr")
         check_share(self, "beta1", "beta2")
         if self.restarts > self.candidates:
             raise ValueError(
@@ -176,7 +178,8 @@ class _IfGmi(Search):
             self.leaves.append(self.between[0])
         self.centres = [leaf.detach().clone() for leaf in self.leaves]
         betas = (self.config.beta1, self.config.beta2)
-        self.optimizer = torch.optim.Adam(self.leaves, self.config.lr, betas)
+        lr = self.config.feature_lr if stage else self.config.lr
+        self.optimizer = torch.optim.Adam(self.leaves, lr, betas)
 
     def _images(self) -> Tensor:
         space = self.space

@@ -177,7 +177,9 @@ class PpaAttack:
 
 
 class _Ppa(Search):
-    def __init__(self, attack: PpaAttack, starts: dict[tuple[int, int], Tensor], rows: Rows) -> None:
+    def __init__(
+        self, attack: PpaAttack, starts: dict[tuple[int, int], Tensor], rows: Rows
+    ) -> None:
         self.attack, self.rows = attack, rows
         self.labels = rows.wanted(attack.device)
         pairs = zip(rows.restarts, rows.labels, strict=True)
