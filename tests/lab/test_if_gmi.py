@@ -201,6 +201,7 @@ def test_generators_that_cannot_be_entered_are_refused():
     ("change", "message"),
     [
         ({"ball": "linf"}, "ball must be one of l1, l2, got 'linf'"),
+        ({"loss": "l2"}, "loss must be one of poincare, cross-entropy, max-margin, got 'l2'"),
         ({"radii": "1,x"}, "radii must be numbers of at least 0 by commas, got '1,x'"),
         ({"radii": "1,-2"}, "radii must be numbers of at least 0"),
         ({"radii": "nan"}, "radii must be numbers of at least 0"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the settings of every search have, and their checks; each error names the field."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,3 +52,9 @@ def check_share(config: Any, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+
+
+def check_one_of(config: Any, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError if a field is none of ``known``."""
+    if getattr(config, name) not in (names := list(known)):
+        raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(config, name)!r}")

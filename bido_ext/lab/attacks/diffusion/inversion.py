@@ -20,6 +20,7 @@ from bido_ext.lab.attacks.settings import SearchConfig, check_at_least
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.attacks.target import at_least_float32
 
+from .network import UNet
 from .process import circle, taken_apart
 from .training import DIFFUSION_PRIOR, DiffusionPrior
 
@@ -93,13 +94,13 @@ def as_images(x: Tensor) -> Tensor:
 
 class _Diffusion(BlindSearch):
     def __init__(
-        self, config: DiffusionConfig, target: nn.Module, network: nn.Module, rows: Rows,
+        self, config: DiffusionConfig, target: nn.Module, network: UNet, rows: Rows,
         device: torch.device,
     ) -> None:  # fmt: skip
         self.config, self.target, self.network, self.rows = config, target, network, rows
         self.labels = rows.wanted(device)
         weight = next(network.parameters())
-        self.x = rows.noise("diffusion start", 0, *network.shape).to(weight)  # type: ignore[arg-type]
+        self.x = rows.noise("diffusion start", 0, *network.shape).to(weight)
         self.params = {"latents": self.x}
 
     def advance(self, step: int) -> Tensor:

@@ -14,12 +14,18 @@ from bido_ext.lab.attacks.gan import WGAN
 from bido_ext.lab.attacks.generators import as_latent_generator
 from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.ppa.inversion import PpaAttack, ppa_side
-from bido_ext.lab.attacks.ppa.loss import poincare_loss
+from bido_ext.lab.attacks.ppa.loss import LOSSES
 from bido_ext.lab.attacks.ppa.transforms import DRAWS, OPTIMISATION, resized_crop
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.settings import (
+    SearchConfig,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_share,
+)
 from bido_ext.lab.attacks.spec import AttackSpec
 
 from .ball import BALLS, into_ball
@@ -45,6 +51,7 @@ class IfGmiConfig(SearchConfig):
         radii: of the balls around where a stage starts, one number for each stage, the latents'
             first; the last one serves all further stages; 0: no bound.
         ball: "l1" or "l2".
+        loss: as of ``PpaConfig``.
         lr, feature_lr, beta1, beta2: of Adam, begun anew in every stage; in the stages of features
             both latents and features move by ``feature_lr``.
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
@@ -57,6 +64,7 @@ class IfGmiConfig(SearchConfig):
     layers: int = 7
     radii: str = "1000,2000,3000,4000,5000,6000,8000,8000"
     ball: str = "l1"
+    loss: str = "poincare"
     lr: float = 5e-3
     feature_lr: float = 5e-3
     beta1: float = 0.1
@@ -75,8 +83,8 @@ class IfGmiConfig(SearchConfig):
             raise ValueError(
                 f"restarts must be at most candidates ({self.candidates}), got {self.restarts}"
             )
-        if self.ball not in BALLS:
-            raise ValueError(f"ball must be one of {', '.join(BALLS)}, got {self.ball!r}")
+        check_one_of(self, "ball", BALLS)
+        check_one_of(self, "loss", LOSSES)
         self.radius(0)
 
     def radius(self, stage: int) -> float:
@@ -189,7 +197,7 @@ class _IfGmi(Search):
     def losses(self, step: int) -> Tensor:
         draws = self.rows.uniform("if-gmi", step, DRAWS)
         seen = resized_crop(self._images(), OPTIMISATION, draws)
-        return poincare_loss(self.attack.target(seen), self.labels)
+        return LOSSES[self.config.loss](self.attack.target(seen), self.labels)
 
     def advance(self, step: int) -> Tensor:
         later = max(0, step - 1 - self.first) // self.config.feature_steps

@@ -15,10 +15,16 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows, stream_seed
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.settings import (
+    SearchConfig,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_share,
+)
 from bido_ext.lab.attacks.spec import AttackSpec
 
-from .loss import poincare_loss
+from .loss import LOSSES
 from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
 from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
 
@@ -37,6 +43,8 @@ class PpaConfig(SearchConfig):
         steps: of Adam (published: 50 for FaceScrub, 70 for CelebA).
         lr, beta1, beta2: of Adam on the latents.
         transforms: random crops behind the last selection.
+        loss: "poincare" (published), "cross-entropy" or "max-margin". The first one does not see how
+            large the logits are, so that it may leave a target of few classes unsure.
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
     """
 
@@ -48,6 +56,7 @@ class PpaConfig(SearchConfig):
     beta1: float = 0.1
     beta2: float = 0.1
     transforms: int = 100
+    loss: str = "poincare"
     centre: int = 0
     batch_size: int = 25
     checkpoint_every: int = 10
@@ -64,6 +73,7 @@ class PpaConfig(SearchConfig):
                     f"{getattr(self, smaller)}"
                 )
         check_share(self, "beta1", "beta2")
+        check_one_of(self, "loss", LOSSES)
 
 
 def invert_ppa(
@@ -192,7 +202,7 @@ class _Ppa(Search):
     def losses(self, step: int) -> Tensor:
         draws = self.rows.uniform("ppa", step, DRAWS)
         seen = resized_crop(self.attack.images(self.latents), OPTIMISATION, draws)
-        return poincare_loss(self.attack.target(seen), self.labels)
+        return LOSSES[self.attack.config.loss](self.attack.target(seen), self.labels)
 
 
 PPA = AttackSpec(

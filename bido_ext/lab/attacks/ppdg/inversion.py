@@ -104,7 +104,7 @@ def invert_ppdg(
         made = _tuned_for(label, config, work, space, latents, features, folder)
         again, second, ends, sure = one_round(2, [label], made, folder)
         parts.append(again.collect(ends[best_rows(sure, 1, config.selected)], second.images))
-    joined = {
+    joined: dict[str, Any] = {
         name: torch.cat([getattr(part, name) for part in parts], 1)
         for name in ("images", "latents", "target_confidence")
     }
@@ -170,7 +170,8 @@ PPDG = AttackSpec(
     resizes=True,
     presets={
         "quick": PpdgConfig(
-            candidates=1000, kept=20, selected=10, steps=50, lr=0.05, transforms=20, batch_size=100
+            candidates=1000, kept=20, selected=10, steps=50, lr=0.05, transforms=20, batch_size=100,
+            loss="cross-entropy", tune_lr=2e-5,
         ),
         "smoke": PpdgConfig(
             candidates=12, kept=4, selected=3, steps=3, transforms=2, points=2, pivot_steps=2,

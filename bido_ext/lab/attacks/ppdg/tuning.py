@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bido_ext.lab.attacks.rows import stream_seed
-from bido_ext.lab.attacks.settings import check_at_least, check_positive
+from bido_ext.lab.attacks.settings import check_at_least, check_one_of, check_positive
 
 from .distances import DISTANCES
 
@@ -32,8 +32,8 @@ class Tuning:
     Attributes:
         points: pseudo-private images of a class, the most robust of its first search.
         distance: "mmd" (several Gaussian kernels) or "ct" (conditional transport).
-        features: what the distance compares: "target" (the target's penultimate features) or
-            "pixels". Published: those of a VGG16 for LPIPS, which would have to be downloaded.
+        features: what the distance compares: "pixels" or "target" (the target's penultimate
+            features). Published: those of a VGG16 for LPIPS, which would have to be downloaded.
         pivot_steps, pivot_lr: of Adam on the pivots.
         tune_steps, tune_lr: of Adam on the generator; published: 150 steps for "mmd", 25 for "ct".
         space_samples: of the generator's latents, for their middle and their spread.
@@ -41,7 +41,7 @@ class Tuning:
 
     points: int = 10
     distance: str = "mmd"
-    features: str = "target"
+    features: str = "pixels"
     pivot_steps: int = 100
     pivot_lr: float = 0.01
     tune_steps: int = 150
@@ -53,11 +53,8 @@ class Tuning:
         check_at_least(self, 1, "pivot_steps", "tune_steps")
         check_at_least(self, 2, "points", "space_samples")
         check_positive(self, "pivot_lr", "tune_lr")
-        for name, known in (("distance", tuple(DISTANCES)), ("features", ("target", "pixels"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        check_one_of(self, "distance", DISTANCES)
+        check_one_of(self, "features", ("target", "pixels"))
 
 
 def find_pivots(
