@@ -249,8 +249,8 @@ IF_GMI = AttackSpec(
     resizes=True,
     presets={
         "quick": IfGmiConfig(
-            candidates=1000, restarts=10, steps=80, layers=3, radii="0,100,200,300", lr=0.05,
-            batch_size=50,
+            candidates=1000, restarts=10, steps=80, layers=3, radii="0,50,100,150", lr=0.05,
+            loss="cross-entropy", batch_size=50,
         ),
         "smoke": IfGmiConfig(
             candidates=12, restarts=3, steps=3, feature_steps=1, layers=2, radii="0,50"
