@@ -219,3 +219,13 @@ def test_published_settings():
     config = IF_GMI.settings("published")
     assert config.steps - 7 * config.feature_steps == 50
     assert [config.radius(stage) for stage in (0, 6, 7, 12)] == [1000, 8000, 8000, 8000]
+
+
+def test_it_breaks_a_small_target():
+    """Each of three classes, for which a random image has a third."""
+    config = replace(
+        SHORT, steps=80, feature_steps=20, lr=0.2, feature_lr=0.1, loss="cross-entropy",
+        radii="0,100",
+    )  # fmt: skip
+    found = attacked(config, plain(), linear(), (0, 1, 2))
+    assert (found.target_confidence.mean(0) > 0.6).all()

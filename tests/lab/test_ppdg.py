@@ -239,3 +239,10 @@ def test_a_tuning_that_breaks_names_the_identity():
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SHORT, **change)
+
+
+def test_it_breaks_a_small_target():
+    """Each of three classes, for which a random image has a third."""
+    config = replace(SHORT, steps=20, lr=0.2, loss="cross-entropy")
+    found = attacked(config, plain(), linear(), (0, 1, 2))
+    assert (found.target_confidence.mean(0) > 0.6).all()
