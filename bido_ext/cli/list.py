@@ -19,10 +19,10 @@ CATALOGUE = Path(__file__).parent / "catalogue.json"
 
 @plain_errors
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join(KINDS)}.")],
     json: Json = False,
 ) -> None:
-    """List what other commands can name.
+    """List the names that other commands take.
 
     \b
     Example:

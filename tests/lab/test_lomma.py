@@ -159,7 +159,7 @@ def test_the_attack_raises_the_wanted_logit(target, public):
     ("change", "message"),
     [
         ({"lam": -1.0}, "lam must be at least 0"),
-        ({"student_momentum": 1.0}, "student_momentum must lie in"),
+        ({"student_momentum": 1.0}, "student_momentum must be below 1, got 1.0"),
         ({"student_batch": 1}, "student_batch must be at least 2"),
         ({"augment": "cutout"}, "augment must be one of"),
         ({"steps": 0}, "steps must be at least 1"),

@@ -206,7 +206,7 @@ def test_any_generator_serves(target):
     [
         ({"kept": 3000}, r"kept must be at most candidates \(2000\), got 3000"),
         ({"selected": 201}, r"selected must be at most kept \(200\), got 201"),
-        ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\), got 1.0"),
+        ({"beta1": 1.0}, "beta1 must be below 1, got 1.0"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"transforms": 0}, "transforms must be at least 1, got 0"),
     ],

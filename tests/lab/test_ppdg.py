@@ -228,7 +228,7 @@ def test_a_tuning_that_breaks_names_the_identity():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distance": "w2"}, "distance must be one of mmd, ct, got 'w2'"),
+        ({"distance": "w2"}, "distance must be one of 'mmd' or 'ct', got 'w2'"),
         ({"features": "vgg"}, "features must be one of"),
         ({"points": 5}, r"points must be at most kept \(4\), got 5"),
         ({"points": 1}, "points must be at least 2"),

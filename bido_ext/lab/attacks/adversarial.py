@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import AffineRange, augmentation, random_affine
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.training.checked import Count, Positive, Several, Share, checked
 
 from .networks import LATENT_DIM, check_shape
 
@@ -34,7 +34,7 @@ AUTO = "auto"
 Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
 
-@dataclass(frozen=True)
+@checked
 class AdversarialConfig:
     """How a GAN is trained.
 
@@ -48,28 +48,19 @@ class AdversarialConfig:
         checkpoint_every: generator steps between checkpoints.
     """
 
-    steps: int
-    batch_size: int = 64
-    critic_steps: int = 5
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    width: float = 1.0
-    critic_width: float = 1.0
+    steps: Count
+    batch_size: Several = 64
+    critic_steps: Count = 5
+    lr: Positive = 2e-4
+    beta1: Share = 0.5
+    beta2: Share = 0.999
+    width: Positive = 1.0
+    critic_width: Positive = 1.0
     augment: str = AUTO
     seed: int = 0
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        for name in ("steps", "critic_steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {self.batch_size}")
-        for name in ("lr", "width", "critic_width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.augment != AUTO:
             augmentation(self.augment)
 

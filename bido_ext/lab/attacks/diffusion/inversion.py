@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +15,10 @@ from bido_ext.lab.attacks.plg.views import DRAWS, view
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import BlindSearch
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.attacks.target import at_least_float32
+from bido_ext.lab.training.checked import Count, Weight, checked
 
 from .network import UNet
 from .process import circle, taken_apart
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclass(frozen=True)
+@checked
 class DiffusionConfig(SearchConfig):
     """How images are sampled.
 
@@ -42,17 +42,12 @@ class DiffusionConfig(SearchConfig):
         restarts: independent samples per class; all are kept.
     """
 
-    steps: int = 100
-    guidance: float = 10.0
-    views: int = 2
-    restarts: int = 5
-    batch_size: int = 60
-    checkpoint_every: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "views")
-        check_at_least(self, 0, "guidance")
+    steps: Count = 100
+    guidance: Weight = 10.0
+    views: Count = 2
+    restarts: Count = 5
+    batch_size: Count = 60
+    checkpoint_every: Count = 10
 
 
 def invert_diffusion(

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 
 from bido_ext.lab.attacks.adversarial import AUTO, Public, check_public, drawn, ranges_of, train
 from bido_ext.lab.attacks.rows import stream_seed
-from bido_ext.lab.attacks.settings import check_at_least, check_positive, check_share
 from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import augmentation
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.training.checked import Count, Positive, Share, checked
 
 from .network import UNet
 from .process import mixed
@@ -28,7 +27,7 @@ _STATE = {"step": int, "seconds": float, "history": list, "optimizer": dict}
 _STATE |= dict.fromkeys(("network", "average"), dict)
 
 
-@dataclass(frozen=True)
+@checked
 class DiffusionPriorConfig:
     """How the diffusion model is trained.
 
@@ -44,21 +43,17 @@ class DiffusionPriorConfig:
         checkpoint_every: steps between checkpoints.
     """
 
-    steps: int = 50_000
-    batch_size: int = 64
-    lr: float = 2e-4
-    average: float = 0.999
-    width: float = 1.0
-    patch: int = 1
+    steps: Count = 50_000
+    batch_size: Count = 64
+    lr: Positive = 2e-4
+    average: Share = 0.999
+    width: Positive = 1.0
+    patch: Count = 1
     augment: str = AUTO
     seed: int = 0
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        check_at_least(self, 1, "steps", "batch_size", "checkpoint_every")
-        check_positive(self, "lr", "width")
-        check_share(self, "average")
         if self.augment != AUTO:
             augmentation(self.augment)
 

@@ -4,8 +4,6 @@
 import torch
 from torch import Tensor
 
-BALLS = ("l1", "l2")
-
 
 def into_ball(x: Tensor, centre: Tensor, radius: float, ball: str) -> Tensor:
     """The nearest point (in the Euclidean distance) of each row's ball.

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +13,22 @@ from bido_ext.lab.attacks.gan import WGAN
 from bido_ext.lab.attacks.generators import as_latent_generator
 from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.ppa.inversion import PpaAttack, ppa_side
-from bido_ext.lab.attacks.ppa.loss import LOSSES
+from bido_ext.lab.attacks.ppa.loss import LOSSES, Loss
 from bido_ext.lab.attacks.ppa.transforms import DRAWS, OPTIMISATION, resized_crop
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import (
-    SearchConfig,
-    check_at_least,
-    check_one_of,
-    check_positive,
-    check_share,
-)
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
+from bido_ext.lab.training.checked import Count, Number, Positive, Share, checked
 
-from .ball import BALLS, into_ball
+from .ball import into_ball
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclass(frozen=True)
+@checked
 class IfGmiConfig(SearchConfig):
     """How latents and features are searched.
 
@@ -57,34 +51,27 @@ class IfGmiConfig(SearchConfig):
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
     """
 
-    candidates: int = 5000
-    restarts: int = 50
-    steps: int = 120
-    feature_steps: int = 10
-    layers: int = 7
+    candidates: Count = 5000
+    restarts: Count = 50
+    steps: Count = 120
+    feature_steps: Count = 10
+    layers: Number = 7
     radii: str = "1000,2000,3000,4000,5000,6000,8000,8000"
-    ball: str = "l1"
-    loss: str = "poincare"
-    lr: float = 5e-3
-    feature_lr: float = 5e-3
-    beta1: float = 0.1
-    beta2: float = 0.1
-    centre: int = 0
-    batch_size: int = 10
-    checkpoint_every: int = 10
+    ball: Literal["l1", "l2"] = "l1"
+    loss: Loss = "poincare"
+    lr: Positive = 5e-3
+    feature_lr: Positive = 5e-3
+    beta1: Share = 0.1
+    beta2: Share = 0.1
+    centre: Number = 0
+    batch_size: Count = 10
+    checkpoint_every: Count = 10
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "candidates", "feature_steps")
-        check_at_least(self, 0, "layers", "centre")
-        check_positive(self, "lr", "feature_lr")
-        check_share(self, "beta1", "beta2")
         if self.restarts > self.candidates:
             raise ValueError(
                 f"restarts must be at most candidates ({self.candidates}), got {self.restarts}"
             )
-        check_one_of(self, "ball", BALLS)
-        check_one_of(self, "loss", LOSSES)
         self.radius(0)
 
     def radius(self, stage: int) -> float:

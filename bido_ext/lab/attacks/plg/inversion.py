@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +13,10 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Positive, checked
 
 from .gan import OWNER, PLG_GAN, PlgGan
 from .loss import max_margin_loss
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclass(frozen=True)
+@checked
 class PlgConfig(SearchConfig):
     """How the noise is searched: the loss of a row is the sum of the max-margin losses of its views.
 
@@ -39,16 +39,11 @@ class PlgConfig(SearchConfig):
         restarts: independent starts per class.
     """
 
-    steps: int = 600
-    lr: float = 0.1
-    views: int = 2
-    restarts: int = 5
-    batch_size: int = 60
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "views")
-        check_positive(self, "lr")
+    steps: Count = 600
+    lr: Positive = 0.1
+    views: Count = 2
+    restarts: Count = 5
+    batch_size: Count = 60
 
 
 def invert_plg(

@@ -15,21 +15,16 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows, stream_seed
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import (
-    SearchConfig,
-    check_at_least,
-    check_one_of,
-    check_positive,
-    check_share,
-)
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
+from bido_ext.lab.training.checked import Count, Number, Positive, Share, checked
 
-from .loss import LOSSES
+from .loss import LOSSES, Loss
 from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
 from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
 
 
-@dataclass(frozen=True)
+@checked
 class PpaConfig(SearchConfig):
     """How latents are selected and searched.
 
@@ -48,32 +43,26 @@ class PpaConfig(SearchConfig):
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
     """
 
-    candidates: int = 2000
-    kept: int = 200
-    selected: int = 50
-    steps: int = 50
-    lr: float = 5e-3
-    beta1: float = 0.1
-    beta2: float = 0.1
-    transforms: int = 100
-    loss: str = "poincare"
-    centre: int = 0
-    batch_size: int = 25
-    checkpoint_every: int = 10
+    candidates: Count = 2000
+    kept: Count = 200
+    selected: Count = 50
+    steps: Count = 50
+    lr: Positive = 5e-3
+    beta1: Share = 0.1
+    beta2: Share = 0.1
+    transforms: Count = 100
+    loss: Loss = "poincare"
+    centre: Number = 0
+    batch_size: Count = 25
+    checkpoint_every: Count = 10
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "candidates", "kept", "selected", "transforms")
-        check_positive(self, "lr")
-        check_at_least(self, 0, "centre")
         for smaller, larger in (("kept", "candidates"), ("selected", "kept")):
             if getattr(self, smaller) > getattr(self, larger):
                 raise ValueError(
                     f"{smaller} must be at most {larger} ({getattr(self, larger)}), got "
                     f"{getattr(self, smaller)}"
                 )
-        check_share(self, "beta1", "beta2")
-        check_one_of(self, "loss", LOSSES)
 
 
 def invert_ppa(

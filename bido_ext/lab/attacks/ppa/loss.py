@@ -2,6 +2,7 @@
 """PPA's identity loss (Struppek et al., ICML 2022, section 3.3), and what may stand in for it."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
 
 
+Loss = Literal["poincare", "cross-entropy", "max-margin"]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "poincare": poincare_loss,
     "cross-entropy": cross_entropy_loss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.attacks.target import frozen
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic, weights_digest
+from bido_ext.lab.training.checked import Count, checked
 
 from .tuning import Features, Tuning, find_pivots, tuned
 
@@ -32,19 +33,18 @@ if TYPE_CHECKING:
 FILE = "tuned.pt"  # the generator of one class
 
 
-@dataclass(frozen=True)
+@checked
 class PpdgConfig(PpaConfig, Tuning):
     """PPA's search, twice, and the tuning in between: see ``PpaConfig`` and ``Tuning``."""
 
-    candidates: int = 500
-    kept: int = 100
-    selected: int = 100
-    steps: int = 70
-    batch_size: int = 20
+    candidates: Count = 500
+    kept: Count = 100
+    selected: Count = 100
+    steps: Count = 70
+    batch_size: Count = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check()
         if self.points > self.kept:
             raise ValueError(f"points must be at most kept ({self.kept}), got {self.points}")
 

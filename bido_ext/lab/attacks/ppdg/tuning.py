@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bido_ext.lab.attacks.rows import stream_seed
-from bido_ext.lab.attacks.settings import check_at_least, check_one_of, check_positive
+from bido_ext.lab.training.checked import Count, Positive, Several, checked
 
 from .distances import DISTANCES
 
@@ -25,7 +24,7 @@ Features = Callable[[Tensor], Tensor]  # images -> (n, d)
 NOISE, QUIET, UP, DOWN = 0.05, 0.75, 0.05, 0.25  # published, of StyleGAN's own projection
 
 
-@dataclass(frozen=True)
+@checked
 class Tuning:
     """How the generator is tuned to the pseudo-private images of one class.
 
@@ -39,22 +38,14 @@ class Tuning:
         space_samples: of the generator's latents, for their middle and their spread.
     """
 
-    points: int = 10
-    distance: str = "mmd"
-    features: str = "pixels"
-    pivot_steps: int = 100
-    pivot_lr: float = 0.01
-    tune_steps: int = 150
-    tune_lr: float = 3e-4
-    space_samples: int = 600
-
-    def check(self) -> None:
-        """Raise ValueError where a setting makes no sense."""
-        check_at_least(self, 1, "pivot_steps", "tune_steps")
-        check_at_least(self, 2, "points", "space_samples")
-        check_positive(self, "pivot_lr", "tune_lr")
-        check_one_of(self, "distance", DISTANCES)
-        check_one_of(self, "features", ("target", "pixels"))
+    points: Several = 10
+    distance: Literal["mmd", "ct"] = "mmd"
+    features: Literal["pixels", "target"] = "pixels"
+    pivot_steps: Count = 100
+    pivot_lr: Positive = 0.01
+    tune_steps: Count = 150
+    tune_lr: Positive = 3e-4
+    space_samples: Several = 600
 
 
 def find_pivots(
