@@ -62,7 +62,9 @@ def met(spec: AttackSpec, target: nn.Module):
 
 def prior_of(spec: AttackSpec, target: nn.Module, folder: Path):
     """A generator as it comes from one step of training."""
-    config = replace(spec.prior.settings("smoke"), steps=1, width=0.05, critic_width=0.05)
+    config = spec.prior.settings("smoke")
+    small = {"steps": 1, "width": 0.05, "critic_width": 0.05}
+    config = replace(config, **{name: v for name, v in small.items() if hasattr(config, name)})
     of = [met(spec, target)] if spec.prior.of_target else []
     made = spec.prior.train(config, *of, public(), folder, progress=False)
     return made.generator if spec.any_generator else made
