@@ -96,7 +96,7 @@ def test_it_is_a_frozen_dataclass() -> None:
 CONFIGS: list[Callable[..., Any]] = [
     TrainConfig,
     *[spec.config for spec in ATTACKS.values()],
-    *{spec.prior.config for spec in ATTACKS.values()},
+    *dict.fromkeys(spec.prior.config for spec in ATTACKS.values()),
 ]
 
 
