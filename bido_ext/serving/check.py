@@ -90,13 +90,14 @@ def outcome(
     dtype: torch.dtype,
     device: torch.device,
     tf32: bool,
+    shapes: Sequence[tuple[int, int]] | None = None,
 ) -> float | str:
     """The largest relative error, or in words what is wrong; from inside of an op too."""
     found: list[float | str] = []
 
     def check() -> None:
         try:
-            found.append(self_check(op, functions, dtype, device, tf32=tf32))
+            found.append(self_check(op, functions, dtype, device, tf32=tf32, shapes=shapes))
         except Exception as error:  # whatever a kernel does wrong, another one can serve
             said = str(error).splitlines()
             found.append(f"{type(error).__name__}: {said[0] if said else ''}")

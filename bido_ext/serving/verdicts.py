@@ -12,7 +12,7 @@ import torch
 from bido_ext import _disk_cache
 from bido_ext._precision import tf32_allowed
 from bido_ext.serving import check, libraries, process
-from bido_ext.serving.row import Function
+from bido_ext.serving.row import ROWS, Function
 
 #: What is stored of a kernel after whose check the device was lost.
 BROKE = "broke the device"
@@ -123,7 +123,8 @@ def _check(
     _disk_cache.update("self_checks", stored, ended)
     try:
         ended = "interrupted"
-        found = check.outcome(op, functions, dtype, device, tf32_allowed())
+        shapes = ROWS[op].shapes_of(implementation)
+        found = check.outcome(op, functions, dtype, device, tf32_allowed(), shapes)
         ended = found if isinstance(found, float) else "failed"
         if ended == "failed" and not lives(device):
             ended = BROKE

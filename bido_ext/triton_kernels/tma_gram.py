@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Gram matrix up to centering of features that the bulk copy engine (TMA) carries; docs/heavy_product.md.
+
+Persistent programs walk over the tiles on and above the diagonal. A tile's operands come by tensor descriptors
+from rows that are centered and rounded already (:mod:`bido_ext.triton_kernels.tma_operands`), so that no thread
+touches them; its entries are written with their mirror image. A second launch makes the blocks on the diagonal
+symmetric to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from bido_ext.reference import kernel_entries as kinds
+from bido_ext.triton_kernels.entry import (
+    RATIONAL_QUADRATIC,
+    diagonal_entry,
+    gram_entry,
+    squared_distance,
+)
+from bido_ext.triton_kernels.features import Features
+from bido_ext.triton_kernels.launch import (
+    INTERPRETED,
+    Config,
+    multiprocessors,
+    on_device,
+    size_class,
+    tuned,
+)
+from bido_ext.triton_kernels.tma_operands import Operands, operands_of
+
+#: The interpreter multiplies bfloat16 as integers; in float32 the products are the same, exactly.
+WIDEN = tl.constexpr(INTERPRETED)
+#: The tensor cores truncate what they add up: after this many columns the sum goes to where the entries will be.
+CHUNK = 2048
+#: By the bytes of an operand; the first is the safe one. Not every n fills the last round of 128 x 256 tiles.
+#: With n a multiple of 16 none spills registers on sm_90 and 100 (tests/triton/test_ahead_of_time.py).
+CONFIGS = {
+    4: (Config(128, 256, 32, 8, 4), Config(128, 128, 32, 8, 4)),
+    2: (Config(128, 256, 64, 8, 4), Config(128, 128, 64, 8, 4)),
+}
+INTERPRETER_CONFIG = Config(16, 32, 32, 1, 1)
+#: Columns of a tile that its epilogue has in registers beside the products.
+EPILOGUE = 16
+#: Kernels of the rest, whose near distances are made again from differences, have no room here.
+SMOOTH = (kinds.GAUSSIAN, kinds.LINEAR, kinds.INVERSE_MULTIQUADRIC, kinds.RATIONAL_QUADRATIC)
+
+
+@triton.jit
+def tile_at(t, REACH: tl.constexpr):
+    """Row and column of the t-th tile on or above the diagonal, column by column; a tile is REACH times as wide
+    as it is high."""
+    column = ((tl.sqrt_rn(1.0 + 8.0 * (t // REACH).to(tl.float32)) - 1.0) * 0.5).to(tl.int32)
+    # The root is rounded.
+    while (column + 1) * (column + 2) // 2 * REACH <= t:
+        column += 1
+    while column * (column + 1) // 2 * REACH > t:
+        column -= 1
+    return t - column * (column + 1) // 2 * REACH, column
+
+
+@triton.jit
+def columns_of(acc, part: tl.constexpr, PARTS: tl.constexpr):
+    """The part-th of PARTS (a power of two) equal ranges of columns of a tile in registers."""
+    if PARTS == 1:
+        return acc
+    else:
+        ROWS: tl.constexpr = acc.shape[0]
+        HALF: tl.constexpr = acc.shape[1] // 2
+        low, high = tl.split(tl.permute(tl.reshape(acc, (ROWS, 2, HALF)), (0, 2, 1)))
+        if part * 2 < PARTS:
+            return columns_of(low, part, PARTS // 2)
+        else:
+            return columns_of(high, part - PARTS // 2, PARTS // 2)
+
+
+@triton.jit
+def tma_gram_kernel(
+    left_rows, right_rows, norms, parameter, out, n, steps, chunk_steps, tiles, out_stride,
+    KIND: tl.constexpr, MINUS_ONE: tl.constexpr, TERMS: tl.constexpr, LEFT: tl.constexpr,
+    RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """TERMS products of parts; LEFT and RIGHT hold the numbers of their parts, two bits each."""
+    i = tl.arange(0, BLOCK_M)[:, None]
+    j = tl.arange(0, WIDTH)[None, :]
+    gamma = tl.load(parameter).to(tl.float32)
+    alpha = gamma
+    if KIND == RATIONAL_QUADRATIC:
+        alpha = tl.load(parameter + 1).to(tl.float32)
+    for t in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+        block_m, block_n = tile_at(t, BLOCK_N // BLOCK_M)
+        i_begin = block_m * BLOCK_M
+        j_begin = block_n * BLOCK_N
+        target = out + i_begin.to(tl.int64) * out_stride + j_begin
+        rows = i < n - i_begin
+        # All small terms and the first columns of the last one; then the others, chunk by chunk.
+        begin = 0
+        end = (TERMS - 1) * steps + min(steps, chunk_steps)
+        while begin < TERMS * steps:
+            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            for step in range(begin, end):
+                term = step // steps
+                k = (step - term * steps) * BLOCK_K
+                a = left_rows.load([((LEFT >> (2 * term)) & 3) * n + i_begin, k])
+                b = right_rows.load([((RIGHT >> (2 * term)) & 3) * n + j_begin, k])
+                if WIDEN:
+                    a = a.to(tl.float32)
+                    b = b.to(tl.float32)
+                acc = tl.dot(a, tl.trans(b), acc, input_precision="tf32")
+            first = begin == 0
+            last = end == TERMS * steps
+            for part in tl.static_range(BLOCK_N // WIDTH):
+                value = columns_of(acc, part, BLOCK_N // WIDTH)
+                columns = j < n - j_begin - part * WIDTH
+                at = target + part * WIDTH + (i * out_stride + j)
+                if not first:
+                    value += tl.load(at, mask=rows & columns, other=0.0)
+                if last:
+                    norm_i = tl.load(norms + i_begin + i, mask=rows, other=0.0)
+                    norm_j = tl.load(norms + j_begin + part * WIDTH + j, mask=columns, other=0.0)
+                    distance = squared_distance(norm_i, norm_j, value)
+                    value = gram_entry(
+                        KIND, norm_i + norm_j, value, distance, gamma, alpha, MINUS_ONE
+                    )
+                    # Beside the diagonal's blocks, which their tiles write whole.
+                    above = i_begin + BLOCK_M <= j_begin
+                    mirror = out + (j_begin + part * WIDTH).to(tl.int64) * out_stride + i_begin
+                    tl.store(mirror + (j * out_stride + i), value, mask=rows & columns & above)
+                tl.store(at, value, mask=rows & columns)
+            begin = end
+            end = min(end + chunk_steps, TERMS * steps)
+
+
+@triton.jit
+def mirror_diagonal_kernel(
+    norms, out, n, out_stride,
+    KIND: tl.constexpr, MINUS_ONE: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of a block of SIZE on the diagonal: below it what stands above, on it what is exact."""
+    PER_BLOCK: tl.constexpr = SIZE // BLOCK
+    here = tl.program_id(0)
+    begin = tl.program_id(1) * SIZE
+    i = begin + here // PER_BLOCK * BLOCK + tl.arange(0, BLOCK)
+    j = begin + here % PER_BLOCK * BLOCK + tl.arange(0, BLOCK)
+    inside = (i[:, None] <= j[None, :]) & (j < n)[None, :]
+    at = out + i.to(tl.int64)[:, None] * out_stride + j[None, :]
+    value = tl.load(at, mask=inside, other=0.0)
+    on_it = inside & (i[:, None] == j[None, :])
+    norm = tl.load(norms + i, mask=i < n, other=0.0)[:, None]
+    exact = diagonal_entry(KIND, norm, value, MINUS_ONE)
+    tl.store(at, exact, mask=on_it)
+    mirror = out + j.to(tl.int64)[None, :] * out_stride + i[:, None]
+    tl.store(mirror, value, mask=inside & (i[:, None] != j[None, :]))
+
+
+def tiles_of(n: int, config: Config) -> int:
+    """How many tiles touch the diagonal or lie above it."""
+    reach, columns = config.n // config.m, triton.cdiv(n, config.n)
+    rows_of_last = min(reach * columns, triton.cdiv(n, config.m))
+    return reach * columns * (columns - 1) // 2 + rows_of_last
+
+
+def configs_for(operands: Operands, kind: int) -> Sequence[Config]:
+    """Those whose epilogue of that kernel fits into registers."""
+    able = CONFIGS[operands.rows.element_size()]
+    return able[1:] if kind == kinds.RATIONAL_QUADRATIC else able
+
+
+def tma_gram(
+    f: Features, norms: Tensor, parameter: Tensor, out: Tensor, minus_one: bool = True
+) -> None:
+    """Fills ``out``, (n, n) float32, with the Gram matrix of a kernel in SMOOTH, and ``norms``, float32 [n]."""
+    operands = operands_of(f, norms)
+
+    def run(config: Config) -> None:
+        _launch(f, operands, parameter, out, minus_one, config)
+
+    candidates = configs_for(operands, f.kind)
+    key = (
+        str(operands.rows.dtype), operands.parts, f.kind, minus_one, size_class(f.n),
+        size_class(f.d),
+    )  # fmt: skip
+    run(INTERPRETER_CONFIG if INTERPRETED else tuned("tma_gram", candidates, run, key, f.x, out))
+
+
+def _launch(
+    f: Features, operands: Operands, parameter: Tensor, out: Tensor, minus_one: bool, config: Config
+) -> None:
+    tiles = tiles_of(f.n, config)
+    left, right = (
+        sum(term[side] << (2 * place) for place, term in enumerate(operands.terms))
+        for side in (0, 1)
+    )
+    shape, strides = list(operands.rows.shape), list(operands.rows.stride())
+    a_rows, b_rows = (
+        TensorDescriptor(operands.rows, shape, strides, [block, config.k])
+        for block in (config.m, config.n)
+    )
+    with on_device(f.x):
+        tma_gram_kernel[(min(tiles, multiprocessors(f.x)),)](
+            a_rows, b_rows, operands.norms, parameter, out, f.n, triton.cdiv(f.d, config.k),
+            CHUNK // config.k, tiles, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
+            TERMS=len(operands.terms), LEFT=left, RIGHT=right, BLOCK_M=config.m, BLOCK_N=config.n,
+            BLOCK_K=config.k, WIDTH=min(EPILOGUE, config.n), **config.options(),
+        )  # fmt: skip
+        block = min(32, config.n)
+        mirror_diagonal_kernel[((config.n // block) ** 2, triton.cdiv(f.n, config.n))](
+            operands.norms, out, f.n, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
+            SIZE=config.n, BLOCK=block,
+        )  # fmt: skip
