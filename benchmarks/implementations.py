@@ -114,6 +114,11 @@ def as_graph(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+def implementations_of(op: str) -> list[str]:
+    """The reference, and all that the chooser has on a GPU."""
+    return ["reference", *(i.name for i in ROWS[op].on_gpu())]
+
+
 def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -> Record:
     """Times what passes the self-check; the floor is the fastest."""
     calls: dict[str, Callable[[], object]] = {}
@@ -123,7 +128,7 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     turns = Rotation(range(how_many(size, device)))
     sets = [s, *(s.copy() for _ in turns.sets[1:])]
     graphs = Rotation(range(min(len(sets), GRAPH_SETS)))
-    for name in ("reference", *(i.name for i in ROWS[op].on_gpu())):
+    for name in implementations_of(op):
         functions, known = serving.functions_of(op, name), ROWS[op].get(name)
         if not functions or (known is not None and known.refusal(arguments_of(op, s))):
             continue

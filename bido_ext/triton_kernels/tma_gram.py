@@ -93,7 +93,9 @@ def tma_gram_kernel(
     alpha = gamma
     if KIND == RATIONAL_QUADRATIC:
         alpha = tl.load(parameter + 1).to(tl.float32)
-    for t in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+        # The interpreter counts in Python's numbers.
+        t = tl.full((), 0, tl.int32) + tile
         block_m, block_n = tile_at(t, BLOCK_N // BLOCK_M)
         i_begin = block_m * BLOCK_M
         j_begin = block_n * BLOCK_N
