@@ -89,8 +89,10 @@ def test_kernels_pass_the_self_check(
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        shapes, tf32 = ROWS[op].shapes_of(implementation), precision == "high"
-        self_check(op, functions, dtype, torch.device("cuda"), tf32=tf32, shapes=shapes)
+        self_check(
+            op, functions, dtype, torch.device("cuda"), tf32=precision == "high",
+            implementation=implementation,
+        )  # fmt: skip
     finally:
         torch.set_float32_matmul_precision(before)
 

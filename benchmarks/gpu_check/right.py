@@ -53,7 +53,10 @@ def verdict(
     torch.set_float32_matmul_precision(precision)
     try:
         shapes = shapes_of(op, implementation, small)
-        self_check(op, functions, dtype, device, tf32=precision != "highest", shapes=shapes)
+        self_check(
+            op, functions, dtype, device, tf32=precision != "highest", shapes=shapes,
+            implementation=implementation,
+        )  # fmt: skip
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except Exception as error:  # a kernel may fail in any way; what it says is the result

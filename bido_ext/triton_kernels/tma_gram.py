@@ -135,6 +135,8 @@ def tma_gram_kernel(
                     mirror = out + (j_begin + part * WIDTH).to(tl.int64) * out_stride + i_begin
                     tl.store(mirror + (j * out_stride + i), value, mask=rows & columns & above)
                 tl.store(at, value, mask=rows & columns)
+            # Another thread may take up what one has left.
+            tl.debug_barrier()
             begin = end
             end = min(end + chunk_steps, TERMS * steps)
 
