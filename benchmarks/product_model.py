@@ -33,6 +33,8 @@ class Design:
         copies: Whether threads carry the operands (centered, rounded and split on the way), or the bulk copy
             engine does, after a pass that wrote them so.
         symmetric: Whether tiles below the diagonal are left out.
+        built: Whether it is the Triton kernel as it was built: no tile is split along d, and no product of the
+            next tile runs beside the entries of this one.
     """
 
     name: str
@@ -41,15 +43,21 @@ class Design:
     planes: int = 1
     copies: bool = True
     symmetric: bool = True
+    built: bool = False
 
 
 DESIGNS = (
     Design("as it is: registers, 128 x 128", 128, 128),
     Design("TMA, warp-specialised, 128 x 256", 128, 256, copies=False),
     Design("TMA, warp-specialised, 128 x 128", 128, 128, copies=False),
+    Design("TMA as built, 128 x 256", 128, 256, copies=False, built=True),
+    Design("TMA as built, 128 x 128", 128, 128, copies=False, built=True),
     Design("cuBLAS, whole product", 128, 256, copies=False, symmetric=False),
 )
 DEPTH = 32
+#: Cycles a second. Instructions per entry of the epilogue as built: counted in its machine code for sm_90.
+CLOCK = PEAK / (2 * FMA * PROCESSORS)
+ENTRY = 40
 #: Instructions of a thread per four operands: load, four subtractions, eight of rounding, store; split: more.
 INSTRUCTIONS = {1: 14, 2: 26}
 
@@ -80,6 +88,12 @@ def seconds(design: Design, n: int, d: int) -> float:
         tiles = sum(across - i // reach for i in range(down))
     work = tiles * design.rows * design.columns * 2.0 * d
     rate = PEAK * ATTAINABLE * share_of_peak(design)
+    if design.built:
+        rounds = math.ceil(tiles / PROCESSORS)
+        of_tile = work / tiles / (rate / PROCESSORS)
+        entries = design.rows * design.columns * ENTRY / 128 / CLOCK
+        # The pass before, and the launch that mirrors the blocks on the diagonal.
+        return rounds * (of_tile + entries) + 8.0 * n * d / COPY + 3 * LAUNCH
     pass_before = 0.0 if design.copies else (8.0 * n * d / COPY + LAUNCH)
     if not design.symmetric:
         pass_before = 16.0 * n * d / COPY + 2 * LAUNCH  # mean, and a copy without it
