@@ -36,7 +36,7 @@ from bido_ext.triton_kernels.tma_operands import Operands, operands_of
 
 #: The interpreter multiplies bfloat16 as integers; in float32 the products are the same, exactly.
 WIDEN = tl.constexpr(INTERPRETED)
-#: The tensor cores truncate what they add up: after this many columns the sum goes to where the entries will be.
+#: The tensor cores truncate what they add up: after this many columns the sum goes to memory.
 CHUNK = 2048
 #: By the bytes of an operand; the first is the safe one. Not every n fills the last round of 128 x 256 tiles.
 #: With n a multiple of 16 none spills registers on sm_90 and 100 (tests/triton/test_ahead_of_time.py).
@@ -81,30 +81,44 @@ def columns_of(acc, part: tl.constexpr, PARTS: tl.constexpr):
 
 @triton.jit
 def tma_gram_kernel(
-    left_rows, right_rows, norms, parameter, out, n, steps, chunk_steps, tiles, out_stride,
+    left_rows, right_rows, norms, parameter, out, partial, n, steps, chunk_steps, whole, work,
+    splits, out_stride,
     KIND: tl.constexpr, MINUS_ONE: tl.constexpr, TERMS: tl.constexpr, LEFT: tl.constexpr,
     RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """TERMS products of parts; LEFT and RIGHT hold the numbers of their parts, two bits each."""
+    """TERMS products of parts; LEFT and RIGHT hold the numbers of their parts, two bits each. The first tiles are
+    made whole; of each further one a program makes the products of some steps, for :func:`joined_kernel`."""
     i = tl.arange(0, BLOCK_M)[:, None]
     j = tl.arange(0, WIDTH)[None, :]
     gamma = tl.load(parameter).to(tl.float32)
     alpha = gamma
     if KIND == RATIONAL_QUADRATIC:
         alpha = tl.load(parameter + 1).to(tl.float32)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+    for item in tl.range(tl.program_id(0), work, tl.num_programs(0), disable_licm=True):
         # The interpreter counts in Python's numbers.
-        t = tl.full((), 0, tl.int32) + tile
+        w = tl.full((), 0, tl.int32) + item
+        is_whole = w < whole
+        split = tl.where(is_whole, 0, (w - whole) % splits)
+        share = tl.where(is_whole, 1, splits)
+        t = tl.where(is_whole, w, whole + (w - whole) // splits)
         block_m, block_n = tile_at(t, BLOCK_N // BLOCK_M)
         i_begin = block_m * BLOCK_M
         j_begin = block_n * BLOCK_N
-        target = out + i_begin.to(tl.int64) * out_stride + j_begin
         rows = i < n - i_begin
+        target = out + i_begin.to(tl.int64) * out_stride + j_begin
+        stride = out_stride
+        if not is_whole:
+            target = partial + (w - whole).to(tl.int64) * (BLOCK_M * BLOCK_N)
+            stride = BLOCK_N
         # All small terms and the first columns of the last one; then the others, chunk by chunk.
-        begin = 0
-        end = (TERMS - 1) * steps + min(steps, chunk_steps)
-        while begin < TERMS * steps:
+        all_steps = TERMS * steps
+        begin = all_steps * split // share
+        stop = all_steps * (split + 1) // share
+        first = True
+        while begin < stop:
+            chunk = tl.maximum(begin - (TERMS - 1) * steps, 0) // chunk_steps
+            end = tl.minimum(stop, (TERMS - 1) * steps + (chunk + 1) * chunk_steps)
             acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
             for step in range(begin, end):
                 term = step // steps
@@ -115,12 +129,11 @@ def tma_gram_kernel(
                     a = a.to(tl.float32)
                     b = b.to(tl.float32)
                 acc = tl.dot(a, tl.trans(b), acc, input_precision="tf32")
-            first = begin == 0
-            last = end == TERMS * steps
+            last = is_whole & (end == stop)
             for part in tl.static_range(BLOCK_N // WIDTH):
                 value = columns_of(acc, part, BLOCK_N // WIDTH)
                 columns = j < n - j_begin - part * WIDTH
-                at = target + part * WIDTH + (i * out_stride + j)
+                at = target + part * WIDTH + (i * stride + j)
                 if not first:
                     value += tl.load(at, mask=rows & columns, other=0.0)
                 if last:
@@ -137,8 +150,40 @@ def tma_gram_kernel(
                 tl.store(at, value, mask=rows & columns)
             # Another thread may take up what one has left.
             tl.debug_barrier()
+            first = False
             begin = end
-            end = min(end + chunk_steps, TERMS * steps)
+
+
+@triton.jit
+def joined_kernel(
+    norms, parameter, out, partial, n, whole, splits, out_stride,
+    KIND: tl.constexpr, MINUS_ONE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of a tile that several programs have made: the sum, in a fixed order, and the entries."""
+    PER_ROW: tl.constexpr = BLOCK_N // BLOCK
+    tile = tl.program_id(1)
+    block_m, block_n = tile_at(whole + tile, BLOCK_N // BLOCK_M)
+    i = tl.program_id(0) // PER_ROW * BLOCK + tl.arange(0, BLOCK)[:, None]
+    j = tl.program_id(0) % PER_ROW * BLOCK + tl.arange(0, BLOCK)[None, :]
+    mask = (i < n - block_m * BLOCK_M) & (j < n - block_n * BLOCK_N)
+    inner = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for split in range(splits):
+        at = partial + (tile * splits + split).to(tl.int64) * (BLOCK_M * BLOCK_N)
+        inner += tl.load(at + i * BLOCK_N + j, mask=mask, other=0.0)
+    gamma = tl.load(parameter).to(tl.float32)
+    alpha = gamma
+    if KIND == RATIONAL_QUADRATIC:
+        alpha = tl.load(parameter + 1).to(tl.float32)
+    i += block_m * BLOCK_M
+    j += block_n * BLOCK_N
+    norm_i = tl.load(norms + i, mask=i < n, other=0.0)
+    norm_j = tl.load(norms + j, mask=j < n, other=0.0)
+    distance = squared_distance(norm_i, norm_j, inner)
+    value = gram_entry(KIND, norm_i + norm_j, inner, distance, gamma, alpha, MINUS_ONE)
+    tl.store(out + i.to(tl.int64) * out_stride + j, value, mask=mask)
+    above = (block_m + 1) * BLOCK_M <= block_n * BLOCK_N
+    tl.store(out + j.to(tl.int64) * out_stride + i, value, mask=mask & above)
 
 
 @triton.jit
@@ -170,6 +215,13 @@ def tiles_of(n: int, config: Config) -> int:
     return reach * columns * (columns - 1) // 2 + rows_of_last
 
 
+def shares(tiles: int, programs: int, steps: int) -> tuple[int, int, int]:
+    """How many tiles are made whole; of the last round, how many by several programs, and by how many each."""
+    shared = tiles % programs
+    splits = min(programs // shared, steps) if shared else 1
+    return (tiles - shared, shared, splits) if splits > 1 else (tiles, 0, 1)
+
+
 def configs_for(operands: Operands, kind: int) -> Sequence[Config]:
     """Those whose epilogue of that kernel fits into registers."""
     able = CONFIGS[operands.rows.element_size()]
@@ -196,7 +248,10 @@ def tma_gram(
 def _launch(
     f: Features, operands: Operands, parameter: Tensor, out: Tensor, minus_one: bool, config: Config
 ) -> None:
-    tiles = tiles_of(f.n, config)
+    steps, programs = triton.cdiv(f.d, config.k), multiprocessors(f.x)
+    whole, shared, splits = shares(tiles_of(f.n, config), programs, steps * len(operands.terms))
+    partial = out.new_empty((shared * splits, config.m, config.n))
+    work = whole + shared * splits
     left, right = (
         sum(term[side] << (2 * place) for place, term in enumerate(operands.terms))
         for side in (0, 1)
@@ -207,13 +262,19 @@ def _launch(
         for block in (config.m, config.n)
     )
     with on_device(f.x):
-        tma_gram_kernel[(min(tiles, multiprocessors(f.x)),)](
-            a_rows, b_rows, operands.norms, parameter, out, f.n, triton.cdiv(f.d, config.k),
-            CHUNK // config.k, tiles, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
-            TERMS=len(operands.terms), LEFT=left, RIGHT=right, BLOCK_M=config.m, BLOCK_N=config.n,
-            BLOCK_K=config.k, WIDTH=min(EPILOGUE, config.n), **config.options(),
+        tma_gram_kernel[(min(work, programs),)](
+            a_rows, b_rows, operands.norms, parameter, out, partial, f.n, steps,
+            CHUNK // config.k, whole, work, splits, out.stride(0), KIND=f.kind,
+            MINUS_ONE=minus_one, TERMS=len(operands.terms), LEFT=left, RIGHT=right,
+            BLOCK_M=config.m, BLOCK_N=config.n, BLOCK_K=config.k, WIDTH=min(EPILOGUE, config.n),
+            **config.options(),
         )  # fmt: skip
-        block = min(32, config.n)
+        block = min(32, config.m)
+        if shared:
+            joined_kernel[(config.m * config.n // block**2, shared)](
+                operands.norms, parameter, out, partial, f.n, whole, splits, out.stride(0),
+                KIND=f.kind, MINUS_ONE=minus_one, BLOCK_M=config.m, BLOCK_N=config.n, BLOCK=block,
+            )  # fmt: skip
         mirror_diagonal_kernel[((config.n // block) ** 2, triton.cdiv(f.n, config.n))](
             operands.norms, out, f.n, out.stride(0), KIND=f.kind, MINUS_ONE=minus_one,
             SIZE=config.n, BLOCK=block,

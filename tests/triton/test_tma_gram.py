@@ -86,13 +86,16 @@ def test_against_float64(dtype: torch.dtype, n: int, d: int, minus_one: bool) ->
 
 
 @pytest.mark.parametrize("config", [Config(16, 16, 32, 1, 1), Config(16, 32, 16, 1, 1)])
-@pytest.mark.parametrize("dtype", ALLOWED)
+# Each makes whole tiles only; whole ones, then a last one together; none whole.
+@pytest.mark.parametrize("programs", [1, 5, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_more_columns_than_one_sum_takes(
-    config: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    config: Any, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Partial sums lie where the entries will be; small terms go into the first."""
+    """Partial sums lie in memory; small terms go into the first."""
     monkeypatch.setattr(product, "CHUNK", 64)
     monkeypatch.setattr(product, "INTERPRETER_CONFIG", config)
+    monkeypatch.setattr(product, "multiprocessors", lambda x: programs)
     for d in (64, 200):
         x = normal(40, d, dtype=dtype)
         gamma = torch.tensor(0.02 / d, dtype=torch.float64)
@@ -208,6 +211,14 @@ def test_the_root_of_a_large_tile_is_mended(column: int) -> None:
     assert found.tolist() == [
         [column - 2, column - 1], [column - 1, column - 1], [0, column], [1, column],
     ]  # fmt: skip
+
+
+def test_the_last_round_is_shared_where_programs_would_wait() -> None:
+    assert product.shares(132, 132, 64) == (132, 0, 1)
+    assert product.shares(272, 132, 64) == (264, 8, 16)
+    assert product.shares(272, 132, 4) == (264, 8, 4)  # no more programs than steps
+    assert product.shares(20, 132, 64) == (0, 20, 6)
+    assert product.shares(110, 132, 64) == (110, 0, 1)  # two halves would take as long as one whole
 
 
 def refusal(x: Tensor, kind: int = GAUSSIAN) -> str | None:
