@@ -133,9 +133,7 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
         if not functions or (known is not None and known.refusal(arguments_of(op, s))):
             continue
         try:
-            self_check(
-                op, functions, dtype, torch.device(device), tf32=tf32, implementation=name
-            )
+            self_check(op, functions, dtype, torch.device(device), tf32=tf32, implementation=name)
             on_sets = [step_of(ROWS[op], functions, arguments_of(op, one)) for one in sets]
             on_sets[0]()
         except (SelfCheckError, RuntimeError, NotImplementedError) as error:

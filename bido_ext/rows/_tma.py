@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of the Triton kernels for heavy products: the bulk copy engine of newer GPUs (TMA) carries operands."""
+"""The form of the Triton kernels for heavy products: a GPU's bulk copy engine (TMA) carries operands."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def tma_form(op: str) -> Implementation:
         f"n >= {LEAST_SAMPLES}, d >= {LEAST_WIDTH}",
         module=f"bido_ext.triton_kernels.{op}_tma",
         what=f"Triton kernel on features copied by TMA, sm_90 and sm_100 ({NEVER_RUN})",
-        # Tiles beside the diagonal's; rows that the engine does not take where they lie.
-        shapes=((530, 72), (513, 37)),
+        # Tiles of several programs, also beside the diagonal's; rows that the engine does not take where they
+        # lie; whole tiles on a card of up to 177 processors, with sums in two pieces.
+        shapes=((528, 200), (513, 37), (2064, 2100)),
         lacking=no_tma,
     )
 

@@ -32,8 +32,10 @@ EPS, EPS_OF_FEW = 1e-5, 1e-3
 
 
 def check(f: Functions, x: Tensor, check: Check) -> None:
-    """The values of a layer with the input and with labels, and the layer's gradient, by algebra in float64 and,
-    where it may serve, in float32."""
+    """The values of a layer with the input and with labels, and the layer's gradient.
+
+    By algebra in float64 and, where it may serve, in float32.
+    """
     layer = Layer(x, check.device)
     eps = EPS if len(x) >= 64 else EPS_OF_FEW
     pairs = list(layer.first), list(layer.second)
@@ -49,7 +51,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     for algebra, (of_values, of_grads) in allowed.items():
         settings = list(layer.kinds), *pairs, eps
         value, *kept = f["nhsic"](*group, *settings, algebra == "float64", [1])
-        # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the features' products.
+        # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the products.
         check.compare(f"nhsic, {algebra} algebra", value, wanted.detach(), 10 * of_values)
         grads = f["nhsic_backward"](g, *group, *kept, *settings, [1])
         check.compare(f"nhsic_backward, {algebra} algebra", grads[0], wanted_grad, 10 * of_grads)

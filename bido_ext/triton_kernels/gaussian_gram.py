@@ -15,7 +15,6 @@ from bido_ext.triton_kernels.gram_stack import gram_weights
 from bido_ext.triton_kernels.resolution import mark_unresolved
 from bido_ext.triton_kernels.weighted_product import weighted_products
 
-
 #: Of a variable, its squared norms and its matrix, both to be filled, its parameter, and whether K - 1 is wanted.
 Fill = Callable[[Features, Tensor, Tensor, Tensor, bool], None]
 

@@ -22,7 +22,6 @@ from bido_ext.triton_kernels.split_gram import pays, split_grams
 from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import weighted_products
 
-
 #: Of features, their parameters and the stack to fill: their squared norms.
 Fill = Callable[[Sequence[Features], Tensor, Tensor], Tensor]
 

@@ -68,15 +68,16 @@ def tile_at(t, REACH: tl.constexpr):
 def columns_of(acc, part: tl.constexpr, PARTS: tl.constexpr):
     """The part-th of PARTS (a power of two) equal ranges of columns of a tile in registers."""
     if PARTS == 1:
-        return acc
+        found = acc
     else:
         ROWS: tl.constexpr = acc.shape[0]
         HALF: tl.constexpr = acc.shape[1] // 2
         low, high = tl.split(tl.permute(tl.reshape(acc, (ROWS, 2, HALF)), (0, 2, 1)))
         if part * 2 < PARTS:
-            return columns_of(low, part, PARTS // 2)
+            found = columns_of(low, part, PARTS // 2)
         else:
-            return columns_of(high, part - PARTS // 2, PARTS // 2)
+            found = columns_of(high, part - PARTS // 2, PARTS // 2)
+    return found
 
 
 @triton.jit

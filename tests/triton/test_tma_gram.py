@@ -133,7 +133,9 @@ def test_a_group_of_all_kinds() -> None:
     kinds = [GAUSSIAN, LINEAR, GAUSSIAN, LABELS, GRAM]
     p = torch.tensor([0.01, 1.0, 0.02, 0.5, 1.0], dtype=torch.float64)
     got = functions_of("gram_stack", "tma")["gram_stack"](group, p, kinds)
-    wanted = reference.gram_stack([v.double() if v.is_floating_point() else v for v in group], p, kinds)
+    wanted = reference.gram_stack(
+        [v.double() if v.is_floating_point() else v for v in group], p, kinds
+    )
     for i, kind in enumerate(kinds):
         K, wanted_K = got[i], wanted[i]
         if kind == LINEAR:  # features are centered
