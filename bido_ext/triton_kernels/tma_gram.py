@@ -226,7 +226,7 @@ def shares(tiles: int, programs: int, steps: int) -> tuple[int, int, int]:
 def configs_for(operands: Operands, kind: int) -> Sequence[Config]:
     """Those whose epilogue of that kernel fits into registers."""
     able = CONFIGS[operands.rows.element_size()]
-    return able[1:] if kind == kinds.RATIONAL_QUADRATIC else able
+    return able if kind in (kinds.GAUSSIAN, kinds.LINEAR) else able[1:]
 
 
 def tma_gram(
