@@ -32,21 +32,22 @@ def input_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 class BiDOCallback(lightning.Callback):
-    """Adds the BiDO term to the loss that training_step returns.
+    """Adds the BiDO term to the loss of a LightningModule. The module itself does not change.
 
-    The module has its own training_step again when the fit ends, also by an exception. Several of these
-    callbacks add a term each.
+    It wraps ``training_step`` during a fit and restores it afterwards, also after an exception. Several of
+    these callbacks each add their term.
 
     Args:
-        criterion: The term.
-        layers: Modules to tap, named from the LightningModule: "net.layer1".
-        split: Takes the batch that training_step gets and returns input (n, ...) and labels (n,).
+        criterion: The BiDOLoss to add.
+        layers: Names of the modules to tap, as seen from the LightningModule: "net.layer1".
+        split: Takes the batch that training_step gets and returns input (n, ...) and labels (n,). Default:
+            the batch is (x, y).
         log: Log the term as "bido" in each step.
 
     Raises:
-        ValueError: At the start of a fit: a layer does not exist, or the module optimizes by hand.
-        TypeError: layers is not a list; or, in a step, training_step returns neither a tensor nor a dict with
-            "loss", or the batch is not (x, y).
+        ValueError: At the start of a fit: a layer does not exist, or the module optimizes manually.
+        TypeError: layers is not a list. In a step: training_step returns neither a tensor nor a dict with
+            "loss", or the batch is not (x, y) and no split was given.
 
     Example:
         >>> Trainer(callbacks=[BiDOCallback(BiDOLoss("nhsic"), ["net.layer1", "net.layer2"])])

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bido_ext.lab.attacks import ATTACKS, Generator
+from bido_ext.lab.attacks.diffusion import DiffusionPrior, UNet
 from bido_ext.lab.attacks.ranks import Ranks
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Keep, Search, run_search
+from bido_ext.lab.models import build_model
 
 STEPS, BATCH = 9, 2
 ROWS = Rows.of([0, 1, 2], restarts=3, outputs=3, seed=4)
@@ -53,6 +57,27 @@ def search(
     except StoppedError:
         return "stopped"
     return found["latents"]
+
+
+def of_registry(rank: int, size: int, name: str, folder: str) -> tuple[Tensor, Tensor]:
+    """Images and latents of an attack on three classes, each searched twice."""
+    torch.manual_seed(0)
+    target = build_model("mcnn", 5).eval()
+    made: Any = Generator(0.05).eval()
+    if name == "diffusion":
+        network = UNet(0.1, (1, 32, 32), 4).eval()
+        for value in network.parameters():
+            torch.nn.init.normal_(value, std=0.1)
+        made = DiffusionPrior(network, [], 0.0, Path())
+    spec = ATTACKS[name]
+    config = spec.settings("smoke")
+    twice = {"kept": 2, "selected": 2, "restarts": 2}
+    changes = {key: value for key, value in twice.items() if hasattr(config, key)}
+    found = spec.run(
+        replace(config, batch_size=2, **changes), target, made, [3, 0, 1], run_dir=folder,
+        progress=False, ranks=Ranks(rank, size),
+    )  # fmt: skip
+    return found.images, found.latents
 
 
 def in_a_row(rank: int, size: int, calls: list[tuple[Any, ...]]) -> list[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import bido_ext
 
 PACKAGE = Path(bido_ext.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ["bido_cpu.so", "bido_cuda.so"]
 
 
@@ -180,3 +182,29 @@ def test_architectures(
         assert f"architectures: {said}" in output
     else:
         assert re.search(said, output), output
+
+
+def test_folders_with_commas_and_spaces(tmp_path: Path) -> None:
+    """The linker takes options apart at commas: no path may be in one."""
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed")
+    if shutil.which("ninja") is None and not (Path(sys.executable).parent / "ninja").exists():
+        pytest.skip("no ninja to configure for")
+    here, libraries = tmp_path / "a, b", tmp_path / "c, d"
+    libraries.mkdir()
+    shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    program = Path(sys.executable).parent / "cmake"
+    done = subprocess.run(
+        [
+            str(program) if program.exists() else "cmake", "-S", str(tmp_path), "-B", str(here),
+            "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}", "-DBIDO_WITH_CUDA=0",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DTORCH_INCLUDE=include",
+            f"-DTORCH_LIB={libraries}", "-DTORCH_VERSION=2.14", "-DBIDO_VERSION=0",
+        ],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rules = (here / "build.ninja").read_text()
+    assert f'-L"{libraries}"' in rules
+    assert not re.search(rf"-Wl,\S*{re.escape(str(tmp_path))}", rules)

@@ -145,6 +145,7 @@ def test_snippets_of_python_are_python() -> None:
 
 
 def picture_of_the_demo() -> Any:
+    pytest.importorskip("matplotlib")
     spec = importlib.util.spec_from_file_location("tradeoff", DOCS / "pictures" / "tradeoff.py")
     assert spec is not None
     assert spec.loader is not None
@@ -157,6 +158,17 @@ def test_the_picture_shows_the_recorded_run() -> None:
     tradeoff = picture_of_the_demo()
     drawn = tradeoff.draw(json.loads(tradeoff.RESULT.read_text()))
     assert tradeoff.PICTURE.read_text() == drawn, "run python docs/pictures/tradeoff.py"
+    curves = (
+        tradeoff.CURVES.read_text()
+    )  # text is drawn as paths, each under a comment that says it
+    for row in json.loads(tradeoff.RESULT.read_text())["rows"]:
+        weights = ", ".join(f"{value:g}" for value in row["weights"].values())
+        assert f"<!-- {weights or row['label']} -->" in curves
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.name)
+def test_pictures_follow_the_theme_of_the_reader(path: Path) -> None:
+    assert "@media (prefers-color-scheme: dark)" in path.read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

@@ -3,25 +3,45 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+SETTINGS = {
+    "pass": False,
+    "torch.set_float32_matmul_precision('high')": True,
+    "torch.set_float32_matmul_precision('highest')": False,
+    "torch.backends.cuda.matmul.allow_tf32 = True": True,
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'": True,
+    "torch.backends.cuda.matmul.fp32_precision = 'ieee'": False,
+    "torch.backends.fp32_precision = 'tf32'": True,
+}
+#: Each setting in a child of its own: PyTorch refuses to be told both ways in one process.
+PROGRAM = """
+import json, os, sys, torch
+from bido_ext._precision import tf32_allowed
+for setting in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    if os.fork() == 0:
+        exec(setting)
+        print(json.dumps([setting, tf32_allowed()]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
-@pytest.mark.parametrize(
-    ("setting", "allowed"),
-    [
-        ("pass", False),
-        ("torch.set_float32_matmul_precision('high')", True),
-        ("torch.set_float32_matmul_precision('highest')", False),
-        ("torch.backends.cuda.matmul.allow_tf32 = True", True),
-        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", True),
-        ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", False),
-        ("torch.backends.fp32_precision = 'tf32'", True),
-    ],
-)
-def test_either_way_of_pytorch_is_understood(setting: str, allowed: bool) -> None:
-    code = f"import torch; {setting}\nfrom bido_ext._precision import tf32_allowed; print(tf32_allowed())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == str(allowed), done.stderr
+
+@pytest.fixture(scope="module")
+def understood() -> dict[str, bool]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(list(SETTINGS))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_either_way_of_pytorch_is_understood(understood: dict[str, bool], setting: str) -> None:
+    assert understood[setting] == SETTINGS[setting]

@@ -31,7 +31,8 @@ def run_with(tmp_path: Path, reason: str, strict: str) -> subprocess.CompletedPr
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path, env=os.environ | {"BIDO_EXPECT_NO_SKIPS": strict},
+        cwd=tmp_path,
+        env=os.environ | {"BIDO_EXPECT_NO_SKIPS": strict, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 

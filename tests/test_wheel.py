@@ -145,6 +145,9 @@ def test_pythons_and_versions_agree_everywhere() -> None:
     assert f"torch==2.{oldest[0].split('.')[1]}.0" in tests
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {bido_ext.__version__}\n" in citation
+    assert f"\n## {bido_ext.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    series = ".".join(bido_ext.__version__.split(".")[:2])
+    assert f"| {series} | yes |" in (ROOT / "SECURITY.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=str)

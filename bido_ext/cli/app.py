@@ -43,20 +43,23 @@ def _version(wanted: bool) -> None:
 def bido(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
     """Train classifiers that resist model inversion, attack them, and judge the attack.
 
     \b
-    Start with:  bido demo --preset smoke    seconds, nothing to fetch
-                 bido demo                   minutes, MNIST
-    By hand:     bido train, then bido attack, then bido evaluate
-    Published:   bido list recipes, then bido run RECIPE, or bido sweep RECIPE
-    With people: bido study
-    Which weights: bido suggest
-    Look inside: bido compare
-    How fast:    bido bench, bido tune
+    First try:      bido demo --preset smoke    seconds, no download
+                    bido demo                   minutes, MNIST
+    Step by step:   bido train, then bido attack, then bido evaluate
+    Choose weights: bido suggest
+    Published runs: bido list recipes, then bido run RECIPE or bido sweep RECIPE
+    Ask people:     bido study
+    Compare layers: bido compare
+    Measure speed:  bido bench, bido tune
+    Something wrong? bido doctor
 
     Exit codes: 0 done, 1 failure, 2 bad input. Progress goes to stderr, results to stdout.
     """

@@ -89,6 +89,21 @@ def attack(
         Path | None,
         typer.Option(help="The attacker's images as an .npz with 'images', instead of a data set."),
     ] = None,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{_those('adaptive')}: run on a surrogate distilled from the model's answers to "
+            "the public images (surrogate), or on both (surrogate+target): against defences that "
+            "bend the model's own gradients. A generator that belongs to one model is trained for "
+            "the surrogate."
+        ),
+    ] = None,
+    adaptive_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adaptive-set", help="Any setting of the surrogate, as name=value; repeatable."
+        ),
+    ] = None,
     force_foreign_gan: Annotated[
         bool,
         typer.Option(
@@ -121,6 +136,7 @@ def attack(
     Example:
       bido attack runs/hsic/model.pt --prior runs/gan --restarts 20 --out runs/gmi-hsic
       bido attack runs/hsic/model.pt --attack ked --prior runs/ked-gan-hsic --out runs/ked-hsic
+      bido attack runs/hsic/model.pt --prior runs/gan --adaptive surrogate --out runs/gmi-hsic-2
       bido attack runs/faces/model.pt --attack ppa --dataset lfw --data ~/lfw --classes 0-19 \\
         --prior runs/faces-gan --prior-set augment=flip --out runs/ppa-faces
       torchrun --nproc-per-node 8 -m bido_ext attack runs/faces/model.pt --prior runs/faces-gan ...
@@ -128,8 +144,10 @@ def attack(
     from dataclasses import replace
 
     from bido_ext.lab.attacks import find_attack, load_stylegan2
+    from bido_ext.lab.attacks.adaptive import KINDS, PRESETS, AdaptiveConfig, check_white_box
     from bido_ext.lab.attacks.ranks import Ranks
     from bido_ext.lab.data import DataConfig
+    from bido_ext.lab.experiments.adaptive import FOLDER, adapt
     from bido_ext.lab.experiments.attack_settings import settings_for
     from bido_ext.lab.experiments.attacking import attack_target, train_prior
     from bido_ext.lab.experiments.pipeline import pick_device
@@ -145,6 +163,12 @@ def attack(
         raise ValueError(
             f"--force-foreign-gan is for --attack {_those('prior_of_target')}, got --attack {attack}"
         )
+    if adaptive is not None:
+        if adaptive not in KINDS:
+            raise ValueError(f"--adaptive must be one of {', '.join(KINDS)}, got {adaptive!r}")
+        check_white_box(spec)
+    elif adaptive_set:
+        raise ValueError("--adaptive-set is for --adaptive, which is missing")
     if (prior is None) == (generator is None):
         raise ValueError("--prior or --generator must be given, and not both")
     if generator is not None and not spec.any_generator:
@@ -164,17 +188,27 @@ def attack(
     target, facts = load_model(model)
     labels = parse_classes(classes, facts["num_classes"])
     shape = find_model(facts["arch"]).shape(facts["arch_options"])
+    known = facts["defence"] != UNKNOWN
+    defence = (facts["defence"], facts["weights"]) if known else ("none", {})
     ranks = Ranks.of_environment()
     quiet = json or not ranks.leads
     options = RunOptions(fresh=fresh, progress=not quiet, device=pick_device(device))
     gan: Any
     images, told = None, ""
-    if generator is None or spec.sees_public:
+    if generator is None or spec.sees_public or adaptive is not None:
         images = _public_set(
             public_images,
             DataConfig(dataset or base.data, data, public, public_data, shape[-1], crop),
             facts["num_classes"], shape, model, progress=not quiet,
         )  # fmt: skip
+    met, adapted, learnt = target, None, ""
+    if adaptive is not None:
+        assert images is not None
+        own = replace(PRESETS.get(preset, AdaptiveConfig()), seed=seed)
+        given = [*(adaptive_set or []), f"kind={adaptive}"]
+        own = with_settings(own, given, "--adaptive-set")
+        made = adapt(attack, own, target, images, out / FOLDER, options, ranks)
+        met, adapted, learnt = made.network, (made.network, made.settings), made.note
     if generator is not None:
         psi = spec.truncation if truncation is None else truncation
         gan = load_stylegan2(generator, truncation=psi)
@@ -187,16 +221,16 @@ def attack(
             training,
             prior,
             replace(options, fresh=False),  # --fresh is for the attack; others may use the prior
-            target=target,
+            target=met,
             force_foreign_gan=force_foreign_gan,
+            defence=defence,
+            budget=getattr(search, "budget", 0),
             ranks=ranks,
         )
     more: dict[str, Any] = {"force_foreign_gan": True} if force_foreign_gan else {}
-    known = facts["defence"] != UNKNOWN
     attacked = attack_target(
         attack, target, gan, search, labels, out, options,
-        defence=(facts["defence"], facts["weights"]) if known else ("none", {}), public=images,
-        side=shape[-1], ranks=ranks, **more,
+        defence=defence, public=images, side=shape[-1], adapted=adapted, ranks=ranks, **more,
     )  # fmt: skip
     if not ranks.leads:
         return
@@ -208,6 +242,7 @@ def attack(
             {
                 "reconstructions": str(attacked.path),
                 "attack": attack,
+                "adaptive": adaptive,
                 "target_confidence": confidence,
                 "restarts": len(found.images),
                 "classes": list(found.classes),
@@ -216,7 +251,8 @@ def attack(
             }
         )
         return
-    for note in filter(None, (told and f"prior: {told}", attacked.note)):
+    notes = (learnt and f"surrogate: {learnt}", told and f"prior: {told}", attacked.note)
+    for note in filter(None, notes):
         typer.echo(note, err=True)
     typer.echo(
         f"{asked}the model itself takes its reconstructions for the wanted class with probability "

@@ -14,34 +14,38 @@ from bido_ext.cli.options import Device, Json, print_json
 @plain_errors
 def bench(
     measure: Annotated[
-        str, typer.Option("--measure", help="hsic, nhsic, coco (Frobenius norm) or cka.")
+        str, typer.Option("--measure", help="Measure: hsic, nhsic, coco (Frobenius norm) or cka.")
     ] = "nhsic",
-    n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 256,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples in a batch.")] = 256,
     dims: Annotated[
-        str, typer.Option("--dims", help="Columns of X and of every layer, with commas.")
+        str, typer.Option("--dims", help="Number of columns of X and of each layer, with commas.")
     ] = "3072,2048,512",
     classes: Annotated[
         int | None,
         typer.Option(
             "--classes",
-            help="Classes of the labels; 0: none. Default: 10, or none with two dims, a plain d(X, Z).",
+            help="Number of classes of the labels; 0: no labels. Default: 10, or 0 with two --dims.",
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")
+        str,
+        typer.Option(
+            "--dtype", help="Type of the features: float32, float64, bfloat16 or float16."
+        ),
     ] = "float32",
     device: Device = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of PyTorch; default: as it is.")
+        int | None,
+        typer.Option("--threads", help="Threads of PyTorch. Default: as PyTorch chooses."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure value and gradient on this machine.
+    """Measure the time of value and gradient on this machine.
 
-    Compares bido_ext with plain eager PyTorch, and both with the floor: the matrix products nobody
-    can do without. Errors are against float64; without a right value and gradient there is no time.
-    The full harness, with more rivals and peak memory, is "python -m benchmarks.run" in a checkout
-    of the repository.
+    Compares bido_ext and plain PyTorch with the floor: the time of the matrix products that every
+    method needs. Errors are measured against float64. If value or gradient is wrong, no time is
+    shown. For more rivals and peak memory, run "python -m benchmarks.run" in a clone of the
+    repository.
 
     \b
     Example:

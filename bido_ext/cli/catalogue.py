@@ -38,6 +38,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
                 "any_generator": spec.any_generator,
                 "truncation": spec.truncation,
                 "budget": hasattr(spec.config(), "budget"),
+                "adaptive": spec.access == "white box",
             }
             for spec in ATTACKS.values()
         ]

@@ -16,63 +16,86 @@ from bido_ext.cli.options import Crop, Device, Json, Seed, parse_pairs, parse_wo
 def compare(
     model: Annotated[
         str,
-        typer.Argument(help="A model.pt, or a name as torchvision/resnet18 (bido list models)."),
+        typer.Argument(
+            help="A model.pt, or a name such as torchvision/resnet18 (see bido list models)."
+        ),
     ],
     other: Annotated[
         str | None,
-        typer.Argument(help="A second model; without it the layers of MODEL with each other."),
+        typer.Argument(
+            help="A second model. Default: compare the layers of MODEL with each other."
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="Whose test images are shown; see: bido list datasets."),
+        typer.Option(
+            "--dataset", help="Data set whose test images are used; see bido list datasets."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Folder of the data set, or without --dataset any folder of images."
+            "--data", help="Folder of the data set. Without --dataset: any folder of images."
         ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="File of MODEL's weights; without it a name is untrained."),
+        typer.Option(
+            "--weights",
+            help="Weights of MODEL, if it is a name. Without it the model is untrained.",
+        ),
     ] = None,
     other_weights: Annotated[
-        Path | None, typer.Option("--other-weights", help="File of OTHER's weights.")
+        Path | None, typer.Option("--other-weights", help="Weights of OTHER, if it is a name.")
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", help="Of MODEL, with commas; default: its building blocks."),
+        typer.Option(
+            "--layers", help="Layers of MODEL, with commas. Default: its building blocks."
+        ),
     ] = None,
     other_layers: Annotated[
         str | None,
         typer.Option(
-            "--other-layers", help="Of OTHER; default: as --layers if it has them, else its blocks."
+            "--other-layers",
+            help="Layers of OTHER. Default: as --layers if it has them, else its blocks.",
         ),
     ] = None,
     arch_options: Annotated[
         str | None,
         typer.Option(
-            "--arch-options", help="Of models by name: image_size=32,pixel_range=imagenet."
+            "--arch-options",
+            help="Options of a model given by name: image_size=32,pixel_range=imagenet.",
         ),
     ] = None,
     other_arch_options: Annotated[
         str | None,
-        typer.Option("--other-arch-options", help="Of OTHER; default: as --arch-options."),
+        typer.Option(
+            "--other-arch-options", help="The same for OTHER. Default: as --arch-options."
+        ),
     ] = None,
     classes: Annotated[
-        int, typer.Option("--classes", help="Outputs of models by name, as their weights have.")
+        int,
+        typer.Option(
+            "--classes", help="Number of outputs of a model given by name; must fit its weights."
+        ),
     ] = 1000,
-    images: Annotated[int, typer.Option("--images", help="Images at most.")] = 2048,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Of a mini-batch.")] = 128,
+    images: Annotated[int, typer.Option("--images", help="Largest number of images.")] = 2048,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Images in each mini-batch.")
+    ] = 128,
     measure: Annotated[
-        str, typer.Option("--measure", help="cka, or hsic for the averages themselves.")
+        str, typer.Option("--measure", help="cka, or hsic for values that are not normalized.")
     ] = "cka",
     estimator: Annotated[
-        str, typer.Option("--estimator", help="unbiased, or biased, which depends on --batch-size.")
+        str,
+        typer.Option(
+            "--estimator", help="unbiased or biased; biased values depend on --batch-size."
+        ),
     ] = "unbiased",
-    kernel: Annotated[str, typer.Option("--kernel", help="linear or gaussian.")] = "linear",
+    kernel: Annotated[str, typer.Option("--kernel", help="Kernel: linear or gaussian.")] = "linear",
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of similarity.png and similarity.json.")
+        Path, typer.Option("--out", help="Folder for similarity.png and similarity.json.")
     ] = Path("runs/compare"),
     crop: Crop = None,
     seed: Seed = 0,
@@ -81,11 +104,10 @@ def compare(
 ) -> None:
     """Show which layers of two models, or of one, are alike.
 
-    Both models see the same images, a mini-batch at a time. The unbiased HSIC of every pair of layers
-    is averaged over the batches and divided to give CKA: 1 is the same representation up to rotation
-    and scale, 0 is independence, and an estimate near 0 may be negative. The picture has the layers
-    of MODEL from bottom to top and those of OTHER from left to right; a layer that gives the same
-    output for all images is grey.
+    Both models get the same images. The result is CKA for every pair of layers. 1 means the same
+    representation up to rotation and scale. 0 means that they have nothing in common. An estimate
+    near 0 may be negative. In the picture the layers of MODEL go from bottom to top, and those of
+    OTHER from left to right. A layer that gives the same output for all images is grey.
 
     \b
     Example:

@@ -28,20 +28,21 @@ def _data() -> None:
 @data.command()
 @plain_errors
 def check(
-    dataset: Annotated[str, typer.Argument(help="See: bido list datasets.")],
+    dataset: Annotated[str, typer.Argument(help="Name of the data set; see bido list datasets.")],
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set.")] = None,
     public: Public = None,
     public_data: PublicData = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Read lists and names alone, open no image.")
+        bool, typer.Option("--quick", help="Read only lists and file names; open no image.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check one data set: counts, labels, files, what is left out, what private and public share.
+    """Check one data set before a long run.
 
-    Reads every image to its end unless --quick is given. Exit code 1 if there is a problem. Of a
-    data set that is public only, as ffhq, the images alone are checked; give it as --public of a
-    private one to compare the two.
+    Checks counts, labels and files, says what is left out, and finds images that are both private
+    and public. Reads every image completely, unless you give --quick. Exit code 1 means that there
+    is a problem. A data set without private images, such as ffhq, has only its images checked. To
+    compare it with a private data set, give it as --public of that one.
 
     \b
     Example:

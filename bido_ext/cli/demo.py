@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bido demo``: the whole story in one command."""
+"""``bido demo``: train, attack and judge all defences on MNIST, and write a report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ def demo(
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
-    """Run the whole story and write a report.
+    """Train, attack and judge all defences on MNIST, and write a report.
 
-    Trains, attacks and judges every defence on MNIST; ends with a table and one HTML file. Each
-    step is a resumable stage: called again, only what is missing or has changed is run. Presets:
-    quick (minutes), paper (the full MNIST protocol, many hours on a CPU), smoke (seconds, synthetic
-    digits).
+    The result is a table and one HTML file, report.html. Give the command again to continue: only
+    steps that are missing or have changed are run. Presets: quick (minutes), paper (the full MNIST
+    protocol, many hours on a CPU), smoke (seconds, made-up digits; the numbers mean nothing).
 
     \b
     Example:

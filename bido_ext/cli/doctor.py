@@ -13,10 +13,10 @@ from bido_ext.cli.options import Json, print_json
 
 @plain_errors
 def doctor(json: Json = False) -> None:
-    """Show what is installed and what serves.
+    """Check the installation.
 
-    Lists the implementation of each op on each device with the reason, the build, the machine and
-    the versions. The last line says "all good", or the one thing to fix; the exit code is then 1.
+    Shows which implementation each op uses on each device and why, the build, the machine and the
+    versions. The last line says "all good", or names the one thing to fix. Then the exit code is 1.
 
     \b
     Example:

@@ -27,27 +27,27 @@ def evaluate(
     file: Annotated[Path, typer.Argument(help="A model.pt or a reconstructions.pt.")],
     evaluator: Annotated[
         Path | None,
-        typer.Option(help="The evaluation classifier's model.pt, to judge reconstructions."),
+        typer.Option(help="model.pt of the evaluation classifier; needed for reconstructions."),
     ] = None,
     second_judge: Annotated[
         Path | None,
-        typer.Option(help="Another evaluation classifier, of another architecture and seed."),
+        typer.Option(help="model.pt of a second evaluation classifier, of another architecture."),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="PNG to draw: reconstructions beside private images.")
+        Path | None, typer.Option(help="PNG file to write: reconstructions beside private images.")
     ] = None,
     inception: Annotated[
         Path | None,
-        typer.Option(help="Weights of the FID network, for the Frechet distance on its features."),
+        typer.Option(help="Weights of the FID network; adds the Frechet distance on its features."),
     ] = None,
     lpips: Annotated[
         Path | None,
-        typer.Option(help="Weights of torchvision's VGG16 or AlexNet, for LPIPS."),
+        typer.Option(help="Weights of torchvision's VGG16 or AlexNet; adds LPIPS."),
     ] = None,
     required: Annotated[
         float | None,
         typer.Option(
-            help="Accuracy that the evaluation classifier must have; default: the preset's."
+            help="Accuracy that the evaluation classifier must have. Default: the preset's."
         ),
     ] = None,
     preset: Preset = "quick",
@@ -61,10 +61,13 @@ def evaluate(
 ) -> None:
     """Judge an attack, or test a model.
 
-    A model.pt is tested on the private test set; an evaluation classifier of digits on all ten.
-    Reconstructions need --evaluator (see bido train --evaluator), whose own accuracy is printed
-    first: below what is required, the numbers mean little. With --second-judge both accuracies are
-    told, and on how many reconstructions the two disagree.
+    Give a model.pt to get its natural accuracy on the private test set. (An evaluation classifier
+    of digits is tested on all ten digits.)
+
+    Give a reconstructions.pt and --evaluator to judge an attack. The accuracy of the evaluation
+    classifier is printed first. If it is below the required accuracy, the other numbers mean
+    little. With --second-judge you also get the second accuracy, and the number of reconstructions
+    on which the two judges disagree.
 
     \b
     Example:

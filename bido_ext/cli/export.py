@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bido export``: a model for other programs."""
+"""``bido export``: write a model in the format of the BiDO authors."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ FORMATS = ("authors",)
 
 @plain_errors
 def export(
-    model: Annotated[Path, typer.Argument(help="The model.pt to write.")],
-    out: Annotated[Path, typer.Option("--out", help="The file, as VGG16_0.050&0.500_80.35.tar.")],
+    model: Annotated[Path, typer.Argument(help="The model.pt to export.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write, such as VGG16_0.050&0.500_80.35.tar.")
+    ],
     format_: Annotated[
-        str, typer.Option("--format", help="authors: as the code of the BiDO paper saves it.")
+        str,
+        typer.Option("--format", help="Format: authors (as the code of the BiDO paper saves it)."),
     ] = "authors",
     layout: Annotated[
         str | None,
         typer.Option(
-            help="VGG16: 'VGG16 (hsic_training)', the default, or 'VGG16', the undefended class."
+            help="Class of a VGG16: 'VGG16 (hsic_training)' (default) or 'VGG16' (undefended)."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a model so that the code of the BiDO authors loads it, with strict=True.
+    """Write a model for the code of the BiDO authors.
 
-    Their files are read without a command: bido attack, bido evaluate and bido train --pretrained
-    take them as they are. Images are in [0, 1] there and here.
+    Their scripts load the file with strict=True. The other direction needs no command: bido attack,
+    bido evaluate and bido train --pretrained read the authors' files as they are. Both sides use
+    images in [0, 1].
 
     \b
     Example:

@@ -19,10 +19,10 @@ CATALOGUE = Path(__file__).parent / "catalogue.json"
 
 @plain_errors
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join(KINDS)}.")],
     json: Json = False,
 ) -> None:
-    """List what other commands can name.
+    """List the names that other commands take.
 
     \b
     Example:
@@ -37,6 +37,8 @@ def list_(
     for row in rows:
         weights = ", ".join(f"{key}={value:g}" for key, value in row.get("weights", {}).items())
         extra = f" (weights {weights})" if weights else ""
+        if "access" in row:
+            extra = f" [{row['access']}{', --adaptive' if row['adaptive'] else ''}]"
         typer.echo(f"{row['name']:<{width}}  {row['description']}{extra}")
 
 

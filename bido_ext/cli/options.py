@@ -14,38 +14,50 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder of the data set; without it MNIST is taken from the cache or fetched.",
+        help="Folder of the data set. MNIST needs none: it is downloaded once.",
     ),
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="See: bido list datasets; default: the preset's.")
+    str | None,
+    typer.Option(
+        "--dataset", help="Name of the data set; see bido list datasets. Default: the preset's."
+    ),
 ]
 Public = Annotated[
     str | None,
-    typer.Option("--public", help="Data set of the attacker's images; default: the same one's."),
+    typer.Option(
+        "--public",
+        help="Data set of the attacker's public images. Default: the public part of --dataset.",
+    ),
 ]
 PublicData = Annotated[
     Path | None, typer.Option("--public-data", help="Folder of the public data set.")
 ]
 Crop = Annotated[
     int | None,
-    typer.Option("--crop", help="Side of the square cut from the middle of each file; 0: largest."),
+    typer.Option(
+        "--crop",
+        help="Side in pixels of the square cropped from the middle of each image; 0: the largest.",
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA if there is one.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto (cuda if there is one).")]
 Fresh = Annotated[
     bool,
     typer.Option(
         "--fresh/--resume",
-        help="Start over, or reuse what is done and continue what was interrupted.",
+        help="Start from the beginning, or reuse finished steps and continue an interrupted one.",
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON and nothing else to stdout, no progress bars.")
+    bool, typer.Option("--json", help="Print only JSON to stdout, and no progress bars.")
 ]
 Preset = Annotated[
-    str, typer.Option("--preset", help="Settings to start from: quick, paper or smoke.")
+    str,
+    typer.Option(
+        "--preset", help="Default settings: quick, paper or smoke. Other options change them."
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random stream.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 
 T = TypeVar("T")
 

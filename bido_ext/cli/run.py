@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bido run``: one published row, from data to judgement."""
+"""``bido run``: a whole experiment from a recipe."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from bido_ext.cli.options import Device, Fresh, Json, Seed, print_json
 
 @plain_errors
 def run(
-    recipe: Annotated[str, typer.Argument(help="See: bido list recipes; or a .toml file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe (see bido list recipes), or a .toml file.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
-            help="Folder with a folder for each data set, and weights/ for pretrained files.",
+            help="Folder that holds a folder for each data set, and weights/ for pretrained files.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the run; default: runs/RECIPE.")
+        Path | None, typer.Option("--out", help="Folder for the results. Default: runs/RECIPE.")
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Tiny made-up data and networks: seconds, no meaning.")
+        bool,
+        typer.Option(
+            "--smoke", help="Run every step in seconds on made-up data; the numbers mean nothing."
+        ),
     ] = False,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
+        bool,
+        typer.Option(
+            "--from-scratch", help="Train without the pretrained weights that the recipe names."
+        ),
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -40,8 +48,8 @@ def run(
 ) -> None:
     """Run a recipe: train the evaluator and the classifier, attack it, judge the attack.
 
-    Each step is a resumable stage: called again, only what is missing or has changed is run. A
-    smoke run draws its own data, in a temporary folder unless --out is given.
+    Give the command again to continue: only steps that are missing or have changed are run. A
+    smoke run makes its own data. It uses a temporary folder unless you give --out.
 
     \b
     Example:

@@ -29,8 +29,8 @@ study = typer.Typer(cls=_BuildByDefault, no_args_is_help=True, rich_markup_mode=
 def study_() -> None:
     """Ask people which reconstruction resembles a private image most.
 
-    "bido study DIR... --out study.html" makes one web page, which needs no network and keeps its
-    answers in the participant's browser; "bido study score" counts the files that they save.
+    "bido study DIR... --out study.html" makes one web page. It needs no network. Participants
+    answer in a browser and save a file. "bido study score" counts these files.
 
     \b
     Example:
@@ -45,39 +45,48 @@ def build(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of bido demo, sweep, run or attack; the last two give one defence each."
+            help="Folders of bido demo, sweep, run or attack. One of run or attack is one defence."
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="The page; study.json of the same stem lies beside it.")
+        Path,
+        typer.Option(
+            "--out", help="File for the page. A .json file of the same name is written beside it."
+        ),
     ] = Path("study.html"),
     defences: Annotated[
         str | None,
-        typer.Option("--defences", help="Names to compare, with commas; default: all, at most 9."),
+        typer.Option(
+            "--defences", help="Defences to compare, with commas, at most 9. Default: all."
+        ),
     ] = None,
     private: Annotated[
         Path | None,
         typer.Option(
             "--private",
-            help="An .npz with images (uint8) and labels, in place of a data set.",
+            help=".npz file with images (uint8) and labels, instead of a data set.",
         ),
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", help="Identities, the first ones.")] = 150,
+    classes: Annotated[
+        int, typer.Option("--classes", help="Number of identities; the first ones are taken.")
+    ] = 150,
     question: Annotated[
-        str | None, typer.Option("--question", help="The sentence between the pictures.")
+        str | None, typer.Option("--question", help="The question shown between the pictures.")
     ] = None,
     seed: Seed = 0,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="Of the private images; default: the one in results.json."),
+        typer.Option(
+            "--dataset", help="Data set of the private images. Default: the one in results.json."
+        ),
     ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Make the page of a study.
 
-    For each identity the page shows a private image and one reconstruction of each defence, in an
-    order drawn from the seed and without names. Nothing is selected by its looks.
+    For each identity the page shows a private image and one reconstruction of each defence, without
+    names. The seed decides the order. Nothing is selected by its looks.
 
     \b
     Example:
@@ -125,15 +134,18 @@ def build(
 @study.command()
 @plain_errors
 def score(
-    answers: Annotated[list[Path], typer.Argument(help="Files that participants saved.")],
+    answers: Annotated[list[Path], typer.Argument(help="Files that participants have saved.")],
     study: Annotated[
         Path | None,
         typer.Option(
-            "--study", help="The study.json all must belong to; default: the first file's."
+            "--study", help="study.json of the study. Default: the study of the first file."
         ),
     ] = None,
     classes: Annotated[
-        int, typer.Option("--classes", help="Identities that count, the first ones.")
+        int,
+        typer.Option(
+            "--classes", help="Number of identities that count; the first ones are taken."
+        ),
     ] = 150,
     json: Json = False,
 ) -> None:

@@ -14,31 +14,37 @@ from bido_ext.cli.options import Crop, Data, Device, Json, Seed, parse_words, pr
 
 @plain_errors
 def suggest(
-    model: Annotated[Path, typer.Argument(help="model.pt of an undefended bido train.")],
+    model: Annotated[Path, typer.Argument(help="model.pt of bido train without a defence.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", help="Whose training images are shown.")
+        str, typer.Option("--dataset", help="Data set whose training images are used.")
     ] = "mnist",
     data: Data = None,
     measures: Annotated[
-        str, typer.Option("--measures", help="With commas, of nhsic, coco, hsic, cka.")
+        str, typer.Option("--measures", help="Measures, with commas: nhsic, coco, hsic, cka.")
     ] = "nhsic,coco,hsic,cka",
     taps: Annotated[
         str | None,
-        typer.Option("--taps", help="Layers that BiDO watches, with commas; default: the model's."),
+        typer.Option(
+            "--taps", help="Layers that BiDO taps, with commas. Default: those of the network."
+        ),
     ] = None,
     sigma: Annotated[float, typer.Option("--sigma", help="Bandwidth of the kernels.")] = 5.0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", help="That of the training: the weights depend on it.")
+        int,
+        typer.Option("--batch-size", help="Batch size of your training; the weights depend on it."),
     ] = 64,
-    batches: Annotated[int, typer.Option("--batches", help="How many to look at.")] = 8,
+    batches: Annotated[int, typer.Option("--batches", help="Number of batches to measure.")] = 8,
     sampler: Annotated[
-        str, typer.Option("--sampler", help="That of the training: shuffle or identity.")
+        str, typer.Option("--sampler", help="How your training draws batches: shuffle or identity.")
     ] = "shuffle",
     per_identity: Annotated[
-        int, typer.Option("--per-identity", help="Images of an identity, of --sampler identity.")
+        int,
+        typer.Option(
+            "--per-identity", help="Images of each person in a batch of --sampler identity."
+        ),
     ] = 4,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of weights.png and weights.json.")
+        Path, typer.Option("--out", help="Folder for weights.png and weights.json.")
     ] = Path("runs/suggest"),
     crop: Crop = None,
     seed: Seed = 0,
@@ -47,10 +53,11 @@ def suggest(
 ) -> None:
     """Propose weights lambda_x, lambda_y of BiDO for a model and its training images.
 
-    Measures, for each measure, how hard its terms pull at the parameters, beside the push of the
-    classification loss. A share of 30 % means: lambda_x times its gradient is 0.3 times as large
-    as the push. Below a few per cent training hardly changes; above 100 % accuracy suffers. Train
-    plainly for a short while first, since fresh weights say less.
+    Train the model without a defence first, for an epoch or so. The command compares the gradient of
+    each term with the push of the classification loss: the norm of its gradient when all classes
+    are equally likely. A share of 30 % means that lambda_x times the gradient of its term is 0.3
+    times the push. Below a few per cent, training hardly changes. Above 100 %, accuracy suffers.
+    Start with the pair in the middle.
 
     \b
     Example:
@@ -65,7 +72,10 @@ def suggest(
 
     find_dataset(dataset)
     training = TrainConfig(
-        batch_size=batch_size, sampler=sampler, per_identity=per_identity, seed=seed
+        batch_size=batch_size,
+        sampler=sampler,  # type: ignore[arg-type]  # it checks the name
+        per_identity=per_identity,
+        seed=seed,
     )
     result = suggest_for(
         model,

@@ -57,6 +57,16 @@ def sweep(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Rows at a time; above 1 each in a process with one thread.")
+    ] = 1,
+    row: Annotated[
+        int | None,
+        typer.Option(help="Run this row alone, from 1 on, and write no table: for job arrays."),
+    ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Tell the rows, one a line with its number, and stop.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     fresh: Fresh = False,
@@ -67,17 +77,17 @@ def sweep(
     Everything but the defence is the same in each row; evaluator and generator are trained once
     (the generator of ked for each model). Rows of the undefended model that was stopped early tell
     what a model of the same natural accuracy gives away without any defence. Called again, only
-    what is missing or changed is run.
+    what is missing or changed is run. With --jobs what a row tells is in points/ROW/progress.txt.
 
     \b
     Example:
       bido sweep lfw64-vgg16-bido-hsic --data ~/sets --out runs/sweep \\
-        --weights 0.05,0.5 --weights 0.05,1 --weights 0.05,2.5
+        --weights 0.05,0.5 --weights 0.05,1 --weights 0.05,2.5 --jobs 2
     """
     from bido_ext.lab.experiments.pipeline import pick_device
-    from bido_ext.lab.experiments.recipes import load_recipe
+    from bido_ext.lab.experiments.recipes import load_recipe, text_summary
     from bido_ext.lab.experiments.stage import RunOptions
-    from bido_ext.lab.experiments.sweep import run_sweep
+    from bido_ext.lab.experiments.sweep import Place, run_row, run_sweep, sweep_rows
     from bido_ext.lab.report import (
         headline,
         second_judge_text,
@@ -93,7 +103,15 @@ def sweep(
     points = [(name, parse_weights(name, text)) for text in weights]
     if undefended and name != "none":
         points.insert(0, ("none", {}))
-    shares = _shares(controls)
+    plan = sweep_rows(chosen, points, _shares(controls))
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    if row is not None and not 1 <= row <= len(plan):
+        raise ValueError(f"--row must be 1 to {len(plan)}, see --rows; got {row}")
+    if rows:
+        for number, each in enumerate(plan, 1):
+            typer.echo(f"{number} {each.name}")
+        return
     command = ["bido", "sweep", recipe, *(part for text in weights for part in ("--weights", text))]
     command += ["--defence", name, "--seed", str(seed), "--out", str(out)]
     command += ["--controls", controls]
@@ -104,10 +122,15 @@ def sweep(
     options = RunOptions(
         fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
     )
-    results = run_sweep(
-        chosen, points, out, data, command=shlex.join(command), smoke=smoke,
-        from_scratch=from_scratch, controls=shares, second_judge=second_judge, options=options,
-    )  # fmt: skip
+    place = Place(out, data, smoke, from_scratch, second_judge)
+    if row is not None:
+        done = run_row(plan[row - 1], place, options)
+        if json:
+            print_json({"row": plan[row - 1].name, **done.to_dict()})
+        else:
+            typer.echo(f"{plan[row - 1].name}\n{text_summary(done)}")
+        return
+    results = run_sweep(plan, place, command=shlex.join(command), jobs=jobs, options=options)
     if json:
         print_json({**results.to_dict(), "tradeoff": tradeoff_of(results).to_dict()})
         return

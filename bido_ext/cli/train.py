@@ -30,60 +30,82 @@ from bido_ext.cli.options import (
 
 @plain_errors
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder for model.pt, log.csv, checkpoint.")],
-    defence: Annotated[str, typer.Option(help="See: bido list defences.")] = "none",
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for model.pt, log.csv and the checkpoint.")
+    ],
+    defence: Annotated[
+        str, typer.Option(help="Name of the defence; see bido list defences.")
+    ] = "none",
     weights: Annotated[
-        str | None, typer.Option(help="As 0.1,1 or lambda_x=0.1,lambda_y=1; default: its own.")
+        str | None,
+        typer.Option(help="Weights, as 0.1,1 or lambda_x=0.1,lambda_y=1. Default: the defence's."),
     ] = None,
     evaluator: Annotated[
-        bool, typer.Option("--evaluator", help="Train the evaluation classifier instead.")
+        bool,
+        typer.Option("--evaluator", help="Train the evaluation classifier, which judges attacks."),
     ] = False,
-    arch: Annotated[str | None, typer.Option(help="See: bido list models.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Name of the network; see bido list models.")
+    ] = None,
     arch_options: Annotated[
-        str | None, typer.Option(help="As image_size=64,width=0.5,pixel_range=signed.")
+        str | None, typer.Option(help="Options of the network, as image_size=64,width=0.5.")
     ] = None,
     taps: Annotated[
         str | None,
-        typer.Option(help="Layers that BiDO watches, with commas; default: the model's."),
+        typer.Option(help="Layers that BiDO taps, with commas. Default: those of the network."),
     ] = None,
     pretrained: Annotated[
-        Path | None, typer.Option(help="File of weights to start from: safetensors or PyTorch.")
+        Path | None,
+        typer.Option(help="File with weights to start from, of safetensors or PyTorch."),
     ] = None,
     reinit: Annotated[
         str | None,
-        typer.Option(help="Modules that keep fresh weights beside --pretrained; default: head."),
+        typer.Option(help="Modules that do not take weights from --pretrained. Default: head."),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the training set; more of them continue a run, unless under cosine."
+            help="Passes over the training set. A larger number continues a run (not with cosine)."
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in each training step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of the optimizer.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd.")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay of the optimizer.")
+    ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="constant, cosine or multistep (see --milestones).")
+        str | None,
+        typer.Option(
+            help="Learning-rate schedule: constant, cosine or multistep (see --milestones)."
+        ),
     ] = None,
     milestones: Annotated[
-        str | None, typer.Option(help="Epochs after which multistep applies --gamma, as 20,35.")
+        str | None,
+        typer.Option(help="Epochs after which multistep multiplies by --gamma, as 20,35."),
     ] = None,
-    gamma: Annotated[float | None, typer.Option(help="Factor at each milestone.")] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Factor of the learning rate at each milestone.")
+    ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="none, flip, crop-flip, photo, handwriting, public-digits.")
+        str | None,
+        typer.Option(
+            help="Augmentation: none, flip, crop-flip, photo, handwriting or public-digits."
+        ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="shuffle, or identity: a few images each of a few identities a batch."),
+        typer.Option(
+            help="How batches are drawn: shuffle, or identity (a few images each of a few people)."
+        ),
     ] = None,
     per_identity: Annotated[
-        int | None, typer.Option(help="Images of an identity in a batch of --sampler identity.")
+        int | None, typer.Option(help="Images of each person in a batch of --sampler identity.")
     ] = None,
     stop: Annotated[
         float | None,
-        typer.Option(help="Share of the training after which it ends, for a control; default: 1."),
+        typer.Option(help="Stop after this share of the training, as for a control. Default: 1."),
     ] = None,
     preset: Preset = "quick",
     seed: Seed = 0,
@@ -98,9 +120,9 @@ def train(
 ) -> None:
     """Train one classifier, with or without a defence.
 
-    The epoch is selected on a validation split; the natural accuracy is that on the test set.
-    A killed run continues from its last epoch when the same command is given again. Without
-    --dataset it is that of the preset; image files are decoded once and cached.
+    A validation split selects the best epoch. The natural accuracy is measured on the test set. If
+    a run is killed, give the same command again: it continues from its last epoch. Image files are
+    decoded once and cached.
 
     \b
     Example:

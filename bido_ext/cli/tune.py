@@ -15,24 +15,27 @@ from bido_ext.cli.options import Device, Json, print_json
 
 @plain_errors
 def tune(
-    n: Annotated[int, typer.Option("--n", "-n", help="Samples of a batch.")] = 256,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples in a batch.")] = 256,
     dims: Annotated[
-        str, typer.Option("--dims", help="Columns of X and of every layer, with commas.")
+        str, typer.Option("--dims", help="Number of columns of X and of each layer, with commas.")
     ] = "3072,2048,512",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")
+        str,
+        typer.Option(
+            "--dtype", help="Type of the features: float32, float64, bfloat16 or float16."
+        ),
     ] = "float32",
     measures: Annotated[
-        str, typer.Option("--measures", help="Of hsic, nhsic, coco and cka, with commas.")
+        str, typer.Option("--measures", help="Measures, with commas: hsic, nhsic, coco, cka.")
     ] = "hsic,nhsic,coco,cka",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Check and time every implementation for your shapes, and keep the verdict.
+    """Check and time every implementation for your shapes, and keep the result.
 
-    On a CUDA device the fastest implementation that is right serves from then on, in later runs
-    too. Without this command the same happens at the first call of an op, in about 50 ms beyond
-    compilation. On a CPU the table only compares: the compiled kernels always serve.
+    On a CUDA device the fastest right implementation is used from then on, also in later runs.
+    Without this command the same happens at the first call of an op; it takes about 50 ms and the
+    time to compile. On a CPU the table is for information: the compiled kernels are always used.
 
     \b
     Example:

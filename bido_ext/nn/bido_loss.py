@@ -39,63 +39,67 @@ if TYPE_CHECKING:  # a PyTorch without torch.distributed has no ProcessGroup
 
 
 class BiDOLoss(nn.Module):
-    """Bilateral dependency: add it to the classification loss.
+    """The BiDO term of Peng et al. (2022), equation 3: add it to the classification loss.
+
+    It is lambda_x sum_j d(X, Z_j) - lambda_y sum_j d(Z_j, Y) over the tapped layers Z_j. The first sum pushes
+    the layers to forget the input X, the second one to keep the labels Y. The value may be negative.
 
     Args:
-        measure: "nhsic" (BiDO-HSIC as published), "coco" (BiDO-COCO), "hsic" or "cka".
-        lambda_x: Weight of sum_j d(X, Z_j): how much the features forget of the input.
-        lambda_y: Weight of sum_j d(Z_j, Y): how much they keep of the labels. Published pairs:
-            nhsic (0.05, 0.5), coco (1, 50); lambda_y depends on the batch sampler (docs/bido.md).
-        sigma: Bandwidth of the Gaussian kernels of X and of every Z_j, scaled by sqrt(d): a number, a 0-d
-            tensor or "median"; or a dict with one for each layer by its name, and X then keeps 5.0. An
-            nn.Parameter is learnt, if the optimizer gets :meth:`parameters` of the loss; over ranks the
-            average of its gradients is that of the global batch.
-        kernel_x: Kernel of X; default Gaussian(sigma).
-        kernel_z: Kernel of every Z_j; default Gaussian(sigma).
-        kernel_y: Kernel of Y; default Linear, for integer labels (on one-hot) and float targets alike, so
-            that one-hot, mixup and smoothed labels are what labels are. Regression names its own, as in
-            kernel_y=Gaussian(1.0).
-        num_classes: Number of classes; the label range is then checked (on the CPU), and a Gaussian
-            kernel_y needs it.
-        eps: Ridge of nhsic.
-        coco_norm: "spectral" (the definition) or "fro" (the published code) for measure "coco".
-        linalg_dtype: dtype of the n x n algebra of nhsic and coco; default float64 up to n = 1024, for nhsic
-            on a CPU up to n = 2048 while the memory does.
-        estimator: Of hsic and cka: "biased", or "unbiased" for batches of at least 4 samples. Unbiased cka is
-            undefined where a layer has nothing to compare, such as a dead one, and the step then raises.
-        workspace_bytes: For hsic and cka: bound on the memory beyond inputs and gradients of a step; where
-            the Gram matrices do not fit, their tiles are streamed. Default: see :func:`bido_ext.plan`.
-            With process_group: bound on a rank's rows of the Gram matrices, the same on all ranks.
-        process_group: "world", a torch.distributed ProcessGroup, or a DeviceMesh of one dimension over which
-            the samples are spread. "world" is looked up at the first step, so that the loss can be made
-            before init_process_group (dist.group.WORLD is None until then). The terms are those of the
-            union of all ranks' samples, the same on every rank; ranks may have different numbers of
-            samples, or none. The
-            gradient of a rank's rows is multiplied by the number of ranks, so that the *average* over
-            ranks, which DistributedDataParallel and fully_shard take, is the gradient of the global
-            batch. If you sum gradients over ranks instead, divide this loss by the number of ranks.
-            Every rank has to call the loss equally often.
-        local: With process_group, keep the terms of each rank's own samples: nothing is exchanged.
-        exchange: With process_group, how features reach the other ranks: "gather" brings all of them to
-            every rank, n s D bytes; "ring" passes blocks of them round, of which two are held beside the
-            rank's own. The ring moves the layers' features twice, and takes the gradient within the
-            forward; sigma="median", a kernel_y of your own and unbiased cka need "gather". "auto" takes the
-            ring where gathered features would take more than workspace_bytes, or half of what is free at
-            the first step on the rank with least of it. The backward exchanges nothing with either.
-        guard: Whether a value that is not finite raises, naming step, layer and term: None on the CPU,
-            True everywhere (one host sync a step on a GPU), False never.
+        measure: The measure d: "nhsic" (BiDO-HSIC as published), "coco" (BiDO-COCO), "hsic" or "cka".
+        lambda_x: Weight of sum_j d(X, Z_j), 0 or more.
+        lambda_y: Weight of sum_j d(Z_j, Y), 0 or more. Published pairs (lambda_x, lambda_y): (0.05, 0.5) for
+            nhsic, (1, 50) for coco. The right lambda_y depends on how batches are drawn;
+            :func:`bido_ext.suggest_weights` proposes pairs for your model.
+        sigma: Bandwidth of the Gaussian kernels of X and of every Z_j; it is scaled by sqrt(d). A number, a
+            0-d tensor or "median". Or a dict with one for each layer name; X then keeps 5.0. An nn.Parameter
+            is learnt, if the optimizer gets the :meth:`parameters` of this loss.
+        kernel_x: Kernel of X. Default: Gaussian(sigma).
+        kernel_z: Kernel of every Z_j. Default: Gaussian(sigma).
+        kernel_y: Kernel of Y. Default: Linear(), for integer labels and float targets alike, so that one-hot
+            targets give the same as integer labels. For regression choose one, such as Gaussian(1.0).
+        num_classes: Number of classes. The labels are checked against it (on the CPU); a Gaussian kernel_y
+            needs it.
+        eps: Ridge of nhsic, relative to n.
+        coco_norm: For coco: "spectral" (the definition) or "fro" (the published code).
+        linalg_dtype: dtype of the n x n algebra of nhsic and coco. Default: float64 up to n = 1024 (nhsic on
+            a CPU: up to n = 2048, if the memory suffices), else that of the Gram matrices.
+        estimator: For hsic and cka: "biased", or "unbiased" for batches of at least 4 samples. Unbiased cka
+            is undefined if a layer has nothing to compare, such as a dead layer; the step then raises.
+        workspace_bytes: For hsic and cka: largest memory of a step in bytes, beyond inputs and gradients. If
+            the Gram matrices do not fit, they are computed tile by tile. Default: see
+            :func:`bido_ext.plan`. With process_group it limits a rank's rows of the Gram matrices, and must
+            be the same on all ranks.
+        process_group: Computes the terms over the samples of all ranks of this group: "world", a
+            torch.distributed ProcessGroup, or a DeviceMesh of one dimension. Every rank gets the same value.
+            Ranks may have different numbers of samples, or none, but must call the loss equally often.
+            "world" is looked up at the first step, so the loss may be made before init_process_group. The
+            gradient of a rank's rows is multiplied by the number of ranks. So the *average* of the gradients
+            over ranks, which DistributedDataParallel and fully_shard take, is that of the global batch. If
+            you sum gradients instead, divide this loss by the number of ranks.
+        local: With process_group: compute the terms over each rank's own samples, and exchange nothing.
+        exchange: With process_group: how features reach the other ranks. "gather" brings all of them to
+            every rank. "ring" passes blocks of them round; a rank holds only two blocks beside its own, but
+            the layers' features move twice. sigma="median", a kernel_y of your own and unbiased cka need
+            "gather". "auto" takes the ring if the gathered features would exceed workspace_bytes, or by
+            default half of the free memory on the rank that has least of it at the first step.
+        guard: Whether a value that is not finite raises an error with step, layer and term. None: on the CPU
+            only. True: everywhere; on a GPU every step then waits for the device. False: never.
         warmup_steps: The weights grow linearly from lambda / warmup_steps in the first training step to
-            lambda. Counted is each call in train mode with gradients enabled; the count is in the
-            state_dict. 0: no warm-up.
+            lambda. A step is a call in train mode with gradients enabled; the state_dict keeps the count.
+            0: no warm-up.
 
-    A batch of one sample (over all ranks) has terms of 0 and no gradient, and a warning says so once. Once
-    said is also that features carry no gradient. Compiled steps do not warn.
+    A batch of one sample (over all ranks) has terms of 0 and no gradient; a warning says so once. Another
+    warning says once that features carry no gradient. Compiled steps do not warn.
 
     Attributes:
-        terms: dict layer name -> DependenceTerms of the last call, without weights; see also :meth:`log`.
-        samples: With process_group, the samples of all ranks in the last call. Where ranks have different
-            numbers, the classification loss of a rank belongs multiplied by its samples times the number
-            of ranks over this.
+        terms: dict from layer name to the DependenceTerms of the last call, without weights. See also
+            :meth:`log`.
+        samples: With process_group: the samples of all ranks in the last call. If ranks have different
+            numbers, multiply a rank's classification loss by its samples times the number of ranks,
+            divided by this.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit.
 
     Example:
         >>> taps = FeatureTaps(model, ["layer1", "layer2"])
@@ -160,14 +164,17 @@ class BiDOLoss(nn.Module):
 
     @property
     def world_size(self) -> int:
-        """Ranks whose samples the terms are of; 1 without process_group, or before "world" exists."""
+        """Number of ranks in process_group; 1 without it, or before "world" exists."""
         return self._ranks.world_size
 
     def log(self) -> dict[str, float]:
-        """The last step as numbers for a log; {} before the first. This waits for the device, a step does not.
+        """The last step as a dict of floats, for a logger; {} before the first step.
+
+        This call waits for the device; a step does not.
 
         Returns:
-            "bido": the value with its weights; "bido_x/<layer>" and "bido_y/<layer>": the terms without.
+            A dict in which "bido" is the value of the loss, and "bido_x/<layer>" and "bido_y/<layer>" are the
+            terms d(X, Z_j) and d(Z_j, Y) of a layer, without weights.
         """
         return {} if self._total is None else named_numbers(self._total, self.terms)
 
@@ -193,20 +200,22 @@ class BiDOLoss(nn.Module):
     def forward(
         self, x: Tensor, features: Mapping[str, Tensor] | Sequence[Tensor], y: Tensor
     ) -> Tensor:
-        """The weighted sum over the layers.
+        """Computes the weighted sum over the layers.
 
         Args:
-            x: Network input (n, ...), as the network sees it, n >= 2 (over all ranks).
-            features: Hidden outputs (n, ...) by layer name, or in a sequence; flattened to (n, -1).
-            y: Integer labels (n,), or float targets (n, e): one-hot, soft labels, or a regression's.
+            x: Network input (n, ...), as the network sees it, with n >= 2 samples over all ranks. Float64,
+                float32, bfloat16 or float16; flattened to (n, -1).
+            features: Outputs (n, ...) of the layers, of the same dtypes: a dict from layer name, such as
+                ``taps.features``, or a sequence. Flattened to (n, -1).
+            y: Integer labels (n,), or float targets (n, e): one-hot, soft labels, or regression targets.
 
         Returns:
-            A 0-d float32 (float64 if the input or a layer is float64) tensor. With both weights 0 it carries no
-            gradient, so that training equals training without it, bit by bit.
+            A 0-d tensor: float64 if the input or a layer is float64, else float32. If both weights are 0 it
+            carries no gradient, so that training is bit by bit the same as without it.
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the layer is named. With process_group all
-                ranks raise if one does.
+            TypeError, ValueError: An argument does not fit, or a value is not finite (see ``guard``). The
+                message names the layer. With process_group all ranks raise if one does.
             RuntimeError: With process_group: called under a torch.func transform or in forward mode.
         """
         self._ranks.find()

@@ -16,42 +16,43 @@ from bido_ext.nn.warn_caller import warn_caller
 
 
 class FeatureTaps:
-    """Forward hooks that keep the hidden outputs Z_j of the last forward pass.
+    """Keeps the outputs Z_j of chosen layers at each forward pass. The model does not change.
 
     Args:
         model: Any module.
-        layers: Names as in ``model.named_modules()``, or modules of the model, in the order the
-            features shall have; or a predicate ``f(name, module) -> bool``; or a dict from layers to
-            what to pick of their outputs, where these are no tensors: an index, a key or attribute, a
-            function of the output, or None. Picked is a tensor (n, ...) whose first dimension counts
-            samples; of a recurrent layer with batch_first=False, ``lambda out: out[0].transpose(0, 1)``.
+        layers: Which layers to tap, one of: names as in ``model.named_modules()``; modules of the model; a
+            function ``f(name, module) -> bool``; or a dict from layers to the part of their output to keep.
+            The dict is for layers whose output is not a tensor. A part is an index, a key, the name of an
+            attribute, a function of the output, or None for the output itself. It must be a tensor (n, ...)
+            whose first dimension counts samples. For a recurrent layer with batch_first=False use
+            ``lambda out: out[0].transpose(0, 1)``. Names and modules keep their order in ``features``.
 
-    A layer that does not run in a forward pass of the model (early exit, LayerDrop, an ``out_proj`` that is
-    only read) has no features then; the first time, a warning names it. Where parts of the model are called
-    without the model itself, features of a forward of the whole model are dropped at the first layer that
-    runs; those of parts stay until the layer runs again or :meth:`clear` is called.
+    **Layers that do not run** in a forward pass (early exit, LayerDrop, an ``out_proj`` that is only read)
+    have no features; a warning names each of them once. If you call parts of the model instead of the model,
+    the first tapped layer that runs drops the features of an earlier whole forward. Features of parts stay
+    until the layer runs again or you call :meth:`clear`.
 
-    An operation in place on a layer's output (``ReLU(inplace=True)``, ``out += identity``) changes what is
-    kept: the features are then those after the operation, and a warning names the layer once. Tap the
-    module that changes it, or make that one not in place.
+    **In-place operations** on a layer's output (``ReLU(inplace=True)``, ``out += identity``) also change the
+    features; a warning names the layer once. Tap the module that changes the output, or make it not in place.
 
-    Full backward hooks on a tapped layer (``register_full_backward_hook``, Opacus' ``grad_sample``) do not see
-    the gradient that comes through the tap, although ``p.grad`` has it; a warning names the layer once. Tap
-    the module after it, or ``nn.Sequential(layer)`` in its place.
+    **Full backward hooks** on a tapped layer (``register_full_backward_hook``, Opacus' ``grad_sample``) do not
+    see the gradient that comes through the tap, although ``p.grad`` has it; a warning names the layer once.
+    Tap the module after it, or put ``nn.Sequential(layer)`` in its place and tap that.
 
-    Activation checkpointing (use_reentrant=False) and torch.compile see the hooks as part of the model;
-    torch.export leaves them out; torch.jit.script and torch.fx want taps.remove() first. Set taps before the
-    first call of a compiled model: later hooks are not seen, unless torch._dynamo.reset() comes after them.
-    A compiled step gives no warnings. Copies of the model (copy.deepcopy, pickle) are not tapped.
+    **Tools.** Activation checkpointing (use_reentrant=False) and torch.compile treat the hooks as part of the
+    model. Set taps before you call a compiled model for the first time; otherwise call
+    ``torch._dynamo.reset()`` after setting them. Compiled steps give no warnings. torch.export ignores taps.
+    Call :meth:`remove` before torch.jit.script and torch.fx. Copies of the model (copy.deepcopy, pickle) are
+    not tapped.
 
     Attributes:
-        features: dict from layer name to its last output, in graph, in the order of the layers; made anew
-            at each access. Emptied by :meth:`clear` and when the model's forward begins.
+        features: dict from layer name to its last output, with its graph, in the order of the layers. It is
+            emptied by :meth:`clear`, and when a forward of the model begins.
 
     Raises:
-        ValueError: A layer is not in the model (the nearest name is suggested), none is chosen, or
-            one is chosen twice.
-        TypeError: layers is none of the above, or what is picked of a layer's output is no tensor.
+        ValueError: A layer is not in the model (the message suggests the nearest name), no layer is chosen,
+            or a layer is chosen twice.
+        TypeError: layers is none of the above, or the chosen part of an output is not a tensor.
         RuntimeError: A tapped layer runs inside a reentrant checkpoint; raised in the backward.
 
     Example:

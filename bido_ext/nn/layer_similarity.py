@@ -27,35 +27,37 @@ MEASURES = ("cka", "hsic")
 
 
 class LayerSimilarity:
-    """CKA of all pairs of layers of one or two models, used like a metric: update, compute, reset.
+    """Compares all layers of one or two models by CKA. Use it like a metric: update, compute, reset.
 
-    HSIC of each pair of layers is taken in every mini-batch and averaged over the batches, then divided
-    (Nguyen, Raghu and Kornblith 2021, equations 2 and 3). With the unbiased estimator (Song et al. 2012)
-    the averages do not depend on the batch size, up to chance. Every batch counts the same.
+    In every mini-batch, HSIC of each pair of layers is computed. It is averaged over the batches, and then
+    divided to give CKA (Nguyen, Raghu and Kornblith 2021, equations 2 and 3). With the unbiased estimator
+    (Song et al. 2012) the result does not depend on the batch size, except by chance. Every batch has the
+    same weight.
 
     Args:
-        model: Any module. It is run in evaluation mode and without gradients; its mode is restored, and
-            it carries hooks during an update only. A compiled model, and one wrapped for
-            DistributedDataParallel, is looked at as the module inside.
-        other: A second model; default: the layers of ``model`` are compared with each other.
-        layers: Names as in ``model.named_modules()``, modules, or a predicate ``f(name, module)``, as for
-            :class:`bido_ext.FeatureTaps`. Default: the model's children, with containers, and a child that
-            holds more than half of the parameters, replaced by their children; found at the first
-            update, by one more forward pass, which leaves out what returns no tensor of the batch.
-        other_layers: Those of ``other``, the columns; default: as ``layers``, if those are no modules.
-        measure: "cka", or "hsic" for the averages themselves.
-        estimator: "unbiased", batches of at least 4 samples; or "biased", at least 2, whose values
-            grow as batches shrink.
-        kernel: Of every layer; default Linear(), as in the literature. Features are flattened to (n, -1).
-        call: ``call(model, batch)`` runs a model on what update is given. Default: a tensor is the
-            input, a mapping the keyword arguments, and the first of a tuple or list is the input
-            (then come the labels of a DataLoader).
-        process_group: Ranks whose sums :meth:`compute` adds up; default: all, if torch.distributed is
+        model: Any module. It runs in evaluation mode without gradients; afterwards it is in its former mode
+            and has no hooks. For a compiled model, or one wrapped in DistributedDataParallel, the module
+            inside is used.
+        other: A second model. Default: compare the layers of ``model`` with each other.
+        layers: Layers of ``model``, the rows: names as in ``model.named_modules()``, modules, or a function
+            ``f(name, module) -> bool``, as for :class:`bido_ext.FeatureTaps`. Default: the model's children,
+            in the order in which they run. Containers, and a child with more than half of the parameters,
+            are replaced by their children. One extra forward pass at the first update finds them.
+        other_layers: Layers of ``other``, the columns. Default: as ``layers``, unless those are modules.
+        measure: "cka", or "hsic" for the averages that are not normalized.
+        estimator: "unbiased" for batches of at least 4 samples, or "biased" for at least 2. Biased values
+            grow as batches get smaller.
+        kernel: Kernel of every layer. Default: Linear(), as in the literature. Features are flattened to
+            (n, -1).
+        call: ``call(model, batch)`` runs a model on a batch. Default: a tensor is the input, a mapping holds
+            the keyword arguments, and of a tuple or list the first entry is the input (the others, such as
+            labels, are ignored).
+        process_group: Ranks whose sums :meth:`compute` adds up. Default: all, if torch.distributed is
             initialised.
 
     Attributes:
-        layers, other_layers: Names of rows and columns; empty before the first update where they are
-            the default.
+        layers, other_layers: Names of rows and columns. If you gave none, they are empty before the first
+            update.
 
     Raises:
         TypeError, ValueError: An argument does not fit; a layer is not in the model (see FeatureTaps).
@@ -100,7 +102,7 @@ class LayerSimilarity:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all batches; the layers stay."""
+        """Forgets all batches. The choice of layers stays."""
         self._sums: SimilaritySums | None = None
         self._batches = self._samples = 0
 
@@ -119,16 +121,16 @@ class LayerSimilarity:
         """Runs the models on a mini-batch and adds its HSIC to the sums. Ranks exchange nothing.
 
         Args:
-            batch: See ``call``; on the models' device.
-            other_batch: The same samples as ``other`` wants them, another size of image for example;
-                default: ``batch``.
+            batch: What your DataLoader gives, on the models' device; see ``call``.
+            other_batch: The same samples in the form that ``other`` needs, such as another image size.
+                Default: ``batch``.
 
         Raises:
-            TypeError: A layer returned something else than a floating-point tensor, or the default
-                ``call`` does not know the batch.
-            ValueError: A layer did not run, its output has not the rows of the others, there are too few
-                samples (give the DataLoader drop_last=True), or features hold NaN or Inf (checked on
-                the CPU; on other devices by compute). The sums are then as before.
+            TypeError: The output of a layer is not a floating-point tensor, or the default ``call`` does not
+                know this type of batch.
+            ValueError: A layer did not run, its output has another number of rows than the others, there
+                are too few samples (give the DataLoader drop_last=True), or features hold NaN or Inf
+                (checked on the CPU here, on other devices by compute). The sums stay as they were.
         """
         one = self._other is self._model
         if other_batch is not None and one:
@@ -156,16 +158,19 @@ class LayerSimilarity:
         self._samples += first.n
 
     def compute(self, sync: bool = True) -> SimilarityMatrix:
-        """The similarity of all pairs of layers over all batches so far; more may follow.
+        """Returns the similarity of all pairs of layers over all batches so far. More may follow.
 
         Args:
-            sync: Add up the sums of all ranks of process_group first, if torch.distributed is
-                initialised: every rank then has to call compute, and gets the same matrix. A rank
-                without batches takes part. The rank's own sums stay as they are.
+            sync: If torch.distributed is initialised, first add up the sums of all ranks of process_group.
+                Every rank must then call compute, also one without batches, and all get the same matrix.
+                The sums of each rank stay as they are.
+
+        Returns:
+            A :class:`SimilarityMatrix` in float64.
 
         Raises:
-            RuntimeError: No batch was given, on any rank.
-            ValueError: Features held NaN or Inf, or ranks compare other layers; raised on all ranks.
+            RuntimeError: No rank has had a batch.
+            ValueError: Features held NaN or Inf, or ranks compare different layers. All ranks raise.
         """
         sums = None if self._sums is None else self._sums.cpu()
         state = RankState(

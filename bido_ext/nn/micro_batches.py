@@ -35,29 +35,29 @@ from bido_ext.nn.whole_outputs import WholeOutputs, put_together, task_gradients
 
 
 class StepLosses(NamedTuple):
-    """What a step minimised: 0-d tensors, detached. The objective is their sum."""
+    """The two losses of a step: 0-d tensors without gradient. Their sum is what the step minimised."""
 
     task: Tensor
     bido: Tensor
 
 
 class MicroBatchedBiDO:
-    """Forward and backward of a large batch in micro-batches; both losses are those of the whole batch.
+    """Runs a batch in micro-batches; both losses and the gradients are those of the whole batch.
 
-    Equal to the step on the whole batch for every model that treats samples one by one. The second forward
-    repeats the first: the global random generators of PyTorch, Python and numpy are restored, so that dropout
-    draws the same masks, and so are the model's buffers, so that running statistics are updated once. A
-    second forward that differs all the same is refused; on a GPU only with the criterion's guard=True, since
-    looking waits for the device. BatchNorm in train mode normalises within a micro-batch, as under gradient
-    accumulation; freeze it, or use GroupNorm, where that is not wanted.
+    The result equals the step on the whole batch if the model treats samples one by one. Each micro-batch
+    runs forward twice. For the second forward, the global random generators of PyTorch, Python and numpy are
+    restored, so that dropout draws the same masks, and so are the model's buffers, so that running statistics
+    are updated once. If the second forward still differs, an error says so (on a GPU only with the
+    criterion's guard=True, because the check waits for the device). BatchNorm in train mode normalises within
+    a micro-batch, as in gradient accumulation. If you do not want that, freeze it or use GroupNorm.
 
     Args:
         model: Takes x and returns what ``task_loss`` takes: tensors (n, ...), alone or in tuples and dicts.
-            May be wrapped in DistributedDataParallel (gradients are then reduced once, with the last
-            micro-batch).
-        taps: On the layers of the model.
-        criterion: Any BiDOLoss; with process_group its terms are those of all ranks' batches.
-        size: Samples of a micro-batch.
+            It may be wrapped in DistributedDataParallel; gradients are then reduced once, with the last
+            micro-batch.
+        taps: FeatureTaps on the layers of the model.
+        criterion: Any BiDOLoss. With process_group its terms are those of all ranks' batches.
+        size: Number of samples in a micro-batch.
 
     Raises:
         ValueError: size is not a positive integer.
@@ -86,16 +86,19 @@ class MicroBatchedBiDO:
         Args:
             x: Input (n, ...). It gets no gradient.
             y: Labels (n,) or targets (n, e).
-            task_loss: Of the model's output and y, called once with those of all samples (of this rank): a
-                mean, also a weighted one or one that ignores labels, a sum, or what else is one number.
-                Of nothing else: what a forward left somewhere is of the last micro-batch and has no
-                graph, so that for example a KL term belongs into the output.
-            scale: Factor on all gradients, for example GradScaler's.
+            task_loss: ``task_loss(output, y)`` returns one number, such as a mean, a weighted mean or a sum.
+                It is called once, with the outputs and labels of all samples (of this rank), and may depend
+                on nothing else. If your model keeps a part of the loss in an attribute, such as a KL term,
+                return it with the output instead.
+            scale: Factor on all gradients, such as that of a GradScaler.
+
+        Returns:
+            The two losses, without ``scale``.
 
         Raises:
-            ValueError: x has no samples. With process_group a rank may have none; its model then runs once
-                on the empty batch, so that it takes part in what the ranks exchange.
-            TypeError: The model returns something that has no row for each sample, or task_loss no number.
+            ValueError: x has no samples. (With process_group a rank may have none; its model then runs once
+                on the empty batch and takes part in the exchange.)
+            TypeError: An output has not one row for each sample, or task_loss does not return one number.
             RuntimeError: A tapped layer ran in some of the micro-batches only, or a second forward differs
                 from the first.
         """

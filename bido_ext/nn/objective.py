@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class DependenceTerms(NamedTuple):
-    """d(X, Z_j) and d(Z_j, Y) of one layer: 0-d tensors, detached, on the features' device."""
+    """The terms of one layer: ``x`` is d(X, Z_j) and ``y`` is d(Z_j, Y).
+
+    Both are 0-d tensors without weights and without gradient, on the features' device.
+    """
 
     x: Tensor
     y: Tensor

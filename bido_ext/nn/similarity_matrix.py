@@ -18,11 +18,11 @@ MOST_NAMES = 48
 
 @dataclass(frozen=True)
 class SimilarityMatrix:
-    """Similarity of all layers of a model with all layers of another one, or of itself.
+    """The similarity of all layers of a model with all layers of another one, or of itself.
 
     Attributes:
-        matrix: float64 (layers, other layers), on the CPU. CKA lies in [-1, 1] with the unbiased
-            estimator, else in [0, 1]; NaN where a layer gave the same output for all samples.
+        matrix: (layers, other layers), float64, on the CPU. CKA lies in [-1, 1] with the unbiased estimator,
+            else in [0, 1]. It is NaN for a layer that gave the same output for all samples.
         layers: Names of the rows.
         other_layers: Names of the columns.
         measure: "cka" or "hsic".
@@ -58,51 +58,53 @@ class SimilarityMatrix:
         title: str | None = None,
         model: str = "layers",
         other: str = "other layers",
+        theme: str = "light",
     ) -> Figure:
-        """The heat map: rows from bottom to top, columns from left to right, both from input to output.
+        """Draws the matrix as a heat map; rows go from bottom to top, both from input to output.
 
         Args:
-            ax: Axes to draw into; default: a new figure, made without pyplot, so that it needs no display.
-            title: Above the map.
-            model, other: What the axes are called.
+            ax: Axes to draw into. Default: a new figure, made without pyplot, so that it needs no display.
+            title: Text above the map.
+            model, other: Names of the axes.
+            theme: "light" or "dark", for the ground of a new figure and the text.
 
         Returns:
             The figure; ``.savefig("similarity.png")`` writes it. Layers without a value are grey.
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
+            ValueError: theme is something else.
         """
         try:
             from matplotlib import colormaps
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "plot() needs matplotlib; run: pip install matplotlib", name=error.name
             ) from error
+        from bido_ext._drawing import look, new_figure
+
         rows, columns = self.matrix.shape
-        if ax is None:
-            size = (_inches(columns) + 1.6, _inches(rows) + 0.6)
-            figure = Figure(figsize=size, layout="constrained")
-            FigureCanvasAgg(figure)
-            ax = figure.add_subplot()
-        values = self.matrix.numpy()
-        top = 1.0 if self.measure == "cka" else None
-        colours = colormaps["magma"].with_extremes(bad="#b0b0b0")
-        image = ax.imshow(values, origin="lower", cmap=colours, vmin=0.0, vmax=top)
-        for axis, names in ((ax.xaxis, self.other_layers), (ax.yaxis, self.layers)):
-            step = -(-len(names) // MOST_NAMES)
-            axis.set_ticks(range(0, len(names), step), names[::step])
-            axis.set_tick_params(labelsize=7 if len(names) > 12 else 8)
-        ax.tick_params("x", rotation=90)
-        ax.set_xlabel(other)
-        ax.set_ylabel(model)
-        if title is not None:
-            ax.set_title(title)
-        found = values[values == values]
-        below = "min" if found.size and found.min() < 0 else "neither"
-        bar = ax.figure.colorbar(image, ax=ax, extend=below, shrink=0.8)
-        bar.set_label(f"{self.measure.upper()} ({self.estimator})")
+        with look(theme) as colour:
+            if ax is None:
+                ax = new_figure(_inches(columns) + 1.6, _inches(rows) + 0.6).add_subplot()
+            values = self.matrix.numpy()
+            top = 1.0 if self.measure == "cka" else None
+            colours = colormaps["magma"].with_extremes(bad=colour("missing"))
+            image = ax.imshow(values, origin="lower", cmap=colours, vmin=0.0, vmax=top)
+            for axis, names in ((ax.xaxis, self.other_layers), (ax.yaxis, self.layers)):
+                step = -(-len(names) // MOST_NAMES)
+                axis.set_ticks(range(0, len(names), step), names[::step])
+                axis.set_tick_params(labelsize=7 if len(names) > 12 else 8)
+            ax.tick_params("x", rotation=90)
+            ax.set_xlabel(other)
+            ax.set_ylabel(model)
+            if title is not None:
+                ax.set_title(title)
+            found = values[values == values]
+            below = "min" if found.size and found.min() < 0 else "neither"
+            bar = ax.figure.colorbar(image, ax=ax, extend=below, shrink=0.8)
+            bar.set_label(f"{self.measure.upper()} ({self.estimator})")
+            bar.outline.set_visible(False)  # type: ignore[operator]
         return ax.figure  # type: ignore[return-value]
 
 

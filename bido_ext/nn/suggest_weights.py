@@ -37,40 +37,41 @@ def suggest_weights(
     y_per_x: float | None = None,
     **settings: Any,
 ) -> WeightSuggestion:
-    """Propose weights (lambda_x, lambda_y) for ``BiDOLoss``, measured on your model and your batches.
+    """Proposes weights (lambda_x, lambda_y) for ``BiDOLoss``, measured on your model and your batches.
 
-    The unit is the *push* of the classification loss: the norm of its gradient, by the trainable
-    parameters, where the model has decided nothing (outputs of 0), carried back through the model as it
-    is. It is about the most that the loss can do against another term, and unlike the loss's own
-    gradient it does not vanish as the model learns. A rung of share 0.3 has a lambda_x whose term pulls
-    with 0.3 of the push. Below a few per cent training hardly changes; above 1 the classifier suffers.
+    For each measure you get five pairs, from weak to strong. Each has a *share*: the gradient of its term
+    with this weight, over the *push* of the classification loss. The push is the norm of the loss's gradient
+    by the trainable parameters, taken at outputs of 0, where all classes are equally likely. Unlike the
+    current gradient, it does not vanish as the model learns. Below a share of a few per cent, training hardly
+    changes. Above 1, the classifier suffers.
 
-    Give a model that was trained plainly for a short while, say for an epoch: with fresh weights the
-    numbers are less certain, by a factor of about 3. The model is left as it was: parameters, buffers,
-    ``.grad``, hooks and the random state.
+    Give a model that was trained without BiDO for a short while, say an epoch. With fresh weights the numbers
+    are less certain, by a factor of about 3. The model stays as it was: parameters, buffers, ``.grad``, hooks
+    and the random state.
 
     Args:
-        model: Any module, in the mode it shall be measured in.
-        taps: The layers, as for ``FeatureTaps``; or its FeatureTaps.
-        batches: Pairs (x, y) of the size you train with, such as a DataLoader; more entries are left
-            out. They are moved to the model's device.
-        loss: loss(outputs, y), the mean over the batch.
-        measures: Those to look at, as in ``BiDOLoss``.
-        outputs: Picks the tensor for ``loss`` from what the model returns, as ``lambda out: out.logits``.
-        seen: Gives the X of the terms from x, where it is not x itself, as the normalised images of a
-            model that normalises inside.
-        max_batches: Batches looked at; numbers are medians over them.
-        shares: Of lambda_x, one a rung.
-        y_per_x: Share of lambda_y over that of lambda_x; default 1.5 for nhsic and cka, 0.25 for coco and
-            hsic.
-        settings: Further arguments of ``BiDOLoss``, as ``sigma``, ``kernel_y`` or ``num_classes``.
+        model: Any module, in the mode in which you want to measure it (train or eval).
+        taps: The layers, as for :class:`bido_ext.FeatureTaps`, or the FeatureTaps of the model.
+        batches: Pairs (x, y) of the batch size you train with, such as a DataLoader. Further entries are
+            ignored. Batches are moved to the model's device.
+        loss: ``loss(outputs, y)``, the mean over the batch, a 0-d tensor.
+        measures: Measures to compare, as in ``BiDOLoss``.
+        outputs: Takes what the model returns and gives the tensor for ``loss``, such as
+            ``lambda out: out.logits``. Default: the output itself.
+        seen: Takes x and gives the X of the terms. Use it if the model normalises its input inside.
+            Default: x itself.
+        max_batches: Number of batches to measure; results are medians over them.
+        shares: Shares of lambda_x, one for each pair.
+        y_per_x: Share of lambda_y divided by that of lambda_x. Default: 1.5 for nhsic and cka, 0.25 for coco
+            and hsic.
+        settings: Further arguments of ``BiDOLoss``, such as ``sigma``, ``kernel_y`` or ``num_classes``.
 
     Returns:
-        A ``WeightSuggestion``; print it, or take ``suggestion["nhsic"].middle.weights``.
+        A :class:`bido_ext.WeightSuggestion`. Print it, or take ``suggestion["nhsic"].middle.weights``.
 
     Raises:
-        TypeError, ValueError: An argument does not fit, no batch came, or nothing that can be trained
-            lies between the input and the tapped layers.
+        TypeError, ValueError: An argument does not fit, there was no batch, or no trainable parameter lies
+            between the input and the tapped layers.
 
     Example:
         >>> found = suggest_weights(model, ["layer1", "layer2"], loader)

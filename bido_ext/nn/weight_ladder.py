@@ -24,9 +24,9 @@ class Rung(NamedTuple):
     """One pair of weights.
 
     Attributes:
-        lambda_x, lambda_y: For ``BiDOLoss``.
-        share_x: lambda_x |grad sum_j d(X, Z_j)| over the push of the classification loss.
-        share_y: lambda_y |grad sum_j d(Z_j, Y)| over the push.
+        lambda_x, lambda_y: The weights, for ``BiDOLoss``.
+        share_x: lambda_x |grad sum_j d(X, Z_j)| divided by the push of the classification loss.
+        share_y: lambda_y |grad sum_j d(Z_j, Y)| divided by the push.
     """
 
     lambda_x: float
@@ -42,15 +42,15 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightLadder:
-    """The weights for one measure; numbers are medians over the batches.
+    """The proposed weights for one measure. Numbers are medians over the batches.
 
     Attributes:
-        measure: As in ``BiDOLoss``.
-        terms_x, terms_y: d(X, Z_j) and d(Z_j, Y) by layer.
-        pull_x, pull_y: Norms of the gradients of their sums, without weights, by the model's parameters.
-        push: That of the classification loss where the model has decided nothing.
-        rungs: From the weakest to the strongest.
-        published: The paper's weights in the same unit; None for a measure it does not use.
+        measure: Its name, as in ``BiDOLoss``.
+        terms_x, terms_y: d(X, Z_j) and d(Z_j, Y), by layer name.
+        pull_x, pull_y: Norms of the gradients of their sums by the model's parameters, without weights.
+        push: Norm of the gradient of the classification loss at outputs of 0.
+        rungs: The pairs, from the weakest to the strongest.
+        published: The published weights with their shares; None if the paper does not use the measure.
     """
 
     measure: str
@@ -64,20 +64,20 @@ class WeightLadder:
 
     @property
     def middle(self) -> Rung:
-        """The rung to start from."""
+        """The pair to start from."""
         return self.rungs[len(self.rungs) // 2]
 
 
 @dataclass(frozen=True)
 class WeightSuggestion:
-    """Ladders by measure; printing it gives a table.
+    """The result of :func:`bido_ext.suggest_weights`. Print it to get a table.
 
     Attributes:
-        ladders: measure -> ``WeightLadder``; also ``suggestion["nhsic"]``.
+        ladders: dict from measure to ``WeightLadder``. ``suggestion["nhsic"]`` is short for it.
         loss: Median of the classification loss.
-        gradient: Median norm of its gradient as it is, which goes to 0 as the model learns.
-        push: Median norm of its gradient where the model has decided nothing.
-        batches, samples: How many were looked at.
+        gradient: Median norm of its current gradient, which goes to 0 as the model learns.
+        push: Median norm of its gradient at outputs of 0.
+        batches, samples: Number of batches and samples that were measured.
     """
 
     ladders: Mapping[str, WeightLadder]
@@ -105,34 +105,52 @@ class WeightSuggestion:
             }
         return {**document, "ladders": ladders}
 
-    def plot(self) -> Figure:
-        """The rungs by the share of the push that lambda_x takes; needs matplotlib."""
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import PercentFormatter
+    def plot(self, theme: str = "light") -> Figure:
+        """Draws the pairs of each measure by the share of lambda_x.
 
-        figure = Figure(figsize=(9, 1.2 + 0.8 * len(self.ladders)), layout="constrained")
-        axes = figure.add_subplot()
-        for row, ladder in enumerate(self.ladders.values()):
-            axes.plot(
-                [rung.share_x for rung in ladder.rungs], [row] * len(ladder.rungs), "o-", color="C0"
-            )
-            axes.plot(ladder.middle.share_x, row, "o", color="C0", markersize=11)
-            for rung in ladder.rungs:
-                axes.annotate(
-                    f"{rung.lambda_x:.2g}, {rung.lambda_y:.2g}",
-                    (rung.share_x, row), (0, 8), textcoords="offset points", ha="center", fontsize=8,
-                )  # fmt: skip
-            if ladder.published is not None:
-                axes.plot(ladder.published.share_x, row, "x", color="C1", markersize=9)
-        axes.plot([], [], "o", color="C0", markersize=11, label="start here")
-        axes.plot([], [], "x", color="C1", markersize=9, label="published")
-        axes.axvline(1.0, color="0.6", linestyle="--", label="push of the classification loss")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.set_yticks(range(len(self.ladders)), list(self.ladders))
-        axes.set_ylim(len(self.ladders) - 0.5, -0.7)
-        axes.set_xlabel("share of lambda_x; at each point lambda_x, lambda_y")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, frameon=False)
+        Args:
+            theme: "light" or "dark".
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        from matplotlib.patheffects import withStroke
+
+        from bido_ext._drawing import look, new_figure
+
+        with look(theme) as colour:
+            figure = new_figure(9, 1.2 + 0.8 * len(self.ladders))
+            axes = figure.add_subplot()
+            halo = [withStroke(linewidth=3, foreground=colour("ground"))]
+            for row, ladder in enumerate(self.ladders.values()):
+                shares = [rung.share_x for rung in ladder.rungs]
+                axes.plot(shares, [row] * len(shares), "o-", color=colour("natural"))
+                axes.plot(ladder.middle.share_x, row, "o", color=colour("natural"), markersize=11)
+                for rung in ladder.rungs:
+                    for value, above in ((rung.lambda_x, True), (rung.lambda_y, False)):
+                        axes.annotate(
+                            _short(value), (rung.share_x, row), (0, 9 if above else -9),
+                            textcoords="offset points", ha="center",
+                            va="bottom" if above else "top", fontsize=8, path_effects=halo,
+                        )  # fmt: skip
+                if ladder.published is not None:
+                    axes.plot(
+                        ladder.published.share_x, row, "x", color=colour("attack"), markersize=9
+                    )
+            axes.plot([], [], "o", color=colour("natural"), markersize=11, label="start here")
+            axes.plot([], [], "x", color=colour("attack"), markersize=9, label="published")
+            axes.axvline(
+                1.0, color=colour("quiet"), linestyle="--", label="push of the classification loss",
+                zorder=0,
+            )  # fmt: skip
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.margins(x=0.08)
+            axes.set_yticks(range(len(self.ladders)), list(self.ladders))
+            axes.set_ylim(len(self.ladders) - 0.5, -0.6)
+            axes.set_xlabel("share of lambda_x; above each point lambda_x, below lambda_y")
+            axes.spines[["top", "right"]].set_visible(False)
+            figure.legend(loc="outside lower center", ncols=3)
         return figure
 
     def __str__(self) -> str:
@@ -183,6 +201,10 @@ def make_ladder(
 def _two_digits(value: float) -> float:
     """Weights that a person can copy; the shares are those of what is printed."""
     return float(f"{value:.1e}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}".replace("e+0", "e")
 
 
 def _percent(share: float) -> str:

@@ -14,9 +14,10 @@ LARGEST_N = 65535 * 1024
 
 
 class WorkspaceError(MemoryError, ValueError):
-    """A computation that does not fit, refused before anything is allocated.
+    """A computation does not fit into the memory. It is raised before anything is allocated.
 
-    A MemoryError for who frees memory or takes a smaller batch, a ValueError since an argument asks for it.
+    It is a MemoryError, because more memory or a smaller batch helps. It is also a ValueError, because an
+    argument (``workspace_bytes``) may be the cause.
     """
 
 

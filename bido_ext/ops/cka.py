@@ -46,34 +46,36 @@ def cka(
     estimator: str = "biased",
     sigma: Sigma | None = None,
 ) -> Tensor:
-    """Centered kernel alignment of x and y (Cortes et al. 2012; Kornblith et al. 2019).
+    """Centered kernel alignment (CKA) of x and y: HSIC divided by its norms, so that layers compare.
+
+    It is HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)) (Cortes et al. 2012; Kornblith et al. 2019).
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
-        y: Features (n, e), or integer labels (n,), never expanded to one-hot.
-        kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
-            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
-        num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
-        workspace_bytes: Bound on the memory beyond inputs and gradients, as for :func:`bido_ext.hsic`.
-        estimator: Of HSIC in the numerator and in the denominator. "biased": tr(HKH HLH) / (n-1)^2
-            (Gretton et al. 2005), n >= 2; near 1 for few samples of many features, whatever they are.
-            "unbiased": Song et al. 2012, equation 5, n >= 4 (Nguyen et al. 2021, equation 3).
-        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
+        y: Features (n, e), or integer labels (n,), which are never expanded to one-hot.
+        kernel_x: Kernel of x. Default: Gaussian(sigma=5.0).
+        kernel_y: Kernel of y. Default: Linear() for integer labels, Gaussian(sigma=5.0) for float y. If a
+            float y holds one-hot, soft or mixed labels, give kernel_y=Linear().
+        num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
+            labels needs it.
+        workspace_bytes: Largest memory in bytes beyond inputs and gradients, as for :func:`bido_ext.hsic`.
+        estimator: Estimator of each HSIC. "biased": tr(HKH HLH) / (n-1)^2 (Gretton et al. 2005), n >= 2. It
+            makes CKA near 1 for few samples of many features, whatever they are. "unbiased": Song et al.
+            2012, equation 5, n >= 4 (CKA: Nguyen et al. 2021, equation 3).
+        sigma: Short for kernel_x=Gaussian(sigma) and, if y is float, kernel_y=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor, float32 or, for float64 features, float64. Differentiable once.
-        Biased: in [0, 1]; 0 with gradient 0 where a variable is constant.
-        Unbiased: in [-1, 1], about 0 for independent variables; NaN without a gradient where x or y
-        has nothing to compare: its HSIC with itself is not positive beyond rounding, as that of
-        constant features, of labels that are all equal or all different, or of samples that a small
-        bandwidth makes equally far from each other.
+        A 0-d tensor: float64 for float64 features, else float32. Differentiable once.
+        Biased: in [0, 1]. If a variable is constant, value and gradient are 0.
+        Unbiased: in [-1, 1], about 0 for independent variables. It is NaN, without a gradient, if x or y
+        has nothing to compare: constant features, labels that are all equal or all different, or samples
+        that a small bandwidth makes equally far from each other.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
-        ValueError: Shapes, devices or labels do not fit, n is too small, or the features hold NaN or
-            Inf (checked on the CPU).
-        WorkspaceError: No regime fits into workspace_bytes.
+        ValueError: Shapes, devices or labels do not fit, or n is too small. On the CPU also: the features
+            hold NaN or Inf, or even float64 cannot resolve the value.
+        WorkspaceError: Not even tiles fit into workspace_bytes.
 
     Example:
         >>> bx.cka(z1, z2, bx.Linear(), bx.Linear(), estimator="unbiased")

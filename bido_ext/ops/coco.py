@@ -43,29 +43,37 @@ def coco(
     linalg_dtype: torch.dtype | None = None,
     sigma: Sigma | None = None,
 ) -> Tensor:
-    """Constrained covariance of x and y.
+    """Constrained covariance (COCO) of x and y: the strength of their strongest common direction.
+
+    It is sqrt(|HKH HLH|) / n with the centered Gram matrices HKH of x and HLH of y (Gretton et al. 2005).
 
     Args:
         x: Features (n, d), n >= 2, float64, float32, bfloat16 or float16.
-        y: Features (n, e), or integer labels (n,), never expanded to one-hot.
-        kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
-            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
-        norm: "spectral", the largest singular value (Gretton et al. 2005), or "fro", the Frobenius
-            norm of the published BiDO code, an upper bound of it.
-        num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
-        linalg_dtype: torch.float32 or torch.float64 for the n x n algebra; default float64 up to
+        y: Features (n, e), or integer labels (n,), which are never expanded to one-hot.
+        kernel_x: Kernel of x. Default: Gaussian(sigma=5.0).
+        kernel_y: Kernel of y. Default: Linear() for integer labels, Gaussian(sigma=5.0) for float y. If a
+            float y holds one-hot, soft or mixed labels, give kernel_y=Linear().
+        norm: "spectral" is the largest singular value, the definition. "fro" is the Frobenius norm, which
+            the published BiDO code uses; it is at least as large.
+        num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
+            labels needs it.
+        linalg_dtype: torch.float32 or torch.float64, for the n x n algebra. Default: float64 up to
             n = 1024, else the dtype of the Gram matrix.
-        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
+        sigma: Short for kernel_x=Gaussian(sigma) and, if y is float, kernel_y=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor, float32 or, for float64 features, float64. Where HKH HLH = 0 (constant
-        features, one class) the value is 0 and its gradient is defined as 0.
+        A 0-d tensor, 0 or more: float64 for float64 features, else float32. Differentiable once. If
+        HKH HLH = 0 (constant features, or a single class), value and gradient are 0. On a GPU and in
+        compiled graphs it is NaN where it cannot be resolved.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
-        ValueError: Shapes, devices, labels, norm or linalg_dtype do not fit, or the features hold
-            NaN or Inf (checked on the CPU).
+        ValueError: Shapes, devices, labels, norm or linalg_dtype do not fit. On the CPU also: the features
+            hold NaN or Inf, or even float64 cannot resolve the value.
+        WorkspaceError: The n x n matrices do not fit into the free memory.
+
+    Example:
+        >>> bx.coco(torch.randn(64, 512), torch.randint(0, 5, (64,)), norm="fro")
     """
     measure = CocoMeasure(check_choice(norm, "norm", NORMS), linalg_dtype)
     return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, sigma=sigma)

@@ -27,21 +27,23 @@ def distance_covariance(
     beta: float = 1.0,
     num_classes: int | None = None,
 ) -> Tensor:
-    """Distance covariance of x and y (Szekely, Rizzo and Bakirov 2007, definition 4).
+    """Distance covariance of x and y: a measure of dependence that needs no bandwidth.
+
+    Source: Szekely, Rizzo and Bakirov 2007, definition 4.
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), which stand for one-hot vectors.
-        estimator: "biased": dCov = sqrt(sum_ij A_ij B_ij) / n of double-centered distances A and B, not
-            squared, n >= 2; "unbiased": the *squared* distance covariance of Szekely and Rizzo (2014),
-            equation 3.4, which may be negative, n >= 4.
+        estimator: "biased": sqrt(sum_ij A_ij B_ij) / n with double-centered distances A and B; not squared;
+            n >= 2. "unbiased": the *squared* distance covariance of Szekely and Rizzo (2014), equation 3.4;
+            it may be negative; n >= 4.
         beta: Power of the distances, 0 < beta < 2.
         num_classes: Number of classes of integer labels; checked.
 
     Returns:
-        A 0-d tensor, float64 where x or y is, else float32; computed in float64. Differentiable once; the
-        gradient of a distance is 0 where samples coincide, that of the root where it is 0. On the CPU
-        two columns (d = e = 1, beta = 1) without a gradient take O(n log n) operations.
+        A 0-d tensor: float64 if x or y is float64, else float32. It is computed in float64. Differentiable
+        once. The gradient of a distance is 0 where samples coincide, and the gradient of the root is 0 where
+        the root is 0. On the CPU, d = e = 1 with beta = 1 and no gradient takes O(n log n) operations.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
@@ -65,23 +67,28 @@ def distance_correlation(
     beta: float = 1.0,
     num_classes: int | None = None,
 ) -> Tensor:
-    """Distance correlation of x and y (Szekely, Rizzo and Bakirov 2007, definition 5).
+    """Distance correlation of x and y: distance covariance, normalized to lie between 0 and 1.
+
+    Source: Szekely, Rizzo and Bakirov 2007, definition 5.
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
         y: Features (n, e), or integer labels (n,), which stand for one-hot vectors.
-        estimator: "biased": dCov(x, y) / sqrt(dCov(x, x) dCov(y, y)), in [0, 1], n >= 2; "unbiased": the
-            bias-corrected *squared* distance correlation (Szekely and Rizzo 2014), n >= 4.
+        estimator: "biased": dCov(x, y) / sqrt(dCov(x, x) dCov(y, y)), in [0, 1]; n >= 2. "unbiased": the
+            bias-corrected *squared* distance correlation (Szekely and Rizzo 2014); n >= 4.
         beta: Power of the distances, 0 < beta < 2.
         num_classes: Number of classes of integer labels; checked.
 
     Returns:
-        A 0-d tensor, float64 where x or y is, else float32; 0 with gradient 0 where a variable is
-        constant. Differentiable once, as :func:`distance_covariance`.
+        A 0-d tensor: float64 if x or y is float64, else float32. If a variable is constant, value and
+        gradient are 0. Differentiable once, as :func:`distance_covariance`.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
         ValueError: As for :func:`distance_covariance`.
+
+    Example:
+        >>> bx.distance_correlation(torch.randn(100, 3), torch.randn(100, 2))
     """
     unbiased = check_choice(estimator, "estimator", ESTIMATORS) == "unbiased"
     kernel = Energy(check_beta(beta))

@@ -18,13 +18,13 @@ from bido_ext.ops._validate import check_gram
 
 
 def double_center(K: Tensor) -> Tensor:
-    """H K H: row and column means subtracted, the total mean added back.
+    """H K H with H = I - 11'/n: subtracts row and column means and adds the total mean.
 
     Args:
         K: Square matrix (n, n), float32 or float64, not necessarily symmetric.
 
     Returns:
-        HKH (n, n), in the dtype of K; differentiable any number of times.
+        HKH (n, n), in the dtype of K. Differentiable any number of times.
 
     Raises:
         TypeError: K is not a float32 or float64 tensor.

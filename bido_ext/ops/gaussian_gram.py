@@ -24,12 +24,12 @@ from bido_ext.reference.resolution import unresolved
 
 
 def gaussian_gram(x: Tensor, sigma: Sigma = 5.0, scale_by_dim: bool = True) -> Tensor:
-    """Gaussian Gram matrix of the rows of x.
+    """Gaussian Gram matrix of the rows of x: K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2 [d])).
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16, any strides.
-        sigma: Bandwidth: a positive number, a 0-d tensor, or "median" (the median distance, which is
-            never scaled by the dimension; a constant of the graph). A tensor may require a gradient.
+        sigma: Bandwidth: a positive number, a 0-d tensor (which may require a gradient), or "median". The
+            last is the median distance; it is never scaled by the dimension, and gets no gradient.
         scale_by_dim: Divide squared distances by d, as BiDO does (Peng et al. 2022).
 
     Returns:

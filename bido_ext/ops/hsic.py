@@ -49,29 +49,34 @@ def hsic(
     workspace_bytes: int | None = None,
     sigma: Sigma | None = None,
 ) -> Tensor:
-    """Hilbert-Schmidt independence criterion of x and y.
+    """Hilbert-Schmidt independence criterion (HSIC) of x and y: how much they depend on each other.
+
+    With the centered Gram matrices HKH of x and HLH of y, it is tr(HKH HLH) / (n-1)^2. Its size also depends
+    on the kernels; :func:`bido_ext.cka` is the normalized form.
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
-        y: Features (n, e), or integer labels (n,), never expanded to one-hot.
-        kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
-            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
+        y: Features (n, e), or integer labels (n,), which are never expanded to one-hot.
+        kernel_x: Kernel of x. Default: Gaussian(sigma=5.0).
+        kernel_y: Kernel of y. Default: Linear() for integer labels, Gaussian(sigma=5.0) for float y. If a
+            float y holds one-hot, soft or mixed labels, give kernel_y=Linear().
         estimator: "biased": tr(HKH HLH) / (n-1)^2 (Gretton et al. 2005), n >= 2;
             "unbiased": Song et al. 2012, equation 5, n >= 4.
-        num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
-        workspace_bytes: Bound on the memory beyond inputs and gradients. Where the n x n matrices do
-            not fit, tiles are streamed. Default: see :func:`bido_ext.plan`.
-        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
+        num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
+            labels needs it.
+        workspace_bytes: Largest memory in bytes beyond inputs and gradients. If the n x n matrices do not
+            fit, they are computed tile by tile. Default: see :func:`bido_ext.plan`.
+        sigma: Short for kernel_x=Gaussian(sigma) and, if y is float, kernel_y=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor, float32 or, where x and y are float64, float64. Differentiable once.
+        A 0-d tensor: float64 for float64 features, else float32. Differentiable once. On a GPU and in
+        compiled graphs it is NaN where float32 cannot resolve it.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
-        ValueError: Shapes, devices or labels do not fit, n is too small, or the features hold NaN
-            or Inf (checked on the CPU).
-        WorkspaceError: No regime fits into workspace_bytes.
+        ValueError: Shapes, devices or labels do not fit, or n is too small. On the CPU also: the features
+            hold NaN or Inf, or even float64 cannot resolve the value.
+        WorkspaceError: Not even tiles fit into workspace_bytes.
 
     Example:
         >>> bx.hsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))

@@ -44,10 +44,10 @@ class IndependenceTest:
 
     Attributes:
         statistic: The measure of x and y.
-        pvalue: Probability of a statistic at least as large under independence.
-        null: Permutation test: the permuted statistics, [permutations] float64 on the CPU. Gamma
-            approximation: shape and scale of the gamma distribution of the statistic.
-        form: How the permuted statistics were computed.
+        pvalue: Probability of a statistic at least as large, if x and y are independent.
+        null: For a permutation test, the statistic of each permutation: (permutations,) float64 on the CPU.
+            For the gamma approximation, shape and scale of the gamma distribution of the statistic.
+        form: How the permuted statistics were computed, in words.
     """
 
     statistic: float
@@ -71,32 +71,33 @@ def independence_test(
     num_classes: int | None = None,
     workspace_bytes: int | None = None,
 ) -> IndependenceTest:
-    """Tests whether x and y are independent, from n independent samples of both.
+    """Tests whether x and y are independent, given n independent samples of both.
 
     Args:
         x: Features (n, d), float64, float32, bfloat16 or float16.
-        y: Features (n, e), or integer labels (n,), never expanded to one-hot.
-        measure: "hsic", "cka", "distance_covariance" or "distance_correlation", as the functions of these
-            names define them. A measure and its normalized form have the same p-value.
-        method: "permutation": y is permuted (Davison and Hinkley 1997, equation 4.11 of the p-value);
-            "gamma": Gretton et al. (2008), section 3, for biased hsic, n >= 6: no permutations, but right
-            only for large n.
-        permutations: Number of permutations, drawn uniformly and independently.
-        seed: Of the permutations. The same seed gives the same permutations and, to round-off, the same
-            null distribution whatever the number of threads and the device.
-        kernel_x: Kernel of x for hsic and cka; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, Linear() for labels.
+        y: Features (n, e), or integer labels (n,), which are never expanded to one-hot.
+        measure: "hsic", "cka", "distance_covariance" or "distance_correlation": the functions of these
+            names. A measure and its normalized form have the same p-value.
+        method: "permutation": y is permuted (p-value: Davison and Hinkley 1997, equation 4.11). "gamma":
+            Gretton et al. (2008), section 3; for biased hsic and n >= 6. It needs no permutations, but is
+            right only for large n.
+        permutations: Number of permutations. They are drawn uniformly and independently.
+        seed: Seed of the permutations. The same seed gives the same permutations and, up to round-off, the
+            same null distribution on every device and for every number of threads.
+        kernel_x: Kernel of x, for hsic and cka. Default: Gaussian(sigma=5.0).
+        kernel_y: Kernel of y. Default: Linear() for integer labels, Gaussian(sigma=5.0) for float y.
         sigma: Short for Gaussian(sigma) as the kernel of all features.
-        estimator: "biased", n >= 2, or "unbiased", n >= 4.
-        num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
-        workspace_bytes: Bytes that Gram matrices may take; where they do not fit, their rows are made again.
-            Default: half of the free memory.
+        estimator: "biased" (n >= 2) or "unbiased" (n >= 4).
+        num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
+            labels needs it.
+        workspace_bytes: Largest memory in bytes for Gram matrices. If they do not fit, their rows are
+            computed again for each permutation. Default: half of the free memory.
 
     Returns:
-        An :class:`IndependenceTest`. The statistic is computed in float64 for every dtype. So are the
-        permuted ones up to n = 1024; beyond, where no thin factors serve, the entries of the centered Gram
-        matrices are rounded to float32 for them, and their sums stay in float64. Values that differ by no
-        more than round-off count as equal, so that ties of discrete data are ties.
+        An :class:`IndependenceTest`. The statistic is computed in float64 for every dtype, and so are the
+        permuted statistics up to n = 1024. For larger n, entries of the centered Gram matrices may be
+        rounded to float32 for the permuted statistics; sums stay in float64. Values that differ by no more
+        than round-off count as equal, so that ties of discrete data stay ties.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype, or a kernel is no kernel.

@@ -33,11 +33,13 @@ from bido_ext.reference.kernel_entries import (
 
 
 class Kernel:
-    """A positive definite kernel; see the subclasses.
+    """A positive definite kernel. Use one of the subclasses, or write your own.
+
+    A kernel of your own has :meth:`gram_up_to_centering` and, for integer labels, :meth:`label_scale`.
 
     Attributes:
-        kind: Of a kernel that the ops make themselves (bido_ext.reference.kernel_entries); None for one whose
-            Gram matrix is made here.
+        kind: Number of a kernel that the ops compute themselves (bido_ext.reference.kernel_entries); None for
+            a kernel whose Gram matrix is computed by :meth:`gram_up_to_centering`.
     """
 
     kind: ClassVar[int | None] = None
@@ -73,8 +75,12 @@ class Gaussian(Kernel):
     """k(a, b) = exp(-|a - b|^2 / (2 sigma^2 [d])).
 
     Args:
-        sigma: Bandwidth: a positive number, a 0-d tensor (which may require a gradient), or "median".
-        scale_by_dim: Divide by the number of columns d as well (BiDO, Peng et al. 2022).
+        sigma: Bandwidth: a positive number, a 0-d tensor (which may require a gradient), or "median" (the
+            median distance, which is never scaled by the dimension).
+        scale_by_dim: Also divide by the number of columns d, as BiDO does (Peng et al. 2022).
+
+    Raises:
+        TypeError, ValueError: sigma is not positive, or an argument has another type.
     """
 
     sigma: Sigma = 5.0
@@ -95,7 +101,7 @@ class Gaussian(Kernel):
 
 @dataclass(frozen=True)
 class Linear(Kernel):
-    """k(a, b) = <a, b>."""
+    """k(a, b) = <a, b>, the inner product. Use it for one-hot labels, and for CKA of layers."""
 
     kind = LINEAR
 
@@ -105,7 +111,10 @@ class Linear(Kernel):
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
-    """k(a, b) = (1 + |a - b|^2)^(-1/2); :class:`RationalQuadratic` with alpha=0.5 has a bandwidth."""
+    """k(a, b) = (1 + |a - b|^2)^(-1/2).
+
+    It has no bandwidth; :class:`RationalQuadratic` with alpha=0.5 is the same kernel with one.
+    """
 
     kind = INVERSE_MULTIQUADRIC
 
@@ -141,12 +150,16 @@ class Laplacian(Kernel):
 
 @dataclass(frozen=True)
 class Energy(Kernel):
-    """k(a, b) = -|a - b|^beta: HSIC with it is the squared distance covariance, up to a factor.
+    """k(a, b) = -|a - b|^beta. HSIC with this kernel is the squared distance covariance, up to a factor.
 
-    Conditionally positive definite, which centering makes positive (Sejdinovic et al. 2013).
+    The kernel is conditionally positive definite; centering makes it positive definite (Sejdinovic et al.
+    2013).
 
     Args:
         beta: Exponent, above 0 and at most 2.
+
+    Raises:
+        ValueError: beta is not in this range.
     """
 
     beta: float = 1.0
@@ -168,9 +181,9 @@ class RationalQuadratic(Kernel):
     """k(a, b) = (1 + |a - b|^2 / (2 alpha sigma^2 [d]))^(-alpha), a mixture of Gaussians of all bandwidths.
 
     Args:
-        alpha: Positive; 0.5 is the scaled inverse multiquadric kernel.
+        alpha: Positive; 0.5 gives the inverse multiquadric kernel with a bandwidth.
         sigma: Bandwidth: a positive number, a 0-d tensor, or "median".
-        scale_by_dim: Divide by the number of columns d as well.
+        scale_by_dim: Also divide by the number of columns d.
     """
 
     alpha: float = 1.0
@@ -193,11 +206,14 @@ class RationalQuadratic(Kernel):
 
 @dataclass(frozen=True)
 class Polynomial(Kernel):
-    """k(a, b) = (<a, b> + c)^degree. Its Gram matrix is made by PyTorch, in float64: n x n numbers of memory.
+    """k(a, b) = (<a, b> + c)^degree. PyTorch computes its Gram matrix, n x n, in float64.
 
     Args:
         degree: A positive integer.
-        c: Not negative.
+        c: A number, 0 or more.
+
+    Raises:
+        ValueError: degree or c is not in this range.
     """
 
     degree: int = 2
@@ -224,12 +240,18 @@ class Polynomial(Kernel):
 
 
 class Mixture(Kernel):
-    """k(a, b) = sum of weights times kernels. Their Gram matrices are made one by one and added up, and made
-    once more in the backward, so that one n x n matrix is held beside the sum.
+    """k(a, b) = a weighted sum of kernels, such as Gaussians with several bandwidths.
+
+    The Gram matrices are computed one by one and added up, and once more in the backward. So memory holds
+    one n x n matrix beside the sum.
 
     Args:
-        kernels: Such as Gaussians of several bandwidths.
-        weights: As many positive numbers; default: equal ones that sum to 1.
+        kernels: A list of kernels, at least one.
+        weights: A positive number for each kernel. Default: equal weights that sum to 1.
+
+    Raises:
+        TypeError: kernels is empty or holds something else.
+        ValueError: weights are not positive, or not as many as kernels.
     """
 
     def __init__(self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None) -> None:

@@ -26,18 +26,20 @@ def mmd(
     estimator: str = "biased",
     sigma: Sigma | None = None,
 ) -> Tensor:
-    """Squared maximum mean discrepancy of two samples (Gretton et al. 2012).
+    """Squared maximum mean discrepancy (MMD): how far the distributions of two samples are apart.
+
+    It is mean K_xx + mean K_yy - 2 mean K_xy (Gretton et al. 2012).
 
     Args:
         x: Sample (n, d), float64, float32, bfloat16 or float16.
         y: Sample (m, d); n and m may differ.
-        kernel: Default Gaussian(sigma=5.0). Bandwidth "median": that of x and y together.
-        estimator: "biased": equation 5 squared, never negative but for round-off; "unbiased": equation 3,
-            n and m >= 2, may be negative.
+        kernel: Kernel. Default: Gaussian(sigma=5.0). The bandwidth "median" is that of x and y together.
+        estimator: "biased": equation 5, squared; never negative, except for round-off. "unbiased":
+            equation 3; n and m >= 2; may be negative.
         sigma: Short for kernel=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor, float64 where x or y is, else float32. Differentiable once.
+        A 0-d tensor: float64 if x or y is float64, else float32. Differentiable once.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype, or kernel is no kernel.

@@ -51,28 +51,37 @@ def nhsic(
     linalg_dtype: torch.dtype | None = None,
     sigma: Sigma | None = None,
 ) -> Tensor:
-    """Normalised HSIC (trace of the normalised cross-covariance operator) of x and y.
+    """Normalised HSIC of x and y: roughly the number of directions that they have in common.
+
+    It is tr(S_K S_L) with S_K = HKH (HKH + eps n I)^-1 (Fukumizu et al. 2007; Ma et al. 2020), and the
+    measure of the published BiDO-HSIC (Peng et al. 2022).
 
     Args:
         x: Features (n, d), n >= 2, float64, float32, bfloat16 or float16.
-        y: Features (n, e), or integer labels (n,), never expanded to one-hot.
-        kernel_x: Kernel of x; default Gaussian(sigma=5.0).
-        kernel_y: Kernel of y; default Gaussian(sigma=5.0) for features, whatever they hold, and Linear()
-            for integer labels. One-hot, soft or mixed labels in floats want kernel_y=Linear().
-        eps: Ridge relative to n; the published BiDO uses 1e-5. It is part of the objective.
-        num_classes: Number of classes of integer labels; checked, and needed by a Gaussian on labels.
-        linalg_dtype: torch.float32 or torch.float64 for centering, Cholesky and products; default
-            float64 up to n = 1024, on a CPU up to n = 2048 while the memory does; else the dtype of the Gram
+        y: Features (n, e), or integer labels (n,), which are never expanded to one-hot.
+        kernel_x: Kernel of x. Default: Gaussian(sigma=5.0).
+        kernel_y: Kernel of y. Default: Linear() for integer labels, Gaussian(sigma=5.0) for float y. If a
+            float y holds one-hot, soft or mixed labels, give kernel_y=Linear().
+        eps: Ridge relative to n. It changes the value; the published BiDO uses 1e-5.
+        num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
+            labels needs it.
+        linalg_dtype: torch.float32 or torch.float64, for centering, Cholesky and products. Default: float64
+            up to n = 1024 (on a CPU up to n = 2048, if the memory suffices), else the dtype of the Gram
             matrix.
-        sigma: Short for kernel_x=Gaussian(sigma) and, for float y, kernel_y=Gaussian(sigma).
+        sigma: Short for kernel_x=Gaussian(sigma) and, if y is float, kernel_y=Gaussian(sigma).
 
     Returns:
-        A 0-d tensor in [0, n - 1], float32 or, for float64 features, float64. Differentiable once.
+        A 0-d tensor in [0, n - 1]: float64 for float64 features, else float32. Differentiable once. On a GPU
+        and in compiled graphs it is NaN where it cannot be resolved.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
-        ValueError: Shapes, devices, labels, eps or linalg_dtype do not fit, or the features hold NaN
-            or Inf (checked on the CPU).
+        ValueError: Shapes, devices, labels, eps or linalg_dtype do not fit. On the CPU also: the features
+            hold NaN or Inf, or even float64 cannot resolve the value.
+        WorkspaceError: The n x n matrices do not fit into the free memory.
+
+    Example:
+        >>> bx.nhsic(torch.randn(64, 512), torch.randint(0, 5, (64,)))
     """
     measure = NhsicMeasure(check_positive(eps, "eps"), linalg_dtype)
     return measure_pair(measure, x, y, kernel_x, kernel_y, num_classes, sigma=sigma)

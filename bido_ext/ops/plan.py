@@ -54,19 +54,18 @@ DENSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What a measure will do.
+    """How a measure will run, as :func:`bido_ext.plan` predicts it.
 
     Attributes:
-        regime: "dense" keeps the Gram matrices; "streaming" makes their tiles twice, except those that the
-            workspace can hold.
-        tile: Rows of a tile; 0 where whole matrices are kept (nhsic, coco).
-        kept_tiles: Tiles kept per variable; -1 for all.
-        workspace_bytes: Predicted peak beyond inputs and gradients.
-        reason: Why, with the numbers.
-        moved_bytes: With several ranks: bytes a rank receives in a step of the global batch, all of them in
-            the forward.
-        messages: Of a step: collectives, and in the ring tensors received from the rank before.
-        exchange: With several ranks, "gather" or "ring": how features reach the other ranks.
+        regime: "dense" keeps the Gram matrices. "streaming" computes their tiles twice, except those that fit
+            into the workspace. With several ranks "panels": each rank computes its rows.
+        tile: Rows of a tile; 0 if whole matrices are kept (nhsic, coco).
+        kept_tiles: Tiles kept for each variable; -1 for all.
+        workspace_bytes: Predicted peak of the memory beyond inputs and gradients, in bytes.
+        reason: Why, in words and numbers.
+        moved_bytes: With several ranks: bytes that a rank receives in a step, all of them in the forward.
+        messages: With several ranks: messages of a step (collectives, and tensors received in the ring).
+        exchange: With several ranks: "gather" or "ring", how features reach the other ranks.
     """
 
     regime: str
@@ -89,26 +88,32 @@ def plan(
     world_size: int = 1,
     exchange: str = "auto",
 ) -> Plan:
-    """Plans value and gradient of a measure: of two variables, or of a whole BiDO step.
+    """Predicts how a measure will run and how much memory it takes, before anything is computed.
+
+    The plan is for value and gradient, of two variables or of a whole BiDO step.
 
     Args:
-        n: Samples, of all ranks.
-        dims: Widths of the variables: two for a pair, for a step those of X and of every layer. 0 stands
-            for integer labels, as does a missing second one.
-        dtype: Of the features.
+        n: Number of samples, of all ranks.
+        dims: Number of columns of each variable: two numbers for a pair; X and every layer for a step. 0
+            means integer labels. With a single number the second variable is integer labels.
+        dtype: dtype of the features.
         measure: "hsic", "nhsic", "coco" or "cka". Only hsic and cka can stream.
-        workspace_bytes: Bound on the memory beyond inputs and gradients; default: the dense regime
-            while it takes at most half of the free memory, else streaming.
-        device: Where the features are.
-        world_size: Ranks of ``BiDOLoss(process_group=...)``, over which the samples are spread evenly.
-            hsic and cka then run from row panels ("panels"; ``tile``: rows of a block), nhsic and coco on
-            every rank as a whole. The last of dims are the targets'.
-        exchange: As for BiDOLoss: "gather", "ring", or "auto", which takes the ring where the gathered
-            features exceed workspace_bytes (default: half of the free memory).
+        workspace_bytes: Largest memory in bytes beyond inputs and gradients. Default: dense, if that takes at
+            most half of the free memory, else streaming.
+        device: Device of the features.
+        world_size: Number of ranks of ``BiDOLoss(process_group=...)``, with equal shares of the samples. hsic
+            and cka then compute rows on each rank ("panels"; ``tile``: rows of a block). nhsic and coco run
+            on every rank as a whole. The last of dims is that of the targets.
+        exchange: As for BiDOLoss: "gather", "ring", or "auto", which takes the ring if the gathered features
+            exceed workspace_bytes (default: half of the free memory).
+
+    Returns:
+        A ``Plan``.
 
     Raises:
+        TypeError: dtype is not float64, float32, bfloat16 or float16.
         ValueError: An argument does not fit.
-        WorkspaceError: No regime fits into workspace_bytes (or into the free memory).
+        WorkspaceError: Not even streaming fits into workspace_bytes, or into the free memory.
 
     Example:
         >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")

@@ -30,14 +30,14 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class TuneRow:
-    """What was measured of one op.
+    """The measurements of one op.
 
     Attributes:
-        op: Its name.
-        where: Dtype, precision, rows and total width, up to the powers of two that share a verdict.
-        chosen: The implementation that serves.
-        milliseconds: Of each implementation, forward and backward; words where it does not run or is wrong.
-        errors: Largest relative error of each against the float64 reference; words where it failed.
+        op: Name of the op.
+        where: dtype, precision, rows and total width, rounded up to the power of two that shares a decision.
+        chosen: The implementation that is used.
+        milliseconds: Time of each implementation, forward and backward; words if it does not run or is wrong.
+        errors: Largest relative error of each against the float64 reference; words if it failed.
     """
 
     op: str
@@ -49,7 +49,7 @@ class TuneRow:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The rows of :func:`tune`; printed, they are a table."""
+    """The result of :func:`bido_ext.tune`: one ``TuneRow`` for each op. Print it to get a table."""
 
     device: str
     rows: list[TuneRow]
@@ -84,24 +84,24 @@ def tune(
     device: str | torch.device | None = None,
     measures: Sequence[str] = MEASURES,
 ) -> Tuning:
-    """Checks and times every implementation on a BiDO step of these shapes, and keeps the verdicts.
+    """Checks and times every implementation for your shapes, and keeps the decisions.
 
-    The step has an input of dims[0] columns, a layer of each further width, and labels. On a CUDA device
-    what is measured decides who serves from then on, in later processes too. On the CPU the kernels of
-    bido_cpu always serve; there the table only compares.
+    It runs a BiDO step with an input of dims[0] columns, a layer of each further width, and labels. On a CUDA
+    device the fastest right implementation is used from then on, also in later processes. On the CPU the
+    table is for information: the compiled kernels are always used.
 
     Args:
-        n: Samples of a batch, at least 4.
-        dims: Columns of the input and of each layer, at least two numbers.
-        dtype: Of the features: float64, float32, bfloat16 or float16.
-        device: "cuda", "cuda:1", "cpu"; default: the current CUDA device if there is one.
-        measures: Which of "hsic", "nhsic", "coco" and "cka".
+        n: Number of samples in a batch, at least 4.
+        dims: Number of columns of the input and of each layer, at least two numbers.
+        dtype: dtype of the features: float64, float32, bfloat16 or float16.
+        device: "cuda", "cuda:1" or "cpu". Default: the current CUDA device, if there is one.
+        measures: Some of "hsic", "nhsic", "coco" and "cka".
 
     Returns:
-        The table: op, shapes, milliseconds and errors of each implementation, and the one that serves.
+        A ``Tuning``: op, shapes, milliseconds and errors of each implementation, and the one that is used.
 
     Raises:
-        ValueError: An argument is not as said above.
+        ValueError: An argument is not as described above.
 
     Example:
         >>> print(bx.tune(n=256, dims=[12288, 4096, 512]))

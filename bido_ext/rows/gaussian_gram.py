@@ -31,7 +31,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     if "gaussian_gram_backward" in f:
         g = noise(n, n)
         (wanted,) = torch.autograd.grad(K, wide, g)
-        back = f["gaussian_gram_backward"](g.float().to(check.device), got, *there)
+        back = f["gaussian_gram_backward"](g.to(check.device, got.dtype), got, *there)
         check.compare("gaussian_gram_backward", back, wanted, check.grads)
 
 

@@ -50,7 +50,7 @@ def check(f: Functions, x: Tensor, check: Check) -> None:
     g = noise(3, n, n)
     g[kinds.index(LINEAR)] = reference.double_center(g[kinds.index(LINEAR)])
     wanted = torch.autograd.grad(stack, wide, g)
-    back = f["gram_stack_backward"](g.float().to(check.device), got, there, parameters, kinds)
+    back = f["gram_stack_backward"](g.to(check.device, got.dtype), got, there, parameters, kinds)
     for i, (b, w, v) in enumerate(zip(back, wanted, views, strict=True)):
         check.compare(f"gram_stack_backward, kernel {i}", b, w[:, : v.shape[1]], allowed[i][1])
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = Path(torch.__file__).parent
@@ -53,18 +54,22 @@ def load() -> Any:
         digest.update(path.read_bytes())
     folder = ROOT / "build/cuda_emulator"
     library = folder / f"bido_cuda_emulated_{digest.hexdigest()[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            objects = list(pool.map(functools.partial(_compile, program, folder), sources()))
-        partial = library.with_suffix(f".{os.getpid()}")
-        _run([
-            program, "-shared", "-o", str(partial), *map(str, objects), f"-L{TORCH / 'lib'}", "-ltorch_cpu",
-            f"-Wl,-rpath,{TORCH / 'lib'}",
-        ])  # fmt: skip
-        partial.replace(library)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # several workers of one run need it at the same time
+        if not library.exists():
+            _build(program, library)
     torch.ops.load_library(str(library))
     return torch.ops.bido_cuda_emulated
+
+
+def _build(program: str, library: Path) -> None:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        objects = list(pool.map(functools.partial(_compile, program, library.parent), sources()))
+    partial = library.with_suffix(f".{os.getpid()}")
+    _run([
+        program, "-shared", "-o", str(partial), *map(str, objects), f"-L{TORCH / 'lib'}", "-ltorch_cpu",
+    ])  # fmt: skip
+    partial.replace(library)
 
 
 def _compile(program: str, folder: Path, source: Path) -> Path:

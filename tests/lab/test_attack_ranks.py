@@ -62,6 +62,18 @@ def test_more_ranks_than_batches_are_left(alone: torch.Tensor) -> None:
         assert torch.equal(latents, alone)
 
 
+def test_attacks_of_several_searches(tmp_path: Path) -> None:
+    """Those that do more than one search, or sample: the same outcome, PPDG-MI's copies found again."""
+    names = ("ppdg", "if-gmi", "diffusion")
+    calls = [(part.of_registry, name, str(tmp_path / name)) for name in names]
+    shared = run_ranks(part.in_a_row, 2, calls)
+    for place, name in enumerate(names):
+        once = part.of_registry(0, 1, name, str(tmp_path / f"{name} alone"))
+        for told in shared:
+            for found, wanted in zip(told[place], once, strict=True):
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_the_command_under_torchrun(tmp_path: Path) -> None:
     """LOMMA has a prior, students and a search: all three are shared."""
     common = ["--preset", "smoke", "--device", "cpu", "--json"]

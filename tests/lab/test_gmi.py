@@ -164,7 +164,7 @@ def test_bad_classes(networks, classes, message):
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"clip": -1.0}, "clip must be positive, got -1.0"),
-        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
         ({"id_weight": -1.0}, "id_weight must be at least 0, got -1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],

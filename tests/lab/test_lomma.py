@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bido_ext.lab.attacks import Critic, Gan, Generator
-from bido_ext.lab.attacks.lomma import LOMMA, Student, invert_lomma, students, train_students
+from bido_ext.lab.attacks import Critic, Gan, Generator, surrogates
+from bido_ext.lab.attacks.lomma import LOMMA, invert_lomma, students, train_students
 from bido_ext.lab.attacks.lomma.loss import LogitLoss, WithFeatures
+from bido_ext.lab.attacks.surrogates import Student
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.models import build_model
 from bido_ext.lab.models.checkpoint import weights_digest
@@ -101,7 +102,7 @@ def test_students_come_to_answer_as_the_target(public):
 
 def test_a_killed_distillation_resumes_to_the_same_bits(target, public, tmp_path, monkeypatch):
     whole = trained(target, public, tmp_path / "whole", student_steps=5)
-    descend = students._descend
+    descend = surrogates._descend
 
     def killed(*arguments):
         if arguments[-1] == 4:
@@ -109,7 +110,7 @@ def test_a_killed_distillation_resumes_to_the_same_bits(target, public, tmp_path
         descend(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(students, "_descend", killed)
+        patch.setattr(surrogates, "_descend", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(target, public, tmp_path / "killed", student_steps=5)
     torch.manual_seed(77)  # the global generator has no say
@@ -120,7 +121,7 @@ def test_a_killed_distillation_resumes_to_the_same_bits(target, public, tmp_path
 
 
 def test_which_students(target, public):
-    shapes = {(1, 32, 32): students.SMALL, (3, 64, 64): students.PUBLISHED}
+    shapes = {(1, 32, 32): surrogates.SMALL, (3, 64, 64): students.PUBLISHED}
     for shape, names in shapes.items():
         assert students.student_names("auto", shape) == names
     assert trained(target, public, students="none") == []
@@ -159,7 +160,7 @@ def test_the_attack_raises_the_wanted_logit(target, public):
     ("change", "message"),
     [
         ({"lam": -1.0}, "lam must be at least 0"),
-        ({"student_momentum": 1.0}, "student_momentum must lie in"),
+        ({"student_momentum": 1.0}, "student_momentum must be below 1, got 1.0"),
         ({"student_batch": 1}, "student_batch must be at least 2"),
         ({"augment": "cutout"}, "augment must be one of"),
         ({"steps": 0}, "steps must be at least 1"),

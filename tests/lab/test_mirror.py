@@ -118,8 +118,8 @@ def test_access():
     [
         ({"population": 1}, "population must be at least 2"),
         ({"population": 99}, r"population must be at most candidates \(40\), got 99"),
-        ({"mutation": 0.0}, r"mutation must lie in \(0, 1\]"),
-        ({"enough": 1.5}, r"enough must lie in \(0, 1\]"),
+        ({"mutation": 0.0}, "mutation must be positive, got 0.0"),
+        ({"enough": 1.5}, "enough must be at most 1, got 1.5"),
         ({"bound": 0.0}, "bound must be positive"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import nn
 
 from bido_ext.lab.attacks import Generator
 from bido_ext.lab.attacks.ppa import PpaConfig, inversion, invert_ppa, poincare_loss, selection
+from bido_ext.lab.attacks.ppa.loss import LOSSES
 from bido_ext.lab.attacks.ppa.transforms import CropRange, fit, resized_crop
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.stylegan2 import StyleGan2
@@ -47,6 +48,14 @@ def test_poincare_loss_has_a_gradient_everywhere():
     assert logits.grad.isfinite().all()
     right, wrong = poincare_loss(logits, torch.zeros(3, dtype=torch.long))[:2]
     assert right < wrong
+
+
+def test_the_losses_are_those_of_their_names():
+    logits, labels = torch.tensor([[3.0, 1.0], [0.5, 2.0]]), torch.tensor([0, 0])
+    found = {name: loss(logits, labels) for name, loss in LOSSES.items()}
+    torch.testing.assert_close(found["poincare"], poincare_loss(logits, labels))
+    torch.testing.assert_close(found["max-margin"], torch.tensor([-2.0, 1.5]))
+    torch.testing.assert_close(found["cross-entropy"], -logits.log_softmax(1)[:, 0])
 
 
 def test_bfloat16_logits_do_not_tie():
@@ -197,7 +206,7 @@ def test_any_generator_serves(target):
     [
         ({"kept": 3000}, r"kept must be at most candidates \(2000\), got 3000"),
         ({"selected": 201}, r"selected must be at most kept \(200\), got 201"),
-        ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\), got 1.0"),
+        ({"beta1": 1.0}, "beta1 must be below 1, got 1.0"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"transforms": 0}, "transforms must be at least 1, got 0"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from bido_ext.lab.attacks import ATTACKS
 from bido_ext.lab.experiments.narrator import Narrator
@@ -41,7 +42,18 @@ def folder_for(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", recipe_names())
+def of_each_kind() -> list[ParameterSet]:
+    """All recipes; slow where the attack, the data and the network are those of an earlier one."""
+    seen, rows = set(), []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        kind = recipe.attack.name, recipe.data.private, recipe.target.arch
+        rows.append(pytest.param(name, marks=[pytest.mark.slow] * (kind in seen)))
+        seen.add(kind)
+    return rows
+
+
+@pytest.mark.parametrize("name", of_each_kind())
 def test_smoke(name, folder_for):
     recipe = load_recipe(name, smoke=True)
     if recipe.attack.name not in ATTACKS:

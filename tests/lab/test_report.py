@@ -98,13 +98,17 @@ def test_the_report_is_one_file_with_every_defence_and_picture(tmp_path):
         assert html.count(row.label) >= 3  # table, picture, configuration
         assert row.commands[0] in html
     assert html.count("data:image/png;base64,") == len(rows)
-    assert html.count("data:image/svg+xml;base64,") == 1
+    assert html.count("data:image/svg+xml;base64,") == 2  # the rows, and the trade-off
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "https://" not in html
     assert "http://" not in html
     assert headline(results).split("; ")[0] in html
     assert "a note &lt;on the protocol&gt;" in html
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".html"] + [".png"] * len(rows)
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert set(re.findall(r"#[0-9a-f]{3,6}\b", html.split("@media print {")[1])) <= {
+        *re.findall(r"#[0-9a-f]{3,6}\b", html.split("@media print {")[0]), "#228b50", "#c83c32",
+    }, "a colour without its dark one"  # fmt: skip
 
 
 def test_an_unmet_precondition_is_shown(tmp_path):
@@ -116,3 +120,4 @@ def test_the_plot_takes_every_corner_of_the_scale(tmp_path):
     extremes = some_results(NONE, a_row("mid", 1.0, 0.0), a_row("own-defence", 0.0, 1.0))
     path = save_tradeoff(extremes, tmp_path / "tradeoff.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert "prefers-color-scheme" in save_tradeoff(extremes, tmp_path / "tradeoff.svg").read_text()

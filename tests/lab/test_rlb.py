@@ -151,7 +151,7 @@ def test_access():
     ("change", "message"),
     [
         ({"hidden": 0}, "hidden must be at least 1"),
-        ({"mix": 1.0}, "mix must lie in"),
+        ({"mix": 1.0}, "mix must be below 1, got 1.0"),
         ({"budget": -1}, "budget must be at least 0"),
         ({"lr": 0.0}, "lr must be positive"),
     ],

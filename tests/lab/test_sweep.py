@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
+from bido_ext.lab.experiments.jobs import JobsError
+from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.recipes import load_recipe
 from bido_ext.lab.experiments.stage import RunOptions
-from bido_ext.lab.experiments.sweep import run_sweep
+from bido_ext.lab.experiments.sweep import Place, run_row, run_sweep, sweep_rows
 from bido_ext.lab.models.checkpoint import load_model
 from bido_ext.lab.report import read_results
 
@@ -34,10 +40,9 @@ def _one_thread() -> Iterator[None]:
 def test_a_sweep_is_one_table_and_one_report(tmp_path):
     recipe = load_recipe("lfw64-vgg16-bido-hsic", smoke=True)
     told = io.StringIO()
-    results = run_sweep(
-        recipe, POINTS, tmp_path, smoke=True, controls=(0.5,), second_judge=True,
-        options=QUIET, narrator=Narrator(10, told),
-    )  # fmt: skip
+    rows = sweep_rows(recipe, POINTS, (0.5,))
+    place = Place(tmp_path, smoke=True, second_judge=True)
+    results = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, told))
     assert read_results(tmp_path / "results.json") == results
     assert [row.name for row in results.rows] == ["none", "bido-hsic-0.2-0.5", "none-stopped-0.5"]
     assert results.undefended is results.rows[0]
@@ -56,11 +61,71 @@ def test_a_sweep_is_one_table_and_one_report(tmp_path):
     first = load_model(tmp_path / "evaluator" / "model.pt")[1]
     assert second["arch"] != first["arch"]
     assert "Second judge: resnet-clsh" in report
-    again = run_sweep(
-        recipe, POINTS, tmp_path, smoke=True, controls=(0.5,), second_judge=True,
-        options=QUIET, narrator=Narrator(10, io.StringIO()),
-    )  # fmt: skip
+    again = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
     assert again.rows == results.rows
+    _jobs_give_the_same(rows, results, tmp_path / "jobs")
+
+
+def _untimed(results):
+    """The rows without what no two runs share: their seconds."""
+    return [replace(row, seconds={}) for row in results.rows]
+
+
+def _jobs_give_the_same(rows, alone, out):
+    """Three at once in one folder, one of them killed, all begun again: the rows of one process."""
+    place, story = Place(out, smoke=True, second_judge=True), io.StringIO()
+    killer = threading.Thread(target=_kill, args=(out, rows[1].name), daemon=True)
+    killer.start()
+    with pytest.raises(JobsError, match="1 of 3 not finished.*bido-hsic.* killed by signal 9"):
+        run_sweep(rows, place, jobs=3, options=QUIET, narrator=Narrator(1, story))
+    assert not (out / "results.json").exists()
+    told = story.getvalue()
+    assert "none: done: natural accuracy" in told
+    results = run_sweep(rows, place, jobs=3, options=QUIET, narrator=Narrator(1, io.StringIO()))
+    assert _untimed(results) == _untimed(alone)
+    logs = [(out / "points" / row.name / "progress.txt").read_text() for row in rows]
+    made = sum("already done" not in _evaluator(log.split("[5/5]")[0]) for log in logs)
+    assert made == 1, "the evaluation classifier was trained once"
+
+
+def _evaluator(log):
+    return log.split("Train the evaluation classifier")[1].split("[3/5]")[0]
+
+
+def _kill(out, name):
+    """Kill the process of a row as soon as its training has left a checkpoint."""
+    checkpoint = out / "points" / name / "target" / "stage.json"
+    while not checkpoint.exists():
+        time.sleep(0.01)
+    for process in multiprocessing.active_children():
+        if process.name == name:
+            process.kill()
+
+
+def test_a_row_alone_and_another_one_at_the_same_row(tmp_path):
+    rows = sweep_rows(load_recipe("lfw64-vgg16-none", smoke=True), POINTS, ())
+    place = Place(tmp_path, smoke=True)
+    with (
+        locked(tmp_path / "points" / "none"),
+        pytest.raises(ValueError, match="another run is writing into .*points/none"),
+    ):
+        run_row(rows[0], place, replace(QUIET), Narrator(5, io.StringIO()))
+
+
+def test_the_command_tells_and_runs_rows(tmp_path):
+    command = ["sweep", "lfw64-vgg16-bido-hsic", "--smoke", "--out", str(tmp_path)]
+    command += ["--weights", "0.05,1", "--controls", "0.5", "--no-second-judge"]
+    told = CliRunner().invoke(app, [*command, "--rows"])
+    assert told.stdout.splitlines() == ["1 none", "2 bido-hsic-0.05-1", "3 none-stopped-0.5"]
+    assert not list(tmp_path.iterdir())
+    one = CliRunner().invoke(app, [*command, "--row", "2", "--json"])
+    assert one.exit_code == 0, one.stderr
+    assert json.loads(one.stdout)["row"] == "bido-hsic-0.05-1"
+    assert {path.name for path in (tmp_path / "points").iterdir()} == {"bido-hsic-0.05-1"}
+    assert not (tmp_path / "results.json").exists()
+    for wrong, message in (("--row=4", "--row must be 1 to 3"), ("--jobs=0", "--jobs must be at")):
+        refused = CliRunner().invoke(app, [*command, wrong])
+        assert (refused.exit_code, message in refused.stderr) == (2, True)
 
 
 def test_a_sweep_of_ked_trains_a_gan_for_each_point(tmp_path):
@@ -79,14 +144,14 @@ def test_a_sweep_of_ked_trains_a_gan_for_each_point(tmp_path):
 
 
 @pytest.mark.parametrize("points", [[], [("none", {}), ("none", {})]])
-def test_points_must_differ(points, tmp_path):
+def test_points_must_differ(points):
     recipe = load_recipe("lfw64-vgg16-none", smoke=True)
     with pytest.raises(ValueError, match="points must be given, each once"):
-        run_sweep(recipe, points, tmp_path, smoke=True, options=QUIET)
+        sweep_rows(recipe, points)
 
 
 @pytest.mark.parametrize("controls", [(1.0,), (0.0,), (0.5, 0.5)])
-def test_controls_are_shares(controls, tmp_path):
+def test_controls_are_shares(controls):
     recipe = load_recipe("lfw64-vgg16-none", smoke=True)
     with pytest.raises(ValueError, match="controls must be shares between 0 and 1, each once"):
-        run_sweep(recipe, POINTS, tmp_path, smoke=True, controls=controls, options=QUIET)
+        sweep_rows(recipe, POINTS, controls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import combinations
 
 import pytest
 import torch
@@ -93,11 +94,15 @@ def test_seen_is_the_input_of_the_terms() -> None:
 
 def test_the_picture_shows_every_rung() -> None:
     found = bx.suggest_weights(net(), LAYERS, batches(1), measures=["nhsic", "hsic"])
-    (axes,) = found.plot().axes
-    told = " ".join(text.get_text() for text in axes.texts)
-    for ladder in found.ladders.values():
-        for rung in ladder.rungs:
-            assert f"{rung.lambda_x:.2g}, {rung.lambda_y:.2g}" in told
+    figure = found.plot()
+    (axes,) = figure.axes
+    told = [float(text.get_text()) for text in axes.texts]
+    rungs = [rung for ladder in found.ladders.values() for rung in ladder.rungs]
+    weights = [value for rung in rungs for value in (rung.lambda_x, rung.lambda_y)]
+    assert told == pytest.approx(weights, rel=0.05)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["nhsic", "hsic"]
 
 

@@ -34,7 +34,7 @@ def value_and_gradients(
 
 def assert_same_bits(function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
     one = value_and_gradients(function, inputs, 1)
-    for threads in (2, 3, 7):  # more than the machine may have: the work is cut differently
+    for threads in (2, 7):  # more than the machine may have: the work is cut differently
         for value, want in zip(value_and_gradients(function, inputs, threads), one, strict=True):
             assert torch.isfinite(want).all()
             assert torch.equal(value, want), (

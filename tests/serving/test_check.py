@@ -30,6 +30,11 @@ def test_pytorchs_products_pass(op: str, dtype: torch.dtype) -> None:
     assert self_check(op, functions_of(op, "composed"), dtype, CPU) < 0.1
 
 
+@pytest.mark.parametrize("op", ["gaussian_gram", "gram_stack", "hsic", "nhsic"])
+def test_the_cpu_kernels_pass_in_float64(op: str) -> None:
+    assert self_check(op, functions_of(op, "cpu"), torch.float64, CPU) < 1e-10
+
+
 @pytest.mark.parametrize(
     "name", ["gaussian_gram", "gaussian_gram_backward", "double_center", "gram_stack", "hsic",
              "hsic_backward", "nhsic_backward", "coco"]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of a generator against a critic, resumable: what every GAN of the attacks shares.
 
+``train`` serves other priors too.
+
 Each step draws its randomness from (seed, step) alone, so a killed run continues to the same
 weights.
 """
@@ -9,9 +11,9 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import AffineRange, augmentation, random_affine
 from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.training.checked import Count, Positive, Several, Share, checked
 
 from .networks import LATENT_DIM, check_shape
 
@@ -32,7 +34,7 @@ AUTO = "auto"
 Public = Tensor | ImageSet  # images alone; a set of bytes on disk is converted batch by batch
 
 
-@dataclass(frozen=True)
+@checked
 class AdversarialConfig:
     """How a GAN is trained.
 
@@ -46,28 +48,19 @@ class AdversarialConfig:
         checkpoint_every: generator steps between checkpoints.
     """
 
-    steps: int
-    batch_size: int = 64
-    critic_steps: int = 5
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    width: float = 1.0
-    critic_width: float = 1.0
+    steps: Count
+    batch_size: Several = 64
+    critic_steps: Count = 5
+    lr: Positive = 2e-4
+    beta1: Share = 0.5
+    beta2: Share = 0.999
+    width: Positive = 1.0
+    critic_width: Positive = 1.0
     augment: str = AUTO
     seed: int = 0
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        for name in ("steps", "critic_steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, got {self.batch_size}")
-        for name in ("lr", "width", "critic_width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.augment != AUTO:
             augmentation(self.augment)
 
@@ -136,6 +129,10 @@ class AdversarialTrainer(ABC):
         real, chosen = drawn(self.public, self.ranges, self.config.batch_size, random)
         return real.to(self.device), chosen
 
+    def networks(self) -> list[nn.Module]:
+        """What is trained."""
+        return [self.generator, self.critic]
+
     def latents(self, random: torch.Generator) -> Tensor:
         """A batch of standard normal latents."""
         return torch.randn(self.config.batch_size, LATENT_DIM, generator=random).to(self.device)
@@ -166,20 +163,45 @@ class AdversarialTrainer(ABC):
             optimizer.load_state_dict(saved)
 
 
+class Training(Protocol):
+    """What ``train`` runs: an ``AdversarialTrainer`` or the like."""
+
+    config: Any
+    shape: tuple[int, int, int]
+    public: ImageSet
+    step: int
+
+    def advance(self) -> None:
+        """One step; ``step`` counts them."""
+
+    def networks(self) -> list[nn.Module]:
+        """What is trained."""
+
+    def state(self) -> dict[str, Any]:
+        """All that a later run needs to continue."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+
+
 def train(
-    trainer: AdversarialTrainer,
+    trainer: Training,
     run_dir: Path | str,
     *,
     inputs: Mapping[str, Any],
     resume: bool,
     progress: bool,
+    title: str = "GAN",
+    entries: Mapping[str, type] = STATE,
 ) -> Path:
-    """Run ``trainer`` to its last step, with checkpoints in ``run_dir``; both networks end in eval mode.
+    """Run ``trainer`` to its last step, with checkpoints in ``run_dir``; networks end in eval mode.
 
     Args:
         inputs: what the outcome depends on beside the configuration and the public images, plain
             values.
         resume: continue a run of the same configuration, images and inputs found in ``run_dir``.
+        title: in the progress bar.
+        entries: what a checkpoint has.
 
     Returns:
         The checkpoint.
@@ -196,18 +218,18 @@ def train(
         "public_sha256": trainer.public.sha256(),
         **inputs,
     }
-    saved = resume_or_none(path, settings, STATE) if resume else None
+    saved = resume_or_none(path, settings, entries) if resume else None
     if saved is not None:
         trainer.load(saved)
-    bar = tqdm(None, "GAN steps", config.steps, initial=trainer.step, disable=not progress)
+    bar = tqdm(None, f"{title} steps", config.steps, initial=trainer.step, disable=not progress)
     with bar:
         while trainer.step < config.steps:
             trainer.advance()
             bar.update()
             if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
                 save_atomic({**trainer.state(), "settings": settings}, path)
-    trainer.generator.eval()
-    trainer.critic.eval()
+    for network in trainer.networks():
+        network.eval()
     return path
 
 

@@ -25,6 +25,7 @@ class BlackBox:
         labels_only: whether ``probabilities`` is refused.
         answers: what the service makes of its probabilities (n, classes) before it answers.
         budget: the most images that may be asked about; 0: no limit.
+        spent: images asked about before, which count.
         device: where the model answers.
 
     Attributes:
@@ -39,12 +40,13 @@ class BlackBox:
         labels_only: bool,
         answers: Callable[[Tensor], Tensor] | None = None,
         budget: int = 0,
+        spent: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         where = torch.device(device)
         place(model, device=where)
         self.digest, self.labels_only, self.budget = weights_digest(model), labels_only, budget
-        self.queries = 0
+        self.queries = spent
 
         @torch.no_grad()
         def ask(images: Tensor) -> Tensor:

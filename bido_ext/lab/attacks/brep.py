@@ -13,12 +13,14 @@ ever); a search looks for its own start; the evaluation classifier has no say in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import Unpack
+
+from bido_ext.lab.training.checked import Count, Number, Positive, checked
 
 from .black_box import BlackBox
 from .gan import WGAN
@@ -27,11 +29,11 @@ from .inversion import How, Inversion
 from .result import Reconstructions
 from .rows import Rows
 from .search import BlindSearch
-from .settings import SearchConfig, check_at_least, check_positive
+from .settings import SearchConfig
 from .spec import AttackSpec
 
 
-@dataclass(frozen=True)
+@checked
 class BrepConfig(SearchConfig):
     """How the latents are searched.
 
@@ -49,27 +51,17 @@ class BrepConfig(SearchConfig):
         restarts: independent searches a class.
     """
 
-    steps: int = 3000
-    candidates: int = 256
-    points: int = 32
-    radius: float = 2.0
-    growth: float = 1.3
-    most_radius: float = 16.3
-    inside: float = 0.75
-    patience: int = 1000
-    clip: float = 1.5
-    budget: int = 0
-    restarts: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "candidates", "points", "patience")
-        check_at_least(self, 0, "budget")
-        check_positive(self, "radius", "most_radius", "clip")
-        if not self.growth > 1:
-            raise ValueError(f"growth must be above 1, got {self.growth}")
-        if not 0 < self.inside < 1:
-            raise ValueError(f"inside must lie in (0, 1), got {self.inside}")
+    steps: Count = 3000
+    candidates: Count = 256
+    points: Count = 32
+    radius: Positive = 2.0
+    growth: Annotated[float, Field(gt=1)] = 1.3
+    most_radius: Positive = 16.3
+    inside: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    patience: Count = 1000
+    clip: Positive = 1.5
+    budget: Number = 0
+    restarts: Count = 1
 
 
 def invert_brep(

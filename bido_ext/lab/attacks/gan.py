@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bido_ext.lab.training.checked import Count, Weight, checked
+
 from .adversarial import AdversarialConfig, AdversarialTrainer, Public, train
 from .networks import Critic, Generator
 from .spec import PriorSpec
 
 
-@dataclass(frozen=True)
+@checked
 class GanConfig(AdversarialConfig):
     """How the WGAN-GP is trained; see also ``AdversarialConfig``.
 
@@ -24,8 +26,8 @@ class GanConfig(AdversarialConfig):
         penalty: weight of the gradient penalty.
     """
 
-    steps: int = 32_100
-    penalty: float = 10.0
+    steps: Count = 32_100
+    penalty: Weight = 10.0
 
 
 @dataclass

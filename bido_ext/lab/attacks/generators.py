@@ -33,8 +33,32 @@ class LatentGenerator(Protocol):
         """Latents (n, ...) -> images (n, *shape), in [0, 1] up to a little overshoot."""
 
 
+@runtime_checkable
+class LayeredGenerator(LatentGenerator, Protocol):
+    """A ``LatentGenerator`` whose synthesis can be entered in between, as IF-GMI does.
+
+    Attributes:
+        layers: of the synthesis.
+    """
+
+    layers: int
+
+    def through(
+        self, first: int, last: int, latents: Tensor, state: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Layers ``first`` to ``last - 1``: a state -> a state, features in front.
+
+        The state before layer 0 is empty. What follows the features is on its way to the image.
+        """
+
+    def image(self, state: Sequence[Tensor]) -> Tensor:
+        """The state behind the last layer -> images (n, *shape)."""
+
+
 class DirectLatents(nn.Module):
     """A plain generator, searched in its noise: the mapping is the identity.
+
+    Its layers are those of ``generator.blocks()``; one where there is no such method.
 
     Args:
         generator: (n, z_dim) -> images in [0, 1].
@@ -57,6 +81,28 @@ class DirectLatents(nn.Module):
     def synthesis(self, latents: Tensor) -> Tensor:
         """The generator."""
         return self.generator(latents)
+
+    @property
+    def layers(self) -> int:
+        """See ``LayeredGenerator``."""
+        return len(self._blocks())
+
+    def through(
+        self, first: int, last: int, latents: Tensor, state: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """See ``LayeredGenerator``."""
+        x = state[0] if first else latents
+        for block in self._blocks()[first:last]:
+            x = block(x)
+        return [x]
+
+    def image(self, state: Sequence[Tensor]) -> Tensor:
+        """See ``LayeredGenerator``."""
+        return state[0]
+
+    def _blocks(self) -> list[nn.Module]:
+        made = getattr(self.generator, "blocks", None)
+        return made() if callable(made) else [self.generator]
 
 
 def as_latent_generator(generator: nn.Module) -> nn.Module:

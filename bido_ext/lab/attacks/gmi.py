@@ -6,12 +6,13 @@ restart is kept and nothing is selected by the evaluation classifier.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
+
+from bido_ext.lab.training.checked import Count, Positive, Share, Weight, checked
 
 from .gan import WGAN, Gan
 from .inversion import How, Inversion
@@ -19,11 +20,11 @@ from .networks import LATENT_DIM
 from .result import Reconstructions
 from .rows import Rows
 from .search import Search
-from .settings import SearchConfig, check_at_least, check_positive, check_share
+from .settings import SearchConfig
 from .spec import AttackSpec
 
 
-@dataclass(frozen=True)
+@checked
 class GmiConfig(SearchConfig):
     """How the latents are searched.
 
@@ -43,19 +44,13 @@ class GmiConfig(SearchConfig):
         restarts: independent starts per class; other seeds share none of them.
     """
 
-    steps: int = 3000
-    lr: float = 2e-3
-    momentum: float = 0.9
-    id_weight: float = 100.0
-    clip: float = 1.0
-    restarts: int = 100
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "lr", "clip")
-        check_share(self, "momentum")
-        check_at_least(self, 0, "id_weight")
+    steps: Count = 3000
+    lr: Positive = 2e-3
+    momentum: Share = 0.9
+    id_weight: Weight = 100.0
+    clip: Positive = 1.0
+    restarts: Count = 100
+    batch_size: Count = 256
 
 
 def invert(

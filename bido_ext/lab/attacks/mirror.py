@@ -8,11 +8,12 @@ genetic search with the target's probabilities is here, not its white-box form.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from bido_ext.lab.training.checked import Count, Number, Part, Positive, Several, checked
 
 from .black_box import BlackBox
 from .gan import WGAN
@@ -21,7 +22,7 @@ from .inversion import How, Inversion
 from .result import Reconstructions
 from .rows import Rows, stream_seed
 from .search import BlindSearch
-from .settings import SearchConfig, check_at_least, check_positive
+from .settings import SearchConfig
 from .spec import AttackSpec
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _SLOPE = 0.2  # of the leaky ReLU behind StyleGAN's w
 
 
-@dataclass(frozen=True)
+@checked
 class MirrorConfig(SearchConfig):
     """How the latents are bred.
 
@@ -49,27 +50,20 @@ class MirrorConfig(SearchConfig):
         restarts: independent searches a class.
     """
 
-    steps: int = 100
-    candidates: int = 2000
-    population: int = 1000
-    mutation: float = 0.1
-    mutation_size: float = 0.1
-    bound: float = 1.0
-    enough: float = 0.95
-    space_samples: int = 10_000
-    budget: int = 0
-    restarts: int = 1
-    batch_size: int = 8
-    checkpoint_every: int = 10
+    steps: Count = 100
+    candidates: Several = 2000
+    population: Several = 1000
+    mutation: Part = 0.1
+    mutation_size: Positive = 0.1
+    bound: Positive = 1.0
+    enough: Part = 0.95
+    space_samples: Several = 10_000
+    budget: Number = 0
+    restarts: Count = 1
+    batch_size: Count = 8
+    checkpoint_every: Count = 10
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 2, "population", "candidates", "space_samples")
-        check_at_least(self, 0, "budget")
-        check_positive(self, "mutation_size", "bound")
-        for name in ("mutation", "enough"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         if self.population > self.candidates:
             raise ValueError(
                 f"population must be at most candidates ({self.candidates}), got {self.population}"

@@ -51,6 +51,12 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return self.upsample(self.project(z))
 
+    def blocks(self) -> list[nn.Sequential]:
+        """The same layers in parts that end behind each ReLU, and behind the pixels."""
+        first = nn.Sequential(self.project, self.upsample[0])
+        last = len(self.upsample) - 2
+        return [first, *(self.upsample[i : i + 3] for i in range(1, last, 3)), self.upsample[last:]]
+
 
 class Critic(nn.Module):
     """Images (n, *shape) -> scores (n,), higher for real ones; arguments as of ``Generator``."""

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the settings of every search have, and their checks; each error names the field."""
+"""What the settings of every search have."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from bido_ext.lab.training.finite import check_finite
+from bido_ext.lab.training.checked import Count, checked
 
 
-@dataclass(frozen=True)
+@checked
 class SearchConfig:
     """Settings of any search.
 
@@ -21,33 +18,7 @@ class SearchConfig:
     one search.
     """
 
-    steps: int
+    steps: Count
     seed: int = 0
-    batch_size: int = 64
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        counts = ("steps", "restarts", "samples", "batch_size", "checkpoint_every")
-        check_at_least(self, 1, *(name for name in counts if hasattr(self, name)))
-
-
-def check_at_least(config: Any, least: float, *names: str) -> None:
-    """Raise ValueError if a field is below ``least`` or not a number."""
-    for name in names:
-        if not getattr(config, name) >= least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raise ValueError if a field is not above 0."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-
-
-def check_share(config: Any, *names: str) -> None:
-    """Raise ValueError if a field, a momentum or the like, is not in [0, 1)."""
-    for name in names:
-        if not 0.0 <= getattr(config, name) < 1.0:
-            raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+    batch_size: Count = 64
+    checkpoint_every: Count = 100

@@ -18,7 +18,9 @@ class PriorSpec:
     Attributes:
         config: class of the settings of its training.
         train: ``train(config, public, run_dir, progress=, device=)``; with the target after the
-            configuration where it is ``of_target``.
+            configuration where it is ``of_target``, as a ``BlackBox`` for an attack without its
+            weights. A ``budget`` in its settings is that of the whole attack, and ``queries`` of
+            what it returns count into it.
         of_target: whether it belongs to one target; otherwise one serves the attacks on all.
         check_owner: ``check_owner(run_dir, digest)`` raises ValueError where the folder has that of
             another target than the one of this digest.

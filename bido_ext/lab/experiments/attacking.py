@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bido_ext.lab.attacks import BlackBox, Reconstructions, find_attack
+from bido_ext.lab.attacks import AttackSpec, BlackBox, Reconstructions, find_attack
+from bido_ext.lab.attacks.adaptive import check_white_box, told_by
 from bido_ext.lab.attacks.adversarial import FILE as GAN_FILE
 from bido_ext.lab.attacks.ranks import ALONE, Ranks
 from bido_ext.lab.attacks.reconstructions import load_reconstructions, save_reconstructions
@@ -114,6 +115,8 @@ def train_prior(
     target: nn.Module | None = None,
     start: Any = None,
     force_foreign_gan: bool = False,
+    defence: tuple[str, Mapping[str, float]] = ("none", {}),
+    budget: int = 0,
     ranks: Ranks = ALONE,
 ) -> tuple[Any, str]:
     """Train the generator of an attack on the public images; a finished one is loaded.
@@ -128,6 +131,8 @@ def train_prior(
         start: Prior of the public images that the training of one of the target starts from, see
             ``train_ked_gan``.
         force_foreign_gan: Take the GAN in ``out``, whichever target it was trained for.
+        defence: As of ``attack_target``.
+        budget: Queries of the whole attack, where the target is asked already here; 0: no limit.
         ranks: Processes that want it: one trains, the others wait.
 
     Returns:
@@ -136,8 +141,15 @@ def train_prior(
     Raises:
         ValueError: If ``out`` holds another configuration, see ``Stage``, or another target's GAN.
     """
+    known = find_attack(attack)
+    spec = known.prior
+    if hasattr(config, "budget"):
+        if config.budget not in (0, budget):
+            raise ValueError(
+                f"budget of the prior must be that of the whole attack, {budget}, got {config.budget}"
+            )
+        config = replace(config, budget=budget)
     settings: dict[str, Any] = {"data": public.digest, "training": asdict(config)}
-    spec = find_attack(attack).prior
     inputs: list[Any] = [config, public.images, out]
     more: dict[str, Any] = {} if start is None else {"start": start}
     if spec.of_target:
@@ -148,7 +160,10 @@ def train_prior(
         digest = weights_digest(target)
         if spec.check_owner is not None and not options.fresh and options.on_change == "error":
             spec.check_owner(Path(out), digest)
-        inputs.insert(1, target)
+        answers = _answers(known, defence)
+        if answers is not None:
+            settings["answers"] = [defence[0], dict(answers.weights)]
+        inputs.insert(1, _met(known, target, answers, budget, 0, options))
         settings["target"] = digest
         if start is not None:
             settings["start"] = [weights_digest(start.generator), weights_digest(start.critic)]
@@ -157,7 +172,7 @@ def train_prior(
     def make() -> Any:
         if not ranks.leads:  # what the leader has finished
             return spec.train(*inputs, progress=False, device=options.device, **more)
-        with locked(out):
+        with locked(out, options.patience):
             done = stage.outcome(options)
             progress = options.progress and done is None
             gan = spec.train(*inputs, progress=progress, device=options.device, **more)
@@ -179,6 +194,7 @@ def attack_target(
     defence: tuple[str, Mapping[str, float]] = ("none", {}),
     public: PublicSet | None = None,
     side: int = 0,
+    adapted: tuple[nn.Module, Mapping[str, Any]] | None = None,
     ranks: Ranks = ALONE,
     **more: Any,
 ) -> Attacked:
@@ -198,6 +214,8 @@ def attack_target(
         defence: Name and weights of the target's defence: what it answers a black-box attack.
         public: The attacker's images, for an attack that sees them.
         side: Of the target's images, for an attack that resizes; 0: the generator's.
+        adapted: What a white-box attack runs on in place of the target, and what that is; the
+            confidence is the target's all the same.
         ranks: Processes that share the searches; all of them call this, and get the outcome.
         more: Options of this attack alone, such as ``force_foreign_gan``.
 
@@ -217,8 +235,7 @@ def attack_target(
         "generator": weights_digest(getattr(prior, "generator", prior)),
         **{key: value for key, value in more.items() if value},
     }
-    taps = ("unused",)  # nothing is trained here
-    answers = Defence(*defence, taps=taps) if spec.access != "white box" else None
+    answers = _answers(spec, defence)
     if answers is not None:
         settings["answers"] = [defence[0], dict(answers.weights)]
     if spec.sees_public:
@@ -226,16 +243,16 @@ def attack_target(
             raise ValueError(f"public must be given: {attack} trains on the public images too")
         settings["public"] = public.digest
         more["public"] = public.images
-    stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
     if spec.any_generator and not isinstance(prior, nn.Module):
         prior = prior.generator
-    met: Any = target
-    if answers is not None:
-        met = BlackBox(
-            target, labels_only=spec.access == "label only", answers=answers.answers,
-            budget=config.budget, device=options.device,
-        )  # fmt: skip
-    with locked(out) if ranks.leads else nullcontext():
+    if adapted is not None:
+        check_white_box(spec)
+        settings["adaptive"] = dict(adapted[1])
+    stage = Stage(out, stage_config("attack", **settings), "reconstructions.pt")
+    budget = getattr(config, "budget", 0)
+    spent = getattr(prior, "queries", 0)
+    met = _met(spec, target, answers, budget, spent, options) if adapted is None else adapted[0]
+    with locked(out, options.patience) if ranks.leads else nullcontext():
         done = ranks.by_leader(lambda: stage.outcome(options))
         if done is not None:
             found, seconds = load_reconstructions(stage.product), done["seconds"]
@@ -245,8 +262,29 @@ def attack_target(
                 config, met, prior, list(classes), run_dir=out, progress=options.progress,
                 device=options.device, ranks=ranks, **more,
             )  # fmt: skip
+            if adapted is not None:
+                found.target_confidence = told_by(target, found, options.device)
             seconds = time.monotonic() - began
             if ranks.leads:
                 save_reconstructions(found, stage.config, stage.product)
                 stage.finish({"seconds": seconds})
     return Attacked(found, seconds, stage.product, stage.note)
+
+
+def _answers(spec: AttackSpec, defence: tuple[str, Mapping[str, float]]) -> Defence | None:
+    """What the target's defence makes of its answers; None where the attacker has the weights."""
+    taps = ("unused",)  # nothing is trained here
+    return Defence(*defence, taps=taps) if spec.access != "white box" else None
+
+
+def _met(
+    spec: AttackSpec, target: nn.Module, answers: Defence | None, budget: int, spent: int,
+    options: RunOptions,
+) -> Any:  # fmt: skip
+    """The target as the attack meets it."""
+    if answers is None:
+        return target
+    return BlackBox(
+        target, labels_only=spec.access == "label only", answers=answers.answers, budget=budget,
+        spent=spent, device=options.device,
+    )  # fmt: skip

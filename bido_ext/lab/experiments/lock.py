@@ -13,11 +13,16 @@ from bido_ext.lab.data.atomic import naming
 
 FILE = ".bido.lock"
 PATIENCE = 5.0  # seconds; a finished stage is read in less
+FOR_OTHERS = 30 * 86_400.0  # what another process makes for all may take days
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold ``folder`` for this process; the system lets go when the process ends, however it does.
+
+    Args:
+        folder: made if missing.
+        patience: seconds to wait for another run that holds it.
 
     Raises:
         ValueError: Another run holds it, or it is a file.
@@ -29,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=patience)
     except Timeout:
         raise ValueError(
             f"another run is writing into {folder}; wait until it ends, or choose another folder"

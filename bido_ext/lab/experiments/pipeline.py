@@ -99,7 +99,7 @@ def _train(
         grows="training.epochs",
         stuck=config.stuck,
     )
-    with locked(out):
+    with locked(out, options.patience):
         outcome = stage.outcome(options)
         if outcome is None:
             outcome = _fit(role, data, config, out, options)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from bido_ext.lab.data.atomic import remove_leftovers, write_text
+from bido_ext.lab.experiments.lock import PATIENCE
 
 FORMAT, VERSION = "bido_ext.stage", 1
 FILE = "stage.json"
@@ -27,6 +28,7 @@ _OWN_FILES = (
     "checkpoint.pt",
     "comparison.png",
     "gan.pt",
+    "labels.pt",
     "latents.pt",
     "log.csv",
     "model.pt",
@@ -44,12 +46,14 @@ class RunOptions:
             which starts that stage over.
         progress: Show progress bars.
         device: Where to compute.
+        patience: Seconds to wait for another run that is in the folder of a stage.
     """
 
     fresh: bool = False
     on_change: Literal["error", "rerun"] = "error"
     progress: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patience: float = PATIENCE
 
 
 class Stage:

@@ -9,13 +9,16 @@ target), ``points/<name>/`` with each model and its attack, ``results.json``, ``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bido_ext.lab.defences import label_of, resolve_weights
-from bido_ext.lab.experiments.lock import locked
+from bido_ext.lab.experiments.jobs import Piece, share
+from bido_ext.lab.experiments.lock import FOR_OTHERS, locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.recipes import Recipe, RecipeResult
 from bido_ext.lab.experiments.recipes.run import run_recipe
@@ -33,42 +36,50 @@ Point = tuple[str, Mapping[str, float]]  # defence and weights
 # Shares of its training after which the undefended model is also stopped and attacked: what a
 # defence is compared with at equal natural accuracy.
 CONTROLS = (0.02, 0.06, 0.2)
+LOG = "progress.txt"  # what a row of several jobs tells
 
 
-def run_sweep(
-    recipe: Recipe,
-    points: Sequence[Point],
-    out: Path,
-    data_root: Path | None = None,
-    *,
-    command: str = "",
-    smoke: bool = False,
-    from_scratch: bool = False,
-    controls: Sequence[float] = CONTROLS,
-    second_judge: bool = False,
-    options: RunOptions | None = None,
-    narrator: Narrator | None = None,
-) -> Results:
-    """Train, attack and judge ``recipe`` at every point, alike but for the defence.
+@dataclass(frozen=True)
+class SweepRow:
+    """One row: a model, the attack on it, the judgement.
+
+    Attributes:
+        name: of its folder.
+        recipe: of the sweep, with this row's defence.
+    """
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep is, and with which data; the same for each of its rows.
+
+    Attributes:
+        out: Folder of the sweep.
+        data_root, smoke, from_scratch, second_judge: As of ``run_recipe``.
+    """
+
+    out: Path
+    data_root: Path | None = None
+    smoke: bool = False
+    from_scratch: bool = False
+    second_judge: bool = False
+
+
+def sweep_rows(
+    recipe: Recipe, points: Sequence[Point], controls: Sequence[float] = CONTROLS
+) -> tuple[SweepRow, ...]:
+    """The rows of a sweep, in their order: the points, then the undefended model stopped early.
 
     Args:
         recipe: From ``load_recipe``.
         points: (defence, weights) of each row; weights not given are the defence's defaults.
-        out: Folder of the sweep; finished stages in it are reused.
-        data_root: As of ``run_recipe``.
-        command: The command line, for the report.
-        smoke: As of ``run_recipe``.
-        from_scratch: As of ``run_recipe``.
         controls: Shares in (0, 1) of the undefended training, each a row of its own.
-        second_judge: As of ``run_recipe``; trained once for all rows.
-        options: How to run; by default stages whose configuration changed are run again.
-        narrator: Where to tell the story; by default stderr.
-
-    Returns:
-        What was written to ``results.json``.
 
     Raises:
-        ValueError: No points, one that comes twice, or what ``run_recipe`` raises.
+        ValueError: No points, one that comes twice, or a control outside (0, 1).
     """
     full = [(defence, resolve_weights(defence, weights)) for defence, weights in points]
     names = ["-".join([defence, *(f"{v:g}" for v in w.values())]) for defence, w in full]
@@ -79,49 +90,126 @@ def run_sweep(
     stops = [1.0] * len(full) + list(controls)
     full += [("none", {}) for _ in controls]
     names += [f"none-stopped-{share:g}" for share in controls]
-    narrator = narrator or Narrator(stages=5 * len(names))
-    with locked(out):
-        runs = []
-        for name, (defence, weights), stop in zip(names, full, stops, strict=True):
-            narrator.say(f"\n== {name}")
-            chosen = replace(
+    return tuple(
+        SweepRow(
+            name,
+            replace(
                 recipe, target=replace(recipe.target, defence=defence, weights=weights, stop=stop)
-            )
-            runs.append(
-                run_recipe(
-                    chosen,
-                    out / "points" / name,
-                    data_root,
-                    smoke=smoke,
-                    from_scratch=from_scratch,
-                    shared=out,
-                    second_judge=second_judge,
-                    options=options,
-                    narrator=narrator,
-                )
-            )
-        rows = tuple(
-            _row(name, point, run) for name, point, run in zip(names, full, runs, strict=True)
+            ),
         )
-        results = _results(recipe, runs[0], rows, command)
-        write_results(results, out / "results.json")
-        save_tradeoff(results, out / "tradeoff.png")
-        write_report(results, out / "report.html")
+        for name, (defence, weights), stop in zip(names, full, stops, strict=True)
+    )
+
+
+def run_row(
+    row: SweepRow, place: Place, options: RunOptions, narrator: Narrator | None = None
+) -> RecipeResult:
+    """Train, attack and judge one row.
+
+    Several processes may do this in one folder, each another row: who needs what another one is
+    making just then (the evaluation classifier, the generator) waits for it.
+
+    Args:
+        row: From ``sweep_rows``.
+        place: Of the sweep.
+        options: How to run.
+        narrator: Where to tell the story; by default stderr.
+
+    Raises:
+        ValueError: What ``run_recipe`` raises; another process has this very row.
+    """
+    return run_recipe(
+        row.recipe,
+        place.out / "points" / row.name,
+        place.data_root,
+        smoke=place.smoke,
+        from_scratch=place.from_scratch,
+        shared=place.out,
+        second_judge=place.second_judge,
+        options=replace(options, patience=FOR_OTHERS),
+        narrator=narrator,
+    )
+
+
+def run_sweep(
+    rows: Sequence[SweepRow],
+    place: Place,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    options: RunOptions | None = None,
+    narrator: Narrator | None = None,
+) -> Results:
+    """Train, attack and judge a recipe at every point, alike but for the defence.
+
+    Args:
+        rows: From ``sweep_rows``.
+        place: Folder of the sweep, whose finished stages are reused, and data.
+        command: The command line, for the report.
+        jobs: Rows at a time, above 1 each in a process of its own with one thread.
+        options: How to run; by default stages whose configuration changed are run again.
+        narrator: Where to tell the story; by default stderr.
+
+    Returns:
+        What was written to ``results.json``.
+
+    Raises:
+        ValueError: No rows, ``jobs`` below 1, or what ``run_recipe`` raises.
+        JobsError: A row of several jobs failed or was killed; the others are finished.
+    """
+    if not rows:
+        raise ValueError("rows must not be empty")
+    options = RunOptions(on_change="rerun") if options is None else options
+    narrator = narrator or Narrator(stages=5 * len(rows))
+    with locked(place.out):
+        if jobs == 1:
+            runs = []
+            for row in rows:
+                narrator.say(f"\n== {row.name}")
+                runs.append(run_row(row, place, options, narrator))
+        else:
+            pieces = [
+                Piece(row.name, run_row, (row, place, each), place.out / "points" / row.name / LOG)
+                for row, each in zip(rows, _over_devices(options, len(rows)), strict=True)
+            ]
+            runs = share(pieces, jobs, narrator, _told)
+        table = tuple(_row(row, run) for row, run in zip(rows, runs, strict=True))
+        results = _results(rows[0].recipe, runs[0], table, command)
+        write_results(results, place.out / "results.json")
+        save_tradeoff(results, place.out / "tradeoff.png")
+        write_report(results, place.out / "report.html")
         return results
 
 
-def _row(name: str, point: Point, run: RecipeResult) -> Row:
-    defence, weights = point
+def _over_devices(options: RunOptions, count: int) -> list[RunOptions]:
+    """For each row, in turn another GPU where there are several; no bars, which would mix."""
+    devices = [options.device]
+    if options.device.type == "cuda" and options.device.index is None:
+        devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [
+        replace(options, progress=False, device=devices[i % len(devices)]) for i in range(count)
+    ]
+
+
+def _told(run: RecipeResult) -> str:
+    return (
+        f"natural accuracy {100 * run.natural_accuracy:.2f}%, "
+        f"attack accuracy {100 * run.metrics.attack_accuracy:.1f}%"
+    )
+
+
+def _row(row: SweepRow, run: RecipeResult) -> Row:
+    target = row.recipe.target
     return Row(
-        name=name,
-        defence=defence,
-        label=label_of(defence),
-        weights=dict(weights),
+        name=row.name,
+        defence=target.defence,
+        label=label_of(target.defence),
+        weights=dict(target.weights),
         natural_accuracy=run.natural_accuracy,
         val_accuracy=run.val_accuracy,
         attack=run.metrics,
         target_confidence=run.target_confidence,
-        picture=f"points/{name}/attack/comparison.png",
+        picture=f"points/{row.name}/attack/comparison.png",
         seconds={"training": run.seconds["target"], "attack": run.seconds["attack"]},
         config=run.config["target"],
         commands=(),

@@ -17,6 +17,7 @@ from bido_ext.lab.report.headline import ACCEPTED_LOSS, headline
 from bido_ext.lab.report.literature import published_text
 from bido_ext.lab.report.plot import tradeoff_svg
 from bido_ext.lab.report.results import Results, Row
+from bido_ext.lab.report.rows_svg import rows_svg
 from bido_ext.lab.report.table import attack_text, second_judge_text
 from bido_ext.lab.report.tradeoff import tradeoff_of, tradeoff_text
 
@@ -44,6 +45,7 @@ def write_report(results: Results, path: Path) -> Path:
         duration=duration,
         greek=_greek,
     )
+    note = f"{results.task['name']}; seed {results.seed}; weights in brackets"
     html = environment.from_string(template.read_text(encoding="utf-8")).render(
         results=results,
         headline=headline(results),
@@ -51,7 +53,8 @@ def write_report(results: Results, path: Path) -> Path:
         lowest=_best(results),
         accepted_loss=ACCEPTED_LOSS,
         attack_text=lambda row: attack_text(row.attack, "±"),
-        tradeoff=_data_uri(tradeoff_svg(results), "image/svg+xml"),
+        rows_picture=_data_uri(rows_svg(results, note).encode(), "image/svg+xml"),
+        tradeoff=_data_uri(tradeoff_svg(results).encode(), "image/svg+xml"),
         tradeoff_text=tradeoff_text(results, tradeoff_of(results)),
         second_judge=second_judge_text(results),
         has_controls=any(row.stop < 1 for row in results.rows),

@@ -3,81 +3,96 @@
 
 from __future__ import annotations
 
-import io
-from itertools import cycle
+from collections.abc import Callable
+from itertools import cycle, pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
+from bido_ext._drawing import look, new_figure, svg_of
 from bido_ext.lab.data.atomic import replacing
+from bido_ext.lab.report.label_places import PointLabel, place_labels
 from bido_ext.lab.report.results import Results, Row
 
-# Okabe-Ito colours: told apart by colour-blind readers; markers repeat the distinction. The last
-# entry is where the weights are written: a corner of its own for each sweep, so labels meet less.
+# Colour and marker of a defence; the marker repeats the distinction for colour-blind readers.
 _STYLES = {
-    "none": ("#000000", "*", (6, 6)),
-    "mid": ("#e69f00", "s", (6, 6)),
-    "unilateral": ("#cc79a7", "^", (-6, 6)),
-    "bido-hsic": ("#0072b2", "o", (-6, -12)),
-    "bido-coco": ("#009e73", "D", (6, -12)),
+    "none": ("ink", "*"),
+    "mid": ("orange", "s"),
+    "unilateral": ("pink", "^"),
+    "bido-hsic": ("blue", "o"),
+    "bido-coco": ("green", "D"),
 }
 # The others, in the order in which a run has them.
 _MORE = (
-    ("#d55e00", "v", (6, 6)),
-    ("#56b4e9", "P", (-6, -12)),
-    ("#8c510a", "X", (6, -12)),
-    ("#7b3294", "<", (-6, 6)),
-    ("#b8a800", ">", (6, 6)),
-    ("#666666", "p", (-6, -12)),
+    ("vermilion", "v"),
+    ("sky", "P"),
+    ("brown", "X"),
+    ("violet", "<"),
+    ("olive", ">"),
+    ("grey", "p"),
 )
-_HALO = [withStroke(linewidth=3, foreground="white")]
 _LEAST_SPAN = 1.0  # points of natural accuracy
 
 
-def tradeoff_figure(results: Results) -> Figure:
-    """Figure with a horizontal bar for each 95% interval; up and left is better."""
-    figure = Figure(figsize=(8.2, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    defences = list(dict.fromkeys(row.defence for row in results.rows))
-    others = [defence for defence in defences if defence not in _STYLES]
-    styles = {**_STYLES, **dict(zip(others, cycle(_MORE), strict=False))}
-    for defence in defences:
-        rows = [row for row in results.rows if row.defence == defence]
-        if defence == "none":  # the controls lead to the model that was trained to the end
-            rows.sort(key=lambda row: row.stop)
-        _draw_sweep(axes, rows, styles[defence])
-    chance = 100 * results.task["chance_attack_accuracy"]
-    axes.axvline(chance, color="#999999", linestyle=":", linewidth=1)
-    axes.annotate(
-        "chance",
-        (chance, 0),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, 4),
-        textcoords="offset points",
-        color="#777777",
-        fontsize=8,
-    )
-    axes.set_xlim(-2, 102)
-    axes.margins(y=0.15)
-    low, high = axes.get_ylim()
-    if high - low < _LEAST_SPAN:  # do not blow up differences of a few images
-        middle = (low + high) / 2
-        axes.set_ylim(middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2)
-    axes.set_xlabel("attack accuracy, % (bar: 95% interval; further left is safer)")
-    axes.set_ylabel("natural accuracy, %")
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", frameon=False, ncols=5, fontsize=9)
+def tradeoff_figure(results: Results, theme: str = "light") -> Figure:
+    """Figure with a horizontal bar for each 95% interval; up and left is better.
+
+    Args:
+        results: The run.
+        theme: "light" or "dark".
+    """
+    with look(theme) as colour:
+        figure = new_figure(8.2, 4.8)
+        axes = figure.add_subplot()
+        styles = styles_of(results)
+        labels: list[PointLabel] = []
+        points: list[tuple[float, float]] = []
+        lines: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        for defence, (name, marker) in styles.items():
+            rows = [row for row in results.rows if row.defence == defence]
+            if defence == "none":  # the controls lead to the model that was trained to the end
+                rows.sort(key=lambda row: row.stop)
+            own = _draw_sweep(axes, rows, colour(name), marker)
+            points += own
+            lines += pairwise(own)
+            for (x, y), row in zip(own, rows, strict=True):
+                low, high = 100 * row.attack.ci_low, 100 * row.attack.ci_high
+                lines.append(((low, y), (high, y)))
+                if told := label_of(row):
+                    labels.append(PointLabel(told, (x, y), colour(name)))
+        _draw_chance(axes, 100 * results.task["chance_attack_accuracy"], colour)
+        axes.set_xlim(-2, 102)
+        axes.margins(y=0.18)
+        low, high = axes.get_ylim()
+        if high - low < _LEAST_SPAN:  # do not blow up differences of a few images
+            middle = (low + high) / 2
+            low, high = middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2
+        axes.set_ylim(low, high)
+        axes.set_xlabel("attack accuracy, % (bar: 95% interval; further left is safer)")
+        axes.set_ylabel("natural accuracy, %")
+        axes.grid()
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=5)
+        place_labels(axes, labels, points, lines)
     return figure
 
 
-def _draw_sweep(axes: Axes, rows: list[Row], style: tuple[str, str, tuple[int, int]]) -> None:
-    colour, marker, corner = style
+def styles_of(results: Results) -> dict[str, tuple[str, str]]:
+    """Defence -> name of its colour, and its marker, in the order of the run."""
+    defences = list(dict.fromkeys(row.defence for row in results.rows))
+    others = [defence for defence in defences if defence not in _STYLES]
+    styles = {**_STYLES, **dict(zip(others, cycle(_MORE), strict=False))}
+    return {defence: styles[defence] for defence in defences}
+
+
+def label_of(row: Row) -> str:
+    """Weights of a row, or the share after which its training was stopped; may be empty."""
+    told = ", ".join(f"{value:g}" for value in row.weights.values())
+    return told or (f"{100 * row.stop:g}%" if row.stop < 1 else "")
+
+
+def _draw_sweep(axes: Axes, rows: list[Row], colour: str, marker: str) -> list[tuple[float, float]]:
     x = [100 * row.attack.attack_accuracy for row in rows]
     y = [100 * row.natural_accuracy for row in rows]
     low = [100 * max(0.0, row.attack.attack_accuracy - row.attack.ci_low) for row in rows]
@@ -93,35 +108,40 @@ def _draw_sweep(axes: Axes, rows: list[Row], style: tuple[str, str, tuple[int, i
         linewidth=1.2,
         elinewidth=0.9,
         capsize=3,
-        zorder=3,  # the halo of a label must not hide a marker
+        zorder=3,
         label=rows[0].label,
     )
-    for point, row in zip(zip(x, y, strict=True), rows, strict=True):
-        told = ", ".join(f"{value:g}" for value in row.weights.values())
-        told = told or (f"{100 * row.stop:g}%" if row.stop < 1 else "")
-        if told:
-            axes.annotate(
-                told,
-                point,
-                xytext=corner,
-                textcoords="offset points",
-                ha="left" if corner[0] > 0 else "right",
-                color=colour,
-                fontsize=8,
-                path_effects=_HALO,
-                zorder=2.5,
-            )
+    return list(zip(x, y, strict=True))
+
+
+def _draw_chance(axes: Axes, chance: float, colour: Callable[[str], str]) -> None:
+    axes.axvline(chance, color=colour("quiet"), linestyle=":", linewidth=1)
+    axes.annotate(
+        "chance",
+        (chance, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 4),
+        textcoords="offset points",
+        color=colour("quiet"),
+        fontsize=8,
+    )
 
 
 def save_tradeoff(results: Results, path: Path) -> Path:
-    """Write the plot as a PNG, atomically, and return its path."""
+    """Write the plot, atomically, and return its path.
+
+    Args:
+        results: The run.
+        path: ``.svg`` gives a picture that follows the reader's theme, anything else a PNG on white.
+    """
     with replacing(path) as partial:
-        tradeoff_figure(results).savefig(partial, format="png", dpi=160)
+        if path.suffix == ".svg":
+            partial.write_text(tradeoff_svg(results), encoding="utf-8")
+        else:
+            tradeoff_figure(results).savefig(partial, format="png", dpi=160)
     return path
 
 
-def tradeoff_svg(results: Results) -> bytes:
-    """The plot as SVG, sharp at any zoom, text as paths so that no font is needed."""
-    buffer = io.BytesIO()
-    tradeoff_figure(results).savefig(buffer, format="svg")
-    return buffer.getvalue()
+def tradeoff_svg(results: Results) -> str:
+    """The plot as SVG, sharp at any zoom, light or dark as the reader has it."""
+    return svg_of(tradeoff_figure(results), "Natural accuracy against attack accuracy")

@@ -2,21 +2,22 @@
 """What one training run is: a checked, frozen description that also identifies its checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, field
+from typing import Any, Literal, get_args
 
 from bido_ext.lab.data.training_augment import training_augmentation
 from bido_ext.lab.defences import arch_options_of, draws_batches, follows_epochs, resolve_weights
 from bido_ext.lab.models import find_model
 
-from .finite import check_finite
+from .checked import Count, Names, Numbers, Part, Positive, Several, Share, Weight, checked
 
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("constant", "cosine", "multistep")
-SAMPLERS = ("shuffle", "identity")
+Optimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "cosine", "multistep"]
+Sampler = Literal["shuffle", "identity"]
+OPTIMIZERS, SCHEDULES, SAMPLERS = map(get_args, (Optimizer, Schedule, Sampler))
 
 
-@dataclass(frozen=True)
+@checked
 class TrainConfig:
     """How a classifier is trained.
 
@@ -44,45 +45,29 @@ class TrainConfig:
     arch: str = "mcnn"
     defence: str = "none"
     weights: Mapping[str, float] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 64
-    lr: float = 1e-3
-    optimizer: str = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "constant"
+    epochs: Count = 20
+    batch_size: Several = 64
+    lr: Positive = 1e-3
+    optimizer: Optimizer = "adam"
+    momentum: Share = 0.9
+    weight_decay: Weight = 0.0
+    schedule: Schedule = "constant"
     seed: int = 0
     augment: str = "none"
     arch_options: Mapping[str, Any] = field(default_factory=dict)
-    milestones: tuple[int, ...] = ()
+    milestones: Numbers = ()
     gamma: float = 0.1
-    sampler: str = "shuffle"
-    per_identity: int = 4
-    taps: tuple[str, ...] = ()
+    sampler: Sampler = "shuffle"
+    per_identity: Count = 4
+    taps: Names = ()
     pretrained: str = ""
-    reinit: tuple[str, ...] = ("head",)
-    stop: float = 1.0
+    reinit: Names = ("head",)
+    stop: Part = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", resolve_weights(self.defence, self.weights))
         options = find_model(self.arch).resolve(self.arch_options)
         object.__setattr__(self, "arch_options", options)
-        for name in ("milestones", "taps", "reinit"):  # lists of a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
-        for name, least in (("epochs", 1), ("batch_size", 2), ("per_identity", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        check_finite(self)
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0 < self.stop <= 1:
-            raise ValueError(f"stop must be a share of the training in (0, 1], got {self.stop}")
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ValueError(
                 f"milestones belong to the schedule 'multistep', got {self.milestones} with "

@@ -7,7 +7,6 @@ published code it stays in training mode, so that its BatchNorm statistics drift
 trained and the attacked model is no longer the one that was given.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +22,10 @@ from bido_ext.lab.attacks.adversarial import (
 )
 from bido_ext.lab.attacks.networks import Generator
 from bido_ext.lab.attacks.owned import OwnedGan, Owner
-from bido_ext.lab.attacks.settings import check_at_least
 from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.attacks.target import check_target, place
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Weight, checked
 
 from .losses import (
     fakeness_loss,
@@ -41,7 +40,7 @@ OWNER = Owner("ked", "KED-MI")
 LABELLING_BATCH = 256
 
 
-@dataclass(frozen=True)
+@checked
 class KedGanConfig(AdversarialConfig):
     """How KED-MI's GAN is trained; see also ``AdversarialConfig``.
 
@@ -52,13 +51,9 @@ class KedGanConfig(AdversarialConfig):
             multiplies the sum over a batch of 64; this is the same at any batch size.
     """
 
-    steps: int = 9_400
-    real_weight: float = 0.5
-    entropy_weight: float = 6.4e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 0, "real_weight", "entropy_weight")
+    steps: Count = 9_400
+    real_weight: Weight = 0.5
+    entropy_weight: Weight = 6.4e-3
 
 
 class Start(Protocol):

@@ -2,7 +2,6 @@
 """KED-MI's inversion: a Gaussian in latent space for each class, found by reparametrised descent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +13,16 @@ from bido_ext.lab.attacks.networks import LATENT_DIM
 from bido_ext.lab.attacks.result import Reconstructions, sample_major
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Positive, Weight, checked
 
 from .gan import KED_GAN, OWNER, KedGan
 from .losses import realness_loss
 
 
-@dataclass(frozen=True)
+@checked
 class KedConfig(SearchConfig):
     """How the Gaussians are searched.
 
@@ -41,18 +41,13 @@ class KedConfig(SearchConfig):
         samples: images drawn from each found Gaussian; all are kept.
     """
 
-    steps: int = 5000
-    lr: float = 2e-2
-    id_weight: float = 100.0
+    steps: Count = 5000
+    lr: Positive = 2e-2
+    id_weight: Weight = 100.0
     logvar: float = 0.0
-    restarts: int = 1
-    samples: int = 5
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 0, "id_weight")
-        check_positive(self, "lr")
+    restarts: Count = 1
+    samples: Count = 5
+    batch_size: Count = 128
 
 
 def invert_ked(

@@ -14,7 +14,7 @@ from .inversion import (
     invert_lomma_ked,
 )
 from .settings import LommaSettings
-from .students import Student, train_students
+from .students import train_students
 
 __all__ = [
     "LOMMA",
@@ -22,7 +22,6 @@ __all__ = [
     "LommaConfig",
     "LommaKedConfig",
     "LommaSettings",
-    "Student",
     "invert_lomma",
     "invert_lomma_ked",
     "train_students",

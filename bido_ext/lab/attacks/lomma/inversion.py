@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from bido_ext.lab.attacks.ked.gan import KED_GAN, OWNER, KedGan
 from bido_ext.lab.attacks.ked.inversion import KedConfig, KedSearch, draw_samples
 from bido_ext.lab.attacks.ranks import ALONE
 from bido_ext.lab.attacks.result import Reconstructions
-from bido_ext.lab.attacks.settings import check_positive
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Positive, checked
 
 from .loss import LogitLoss, WithFeatures
 from .settings import LommaSettings
@@ -30,19 +29,15 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclass(frozen=True)
+@checked
 class LommaConfig(GmiConfig, LommaSettings):
     """GMI's search with LOMMA's identity loss: see ``GmiConfig`` and ``LommaSettings``."""
 
-    steps: int = 2400
-    restarts: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check()
+    steps: Count = 2400
+    restarts: Count = 5
 
 
-@dataclass(frozen=True)
+@checked
 class LommaKedConfig(KedConfig, LommaSettings):
     """KED-MI's search with LOMMA's identity loss: see ``KedConfig`` and ``LommaSettings``.
 
@@ -51,14 +46,9 @@ class LommaKedConfig(KedConfig, LommaSettings):
         clip: drawn latents are clamped to [-clip, clip], as published.
     """
 
-    steps: int = 2400
+    steps: Count = 2400
     logvar: float = 1.0
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check()
-        check_positive(self, "clip")
+    clip: Positive = 1.0
 
 
 def invert_lomma(

@@ -22,12 +22,16 @@ class WithFeatures:
     Args:
         network: images -> logits.
         shape: (channels, height, width) of the images.
+        instead: the setting that needs no features, for the error.
 
     Raises:
         ValueError: there is no linear layer of (n, features).
     """
 
-    def __init__(self, network: nn.Module, shape: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, shape: Sequence[int], device: torch.device,
+        instead: str = "lam=0",
+    ) -> None:  # fmt: skip
         self.network = network
         met: list[nn.Module] = []
         hooks = [
@@ -44,7 +48,7 @@ class WithFeatures:
         if not met:
             raise ValueError(
                 f"target must end in a linear layer, whose input its features are; "
-                f"{type(network).__name__} has none; give lam=0"
+                f"{type(network).__name__} has none; give {instead}"
             )
         self.last = met[-1]
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What LOMMA adds to the settings of the search it goes with."""
 
-from dataclasses import dataclass
-
 from bido_ext.lab.attacks.adversarial import AUTO
-from bido_ext.lab.attacks.settings import check_at_least, check_positive, check_share
 from bido_ext.lab.data.augment import augmentation
+from bido_ext.lab.training.checked import Count, Positive, Several, Share, Weight, checked
 
 NONE = "none"
 
 
-@dataclass(frozen=True)
+@checked
 class LommaSettings:
     """The identity loss of a row is the mean over target and students of minus the logit of the wanted
     class, + lam * mean over features of (the target's feature - its mean over public images)^2.
@@ -29,23 +27,17 @@ class LommaSettings:
         augment: of the public images in the distillation, as of the GAN's training.
     """
 
-    lam: float = 1.0
-    regularised_by: int = 5000
+    lam: Weight = 1.0
+    regularised_by: Count = 5000
     students: str = AUTO
-    student_steps: int = 9_400
-    student_lr: float = 0.01
-    student_momentum: float = 0.9
-    student_decay: float = 1e-4
-    student_batch: int = 64
-    student_width: float = 1.0
+    student_steps: Count = 9_400
+    student_lr: Positive = 0.01
+    student_momentum: Share = 0.9
+    student_decay: Weight = 1e-4
+    student_batch: Several = 64
+    student_width: Positive = 1.0
     augment: str = AUTO
 
-    def check(self) -> None:
-        """Raise ValueError where a setting makes no sense."""
-        check_at_least(self, 0, "lam", "student_decay")
-        check_at_least(self, 1, "regularised_by", "student_steps")
-        check_at_least(self, 2, "student_batch")  # batch norm
-        check_positive(self, "student_lr", "student_width")
-        check_share(self, "student_momentum")
+    def __post_init__(self) -> None:
         if self.augment != AUTO:
             augmentation(self.augment)

@@ -6,7 +6,6 @@ The discriminator sees the generated images as they are, the target sees views o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from bido_ext.lab.attacks.adversarial import (
     train,
 )
 from bido_ext.lab.attacks.owned import OwnedGan, Owner
-from bido_ext.lab.attacks.settings import check_at_least
 from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.attacks.target import check_target, frozen, place
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Number, Share, Weight, checked
 
 from .loss import hinge_loss, max_margin_loss
 from .network import LATENT_DIM, ConditionalGenerator, ProjectionDiscriminator
@@ -36,7 +35,7 @@ from .views import DRAWS, view
 OWNER = Owner("plg", "PLG-MI")
 
 
-@dataclass(frozen=True)
+@checked
 class PlgGanConfig(AdversarialConfig):
     """How PLG-MI's GAN is trained; see also ``AdversarialConfig``.
 
@@ -47,17 +46,12 @@ class PlgGanConfig(AdversarialConfig):
         inversion_weight: weight of the max-margin loss of the target in the generator's.
     """
 
-    steps: int = 30_000
-    beta1: float = 0.0
-    beta2: float = 0.9
-    top_n: int = 30
-    pool_views: int = 1
-    inversion_weight: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "top_n")
-        check_at_least(self, 0, "pool_views", "inversion_weight")
+    steps: Count = 30_000
+    beta1: Share = 0.0
+    beta2: Share = 0.9
+    top_n: Count = 30
+    pool_views: Number = 1
+    inversion_weight: Weight = 0.2
 
 
 class PlgGan(OwnedGan):

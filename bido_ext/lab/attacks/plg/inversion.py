@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.models.checkpoint import weights_digest
+from bido_ext.lab.training.checked import Count, Positive, checked
 
 from .gan import OWNER, PLG_GAN, PlgGan
 from .loss import max_margin_loss
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@dataclass(frozen=True)
+@checked
 class PlgConfig(SearchConfig):
     """How the noise is searched: the loss of a row is the sum of the max-margin losses of its views.
 
@@ -39,16 +39,11 @@ class PlgConfig(SearchConfig):
         restarts: independent starts per class.
     """
 
-    steps: int = 600
-    lr: float = 0.1
-    views: int = 2
-    restarts: int = 5
-    batch_size: int = 60
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "views")
-        check_positive(self, "lr")
+    steps: Count = 600
+    lr: Positive = 0.1
+    views: Count = 2
+    restarts: Count = 5
+    batch_size: Count = 60
 
 
 def invert_plg(
@@ -81,13 +76,20 @@ def invert_plg(
         raise ValueError(
             f"target must have the {generator.num_classes} classes of its GAN, it has {work.outputs}"
         )
-    found = work.search(lambda rows: _Plg(config, target, generator, rows, work.device))
+    found = work.search(lambda rows: PlgSearch(config, target, generator, rows, work.device))
     return work.collect(found["latents"], generator, conditional=True)
 
 
-class _Plg(Search):
+class PlgSearch(Search):
+    """Adam on the noise of a conditional generator.
+
+    Args:
+        config: ``lr`` and ``views``.
+        target: images -> logits.
+    """
+
     def __init__(
-        self, config: PlgConfig, target: nn.Module, generator: nn.Module, rows: Rows,
+        self, config: Any, target: Callable[[Tensor], Tensor], generator: nn.Module, rows: Rows,
         device: torch.device,
     ) -> None:  # fmt: skip
         self.config, self.target, self.generator, self.rows = config, target, generator, rows
@@ -97,12 +99,16 @@ class _Plg(Search):
         self.optimizer = torch.optim.Adam([self.latents], config.lr)
 
     def losses(self, step: int) -> Tensor:
+        """See ``Search``."""
         images = self.generator(self.latents, self.labels)
         draws = self.rows.uniform("plg", step, self.config.views, DRAWS)
         seen = torch.cat([view(images, one) for one in draws.unbind(1)])
-        logits = self.target(seen)
-        each = max_margin_loss(logits, self.labels.repeat(self.config.views))
+        each = self.margins(seen, self.labels.repeat(self.config.views))
         return each.view(self.config.views, -1).sum(0)
+
+    def margins(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each view (n,)."""
+        return max_margin_loss(self.target(images), labels)
 
 
 PLG = AttackSpec(

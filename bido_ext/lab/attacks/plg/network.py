@@ -53,7 +53,7 @@ class _Up(nn.Module):
         return h + F.interpolate(self.shortcut(x), scale_factor=2)
 
 
-class _Down(nn.Module):
+class Down(nn.Module):
     """Half the size, spectrally normalised; the first block has no ReLU on the pixels."""
 
     def __init__(self, inputs: int, outputs: int, *, first: bool) -> None:
@@ -109,7 +109,7 @@ class ProjectionDiscriminator(nn.Module):
         channels = scaled(width, *doubling(self.shape))
         pairs = itertools.pairwise([self.shape[0], *channels])
         self.blocks = nn.Sequential(
-            *(_Down(inputs, outputs, first=not i) for i, (inputs, outputs) in enumerate(pairs))
+            *(Down(inputs, outputs, first=not i) for i, (inputs, outputs) in enumerate(pairs))
         )
         self.score = spectral_norm(nn.Linear(channels[-1], 1))
         self.projection = spectral_norm(nn.Embedding(num_classes, channels[-1]))

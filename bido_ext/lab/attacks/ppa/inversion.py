@@ -15,15 +15,16 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows, stream_seed
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
+from bido_ext.lab.training.checked import Count, Number, Positive, Share, checked
 
-from .loss import poincare_loss
+from .loss import LOSSES, Loss
 from .selection import best_candidates, best_rows, candidate_scores, robust_confidence
 from .transforms import DRAWS, OPTIMISATION, fit, resized_crop
 
 
-@dataclass(frozen=True)
+@checked
 class PpaConfig(SearchConfig):
     """How latents are selected and searched.
 
@@ -37,33 +38,31 @@ class PpaConfig(SearchConfig):
         steps: of Adam (published: 50 for FaceScrub, 70 for CelebA).
         lr, beta1, beta2: of Adam on the latents.
         transforms: random crops behind the last selection.
+        loss: "poincare" (published), "cross-entropy" or "max-margin". The first one does not see how
+            large the logits are, so that it may leave a target of few classes unsure.
         centre: side of the centre crop of the generator's images (published: 800 of 1024); 0: none.
     """
 
-    candidates: int = 2000
-    kept: int = 200
-    selected: int = 50
-    steps: int = 50
-    lr: float = 5e-3
-    beta1: float = 0.1
-    beta2: float = 0.1
-    transforms: int = 100
-    centre: int = 0
-    batch_size: int = 25
-    checkpoint_every: int = 10
+    candidates: Count = 2000
+    kept: Count = 200
+    selected: Count = 50
+    steps: Count = 50
+    lr: Positive = 5e-3
+    beta1: Share = 0.1
+    beta2: Share = 0.1
+    transforms: Count = 100
+    loss: Loss = "poincare"
+    centre: Number = 0
+    batch_size: Count = 25
+    checkpoint_every: Count = 10
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "candidates", "kept", "selected", "transforms")
-        check_positive(self, "lr")
-        check_at_least(self, 0, "centre")
         for smaller, larger in (("kept", "candidates"), ("selected", "kept")):
             if getattr(self, smaller) > getattr(self, larger):
                 raise ValueError(
                     f"{smaller} must be at most {larger} ({getattr(self, larger)}), got "
                     f"{getattr(self, smaller)}"
                 )
-        check_share(self, "beta1", "beta2")
 
 
 def invert_ppa(
@@ -94,48 +93,70 @@ def invert_ppa(
         FloatingPointError: a loss is no longer finite.
     """
     space: Any = as_latent_generator(generator)
-    side = space.shape[1] if input_size is None else input_size
+    side = ppa_side(config, space, input_size)
+    work = Inversion(
+        "ppa", "PPA", config, target, classes, (space.shape[0], side, side), space, how=how,
+        restarts=config.kept, inputs={"input_size": side},
+    )  # fmt: skip
+    attack = PpaAttack(config, target, space, side, work.device)
+    found, confidence = attack.search(work)
+    chosen = best_rows(confidence, len(work.classes), config.selected)
+    return work.collect(found[chosen], attack.images)
+
+
+def ppa_side(config: Any, space: Any, input_size: int | None) -> int:
+    """The side of what the target is given.
+
+    Raises:
+        ValueError: ``config.centre`` is larger than the generator's images.
+    """
     if config.centre > min(space.shape[1:]):
         raise ValueError(
             f"centre must be at most the side of the generator's images ({space.shape[1]}), got "
             f"{config.centre}"
         )
-    work = Inversion(
-        "ppa", "PPA", config, target, classes, (space.shape[0], side, side), space, how=how,
-        restarts=config.kept, inputs={"input_size": side},
-    )  # fmt: skip
-    attack = _Attack(config, target, space, side, work.device)
-    starts = attack.starts(work.rows, work.classes)
-    found = work.search(lambda rows: _Ppa(attack, starts, rows))["latents"]
-    confidence = attack.confidence(found, work.rows)
-    chosen = best_rows(confidence, len(work.classes), config.selected)
-    return work.collect(found[chosen], attack.images)
+    side: int = space.shape[1] if input_size is None else input_size
+    return side
 
 
 @dataclass(frozen=True)
-class _Attack:
-    """What all batches share."""
+class PpaAttack:
+    """What all batches share, and attacks that select or search as PPA does.
 
-    config: PpaConfig
+    Attributes:
+        config: with ``candidates``, ``centre`` and ``batch_size``; for ``search`` a ``PpaConfig``.
+    """
+
+    config: Any
     target: nn.Module
     space: Any
     side: int
     device: torch.device
 
+    def search(self, work: Inversion) -> tuple[Tensor, Tensor]:
+        """The latents of every row and the last selection's score of each."""
+        starts = self.starts(work.rows, work.classes)
+        found = work.search(lambda rows: _Ppa(self, starts, rows))["latents"]
+        return found, self.confidence(found, work.rows)
+
     def images(self, latents: Tensor) -> Tensor:
         """What the target is shown of some latents, before random crops."""
-        return fit(self.space.synthesis(latents), self.config.centre, self.side)
+        return self.shown(self.space.synthesis(latents))
+
+    def shown(self, images: Tensor) -> Tensor:
+        """The same of the generator's images."""
+        return fit(images, self.config.centre, self.side)
 
     @torch.no_grad()
     def starts(self, rows: Rows, classes: Sequence[int]) -> dict[tuple[int, int], Tensor]:
-        """The selected candidates: (restart, label) -> latents."""
+        """As many candidates as there are restarts: (restart, label) -> latents."""
         random = torch.Generator().manual_seed(stream_seed(rows.seed, "ppa candidates"))
         z = torch.randn(self.config.candidates, self.space.z_dim, generator=random)
         z = z.to(next(self.space.parameters()))
         parts = [self.space.mapping(part) for part in z.split(self.config.batch_size)]
         scores = [candidate_scores(self.images(part), self.target).cpu() for part in parts]
         latents = torch.cat([part.cpu() for part in parts])
-        best = best_candidates(torch.cat(scores), classes, self.config.kept)
+        best = best_candidates(torch.cat(scores), classes, len(rows) // len(classes))
         return {
             (restart, label): latents[row]
             for restart, line in enumerate(best.tolist())
@@ -155,7 +176,9 @@ class _Attack:
 
 
 class _Ppa(Search):
-    def __init__(self, attack: _Attack, starts: dict[tuple[int, int], Tensor], rows: Rows) -> None:
+    def __init__(
+        self, attack: PpaAttack, starts: dict[tuple[int, int], Tensor], rows: Rows
+    ) -> None:
         self.attack, self.rows = attack, rows
         self.labels = rows.wanted(attack.device)
         pairs = zip(rows.restarts, rows.labels, strict=True)
@@ -168,7 +191,7 @@ class _Ppa(Search):
     def losses(self, step: int) -> Tensor:
         draws = self.rows.uniform("ppa", step, DRAWS)
         seen = resized_crop(self.attack.images(self.latents), OPTIMISATION, draws)
-        return poincare_loss(self.attack.target(seen), self.labels)
+        return LOSSES[self.attack.config.loss](self.attack.target(seen), self.labels)
 
 
 PPA = AttackSpec(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +16,9 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.rows import Rows
 from bido_ext.lab.attacks.search import BlindSearch
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
+from bido_ext.lab.training.checked import Count, Number, Positive, Share, checked
 
 from .agents import Agents
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LEAST = 1e-7  # below it a probability counts as this
 
 
-@dataclass(frozen=True)
+@checked
 class RlbConfig(SearchConfig):
     """How an agent learns.
 
@@ -47,22 +47,15 @@ class RlbConfig(SearchConfig):
         restarts: independent agents a class.
     """
 
-    steps: int = 40_000
-    lr: float = 5e-4
-    hidden: int = 256
-    memory_batch: int = 256
-    mix: float = 0.0
-    budget: int = 0
-    restarts: int = 1
-    batch_size: int = 8
-    checkpoint_every: int = 2000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "hidden", "memory_batch")
-        check_at_least(self, 0, "budget")
-        check_positive(self, "lr")
-        check_share(self, "mix")
+    steps: Count = 40_000
+    lr: Positive = 5e-4
+    hidden: Count = 256
+    memory_batch: Count = 256
+    mix: Share = 0.0
+    budget: Number = 0
+    restarts: Count = 1
+    batch_size: Count = 8
+    checkpoint_every: Count = 2000
 
 
 def invert_rlb(

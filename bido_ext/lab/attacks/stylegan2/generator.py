@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN2's generator: mapping network, and synthesis with skip connections."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class StyleGan2(nn.Module):
         synthesis: w (n, w_dim), or one for each layer (n, num_ws, w_dim) -> images. Not clamped:
             outside of [0, 1] an image still has a gradient.
         num_ws: how many layers take a w of their own.
+        layers: resolutions; see ``LayeredGenerator``.
 
     Raises:
         ValueError: a resolution that is no power of two, or channels that do not fit it.
@@ -52,13 +53,29 @@ class StyleGan2(nn.Module):
             raise ValueError(f"channels must be given for {sides}, got {sorted(channels)}")
         self.z_dim, self.w_dim = z_dim, w_dim
         self.shape = (image_channels, resolution, resolution)
-        self.num_ws = 2 * len(sides)
+        self.num_ws, self.layers = 2 * len(sides), len(sides)
         # Modules under the names of the release, which are also the methods of LatentGenerator.
         self.mapping = _Mapping(z_dim, w_dim, mapping_layers, truncation)
         self.synthesis = _Synthesis(sides, channels, w_dim, image_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.synthesis(self.mapping(z))
+
+    def through(
+        self, first: int, last: int, latents: Tensor, state: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """See ``LayeredGenerator``; the state is (features, image so far)."""
+        x, image = state if first else (None, None)
+        return list(self.synthesis.through(first, last, latents, x, image))
+
+    def image(self, state: Sequence[Tensor]) -> Tensor:
+        """See ``LayeredGenerator``."""
+        return as_image(state[1])
+
+
+def as_image(made: Tensor) -> Tensor:
+    """The network's [-1, 1] -> [0, 1]."""
+    return made / 2 + 0.5
 
 
 class _Mapping(nn.Module):
@@ -115,6 +132,12 @@ class _Synthesis(nn.Module):
             before = channels[side]
 
     def forward(self, ws: Tensor) -> Tensor:
+        return as_image(self.through(0, len(self.sides), ws, None, None)[1])
+
+    def through(
+        self, first: int, last: int, ws: Tensor, x: Tensor | None, image: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Blocks ``first`` to ``last - 1``, at least one."""
         if ws.dim() == 2:
             ws = ws[:, None].expand(-1, self.num_ws, -1)
         if ws.shape[1:] != (self.num_ws, self.w_dim):
@@ -122,13 +145,11 @@ class _Synthesis(nn.Module):
                 f"latents must be (n, {self.w_dim}) or (n, {self.num_ws}, {self.w_dim}), got "
                 f"{tuple(ws.shape)}"
             )
-        x = image = None
-        first = 0
-        for side in self.sides:
-            convolutions = 1 if side == 4 else 2
+        for number in range(first, last):
+            start, convolutions = (2 * number - 1, 2) if number else (0, 1)
             # The image's layer shares its w with the next block's first convolution.
-            used = list(ws[:, first : first + convolutions + 1].unbind(1))
-            x, image = self.get_submodule(f"b{side}")(x, image, used)
-            first += convolutions
+            used = list(ws[:, start : start + convolutions + 1].unbind(1))
+            x, image = self.get_submodule(f"b{self.sides[number]}")(x, image, used)
+        assert x is not None
         assert image is not None
-        return image / 2 + 0.5
+        return x, image

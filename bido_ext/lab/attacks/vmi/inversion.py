@@ -2,7 +2,6 @@
 """VMI's search: flows of many classes trained side by side on the variational objective."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from bido_ext.lab.attacks.inversion import How, Inversion
 from bido_ext.lab.attacks.result import Reconstructions, sample_major
 from bido_ext.lab.attacks.rows import Rows, stream_seed
 from bido_ext.lab.attacks.search import Search
-from bido_ext.lab.attacks.settings import SearchConfig, check_at_least, check_positive, check_share
+from bido_ext.lab.attacks.settings import SearchConfig
 from bido_ext.lab.attacks.spec import AttackSpec
+from bido_ext.lab.training.checked import Count, Positive, Share, Weight, checked
 
 from .flow import CouplingFlow, kl_to_standard_normal
 
 
-@dataclass(frozen=True)
+@checked
 class VmiConfig(SearchConfig):
     """How the flows are trained.
 
@@ -46,25 +46,18 @@ class VmiConfig(SearchConfig):
         batch_size: flows trained side by side, each with ``draws`` images.
     """
 
-    steps: int = 310
-    lr: float = 1e-4
-    momentum: float = 0.9
-    kl_weight: float = 1e-3
-    draws: int = 32
-    samples: int = 100
-    couplings: int = 10
-    hidden: int = 100
+    steps: Count = 310
+    lr: Positive = 1e-4
+    momentum: Share = 0.9
+    kl_weight: Weight = 1e-3
+    draws: Count = 32
+    samples: Count = 100
+    couplings: Count = 10
+    hidden: Count = 100
     layered: bool = False
-    restarts: int = 1
-    batch_size: int = 4
-    checkpoint_every: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "draws", "couplings", "hidden")
-        check_positive(self, "lr")
-        check_at_least(self, 0, "kl_weight")
-        check_share(self, "momentum")
+    restarts: Count = 1
+    batch_size: Count = 4
+    checkpoint_every: Count = 10
 
 
 def invert_vmi(

@@ -100,6 +100,7 @@ def run_attack(
     side = size_of(recipe.target)
     file = inputs.weights(chosen.generator)
     spec = find_attack(chosen.name)
+    defence = (recipe.target.defence, recipe.target.weights)
     generator: Any
     public = None
     if file is None or spec.sees_public:
@@ -110,11 +111,12 @@ def run_attack(
         assert public is not None
         owner = out if spec.prior.of_target else shared
         generator, note = train_prior(
-            chosen.name, public, settings.prior, owner / "prior", options, target=target.model
-        )
+            chosen.name, public, settings.prior, owner / "prior", options, target=target.model,
+            defence=defence, budget=getattr(settings.search, "budget", 0),
+        )  # fmt: skip
     classes = range(min(chosen.classes or num_classes, num_classes))
     attacked = attack_target(
         chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
-        defence=(recipe.target.defence, recipe.target.weights), public=public, side=side,
+        defence=defence, public=public, side=side,
     )  # fmt: skip
     return AttackRun(attacked, note, 0 if public is None else len(public.images))

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bido_ext.lab.data import DataConfig, find_dataset
+from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.data.registry import listings
 from bido_ext.lab.data.small_data import write_small
+from bido_ext.lab.experiments.lock import FOR_OTHERS, locked
 from bido_ext.lab.experiments.pipeline import LabData, load_images
 from bido_ext.lab.models import find_model
 from bido_ext.lab.training.train_config import TrainConfig
@@ -38,11 +41,16 @@ class Inputs:
 
     @classmethod
     def small(cls, recipe: Recipe, out: Path, progress: bool) -> Inputs:
-        """Tiny data sets drawn into ``out``, for a smoke run."""
+        """Tiny data sets drawn into ``out``, for a smoke run; once, though several need them."""
         root, data = out / "data", recipe.data
+        wanted = json.dumps(asdict(recipe.smoke_data))
         for name in sorted({data.private, data.public} - {""}):
             if find_dataset(name).needs_root:
-                write_small(name, root / name, **asdict(recipe.smoke_data))
+                with locked(root, FOR_OTHERS):
+                    drawn = root / f"{name}.json"
+                    if not drawn.is_file() or drawn.read_text() != wanted:
+                        write_small(name, root / name, **asdict(recipe.smoke_data))
+                        write_text(drawn, wanted)
         return cls(recipe, root, out / "cache", from_scratch=True, progress=progress)
 
     def images(self, size: int, *, private_only: bool = False) -> LabData:

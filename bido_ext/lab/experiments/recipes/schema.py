@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import Field
 
 from bido_ext.lab.data import find_dataset
+from bido_ext.lab.training.checked import Names, Number, Positive, Several, checked
 from bido_ext.lab.training.train_config import TrainConfig
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@checked
 class RecipeData:
     """Which images.
 
@@ -28,14 +30,14 @@ class RecipeData:
     public: str = ""
     crop: int = -1
     public_crop: int = -1
-    val_fraction: float = 0.1
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     def __post_init__(self) -> None:
         for name in filter(None, (self.private, self.public)):
             find_dataset(name)
 
 
-@dataclass(frozen=True)
+@checked
 class RecipeAttack:
     """Which attack.
 
@@ -50,28 +52,24 @@ class RecipeAttack:
     """
 
     name: str
-    classes: int = 0
+    classes: Number = 0
     generator: str = ""
-    truncation: float = 1.0
-    prior_size: int = 0
+    truncation: Positive = 1.0
+    prior_size: Number = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.classes < 0:
-            raise ValueError(f"classes must be at least 0, got {self.classes}")
 
-
-@dataclass(frozen=True)
+@checked
 class SmokeData:
     """Size of the tiny data sets of a smoke run: private classes, images of each, public images."""
 
-    classes: int = 4
-    images: int = 10
-    public: int = 24
+    classes: Several = 4
+    images: Several = 10
+    public: Several = 24
 
 
-@dataclass(frozen=True)
+@checked
 class Recipe:
     """One published row.
 
@@ -95,13 +93,13 @@ class Recipe:
     target: TrainConfig
     evaluator: TrainConfig
     attack: RecipeAttack
-    required_evaluator_accuracy: float = 0.9
-    differences: tuple[str, ...] = ()
+    required_evaluator_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9
+    differences: Names = ()
     smoke_data: SmokeData = field(default_factory=SmokeData)
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Make ``cls`` (a dataclass, its fields may be dataclasses) of a table of a file.
+    """Make ``cls``, a checked dataclass whose fields may be such, of a table of a file.
 
     Args:
         cls: The dataclass.
@@ -111,37 +109,14 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     Raises:
         ValueError: An unknown or missing key, or a value of another type; the key is named.
     """
-    known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-        kind = hints[key]
-        if is_dataclass(kind):
+    arguments = dict(table)
+    for field_ in fields(cls):  # type: ignore[arg-type]
+        kind, value = get_type_hints(cls)[field_.name], table.get(field_.name)
+        if is_dataclass(kind) and field_.name in table:
             if not isinstance(value, Mapping):
-                raise ValueError(f"{where}: {key} must be a table, got {value!r}")
-            arguments[key] = from_table(kind, value, f"{where}.{key}")  # type: ignore[arg-type]
-        else:
-            arguments[key] = _checked(kind, value, f"{where}: {key}")
-    for key, entry in known.items():
-        if key not in arguments and entry.default is entry.default_factory is MISSING:
-            raise ValueError(f"{where}: the key {key!r} is missing")
+                raise ValueError(f"{where}: {field_.name} must be a table, got {value!r}")
+            arguments[field_.name] = from_table(kind, value, f"{where}.{field_.name}")  # type: ignore[arg-type]
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _checked(kind: Any, value: Any, what: str) -> Any:
-    """``value``, if it is of the plain type ``kind``; lists become tuples, ints floats."""
-    if isinstance(value, list):
-        value = tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    wanted = kind if isinstance(kind, type) else getattr(kind, "__origin__", object)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ValueError(f"{what} must be of type {wanted.__name__}, got {value!r}")
-    return value
