@@ -31,7 +31,6 @@ from bido_ext.serving.choose import step_of
 from bido_ext.serving.measure import MIN_ROUNDS, clock_of, interleaved, is_cuda
 from bido_ext.serving.row import CONTRACTS, ROWS, checked_ops
 
-IMPLEMENTATIONS = ("reference", "composed", "triton", "cuda")
 #: (n, widths): the step of VGG16 and pairs of large batches, what tells most first.
 VGG16 = (12288, 65536, 32768, 16384, 8192, 2048)
 SHAPES = ((1024, VGG16), (4096, (2048, 2048)), (64, VGG16), (256, VGG16), (8192, (2048, 2048)))
@@ -115,6 +114,11 @@ def as_graph(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+def implementations_of(op: str) -> list[str]:
+    """The reference, and all that the chooser has on a GPU."""
+    return ["reference", *(i.name for i in ROWS[op].on_gpu())]
+
+
 def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -> Record:
     """Times what passes the self-check; the floor is the fastest."""
     calls: dict[str, Callable[[], object]] = {}
@@ -124,12 +128,12 @@ def run_family(op: str, s: Step, dtype: torch.dtype, device: str, rounds: int) -
     turns = Rotation(range(how_many(size, device)))
     sets = [s, *(s.copy() for _ in turns.sets[1:])]
     graphs = Rotation(range(min(len(sets), GRAPH_SETS)))
-    for name in IMPLEMENTATIONS:
+    for name in implementations_of(op):
         functions, known = serving.functions_of(op, name), ROWS[op].get(name)
         if not functions or (known is not None and known.refusal(arguments_of(op, s))):
             continue
         try:
-            self_check(op, functions, dtype, torch.device(device), tf32=tf32)
+            self_check(op, functions, dtype, torch.device(device), tf32=tf32, implementation=name)
             on_sets = [step_of(ROWS[op], functions, arguments_of(op, one)) for one in sets]
             on_sets[0]()
         except (SelfCheckError, RuntimeError, NotImplementedError) as error:

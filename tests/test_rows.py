@@ -61,7 +61,8 @@ def test_a_row_names_the_implementations_that_are_there(op: str) -> None:
 def test_a_further_form_is_a_file_of_the_op(op: str) -> None:
     for form in ROWS[op].implementations:
         if form.module:
-            assert form.module == f"bido_ext.composed.{op}_{form.name}"
+            package = "triton_kernels" if form.of_triton else "composed"
+            assert form.module == f"bido_ext.{package}.{op}_{form.name}"
             assert form.what
             assert (ROOT / (form.module.replace(".", "/") + ".py")).exists()
 

@@ -24,11 +24,16 @@ WIDE = (96, 4096)
 SMALL = ((67, 130), (64, 128))
 
 
-def shapes_of(op: str, small: bool) -> tuple[tuple[int, int], ...]:
+def shapes_of(op: str, implementation: str, small: bool) -> tuple[tuple[int, int], ...]:
     """Shapes of a family; small ones for the sanitizers."""
     if small:
         return SMALL
-    return (*ROWS[op].shapes, WIDE)
+    return (*ROWS[op].shapes_of(implementation), WIDE)
+
+
+def implementations_on_gpus(op: str) -> tuple[str, ...]:
+    """Those that the chooser has, in its order."""
+    return tuple(i.name for i in ROWS[op].on_gpu())
 
 
 def verdict(
@@ -41,13 +46,17 @@ def verdict(
 ) -> tuple[str, str]:
     """("right" | "wrong" | "none", what was said)."""
     functions = functions_of(op, implementation)
-    if not functions:
-        return "none", "no such kernel"
+    known = ROWS[op].get(implementation)
+    lacking = None if known is None else known.lacking(device)
+    if not functions or lacking:
+        return "none", lacking or "no such kernel"
     torch.set_float32_matmul_precision(precision)
     try:
+        shapes = shapes_of(op, implementation, small)
         self_check(
-            op, functions, dtype, device, tf32=precision != "highest", shapes=shapes_of(op, small)
-        )
+            op, functions, dtype, device, tf32=precision != "highest", shapes=shapes,
+            implementation=implementation,
+        )  # fmt: skip
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except Exception as error:  # a kernel may fail in any way; what it says is the result
@@ -70,7 +79,7 @@ def main() -> int:
     implementations: tuple[str, ...] = (
         ("reference", "composed")
         if device.type == "cpu"
-        else ("triton", "cuda", "composed", "reference")
+        else (*implementations_on_gpus(options.family), "reference")
     )
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     precisions: tuple[str, ...] = ("highest", "high")

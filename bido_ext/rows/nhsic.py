@@ -12,7 +12,7 @@ from bido_ext import reference
 from bido_ext.reference.kernel_entries import LINEAR
 from bido_ext.rows._inputs import Layer
 from bido_ext.rows.hsic import MOST_IN_GROUP
-from bido_ext.serving.check import Check
+from bido_ext.serving.check import TOLERANCES, Check
 from bido_ext.serving.limits import (
     group_of_at_most,
     no_float64,
@@ -32,22 +32,29 @@ EPS, EPS_OF_FEW = 1e-5, 1e-3
 
 
 def check(f: Functions, x: Tensor, check: Check) -> None:
-    """The values of a layer with the input and with labels, and the layer's gradient."""
+    """The values of a layer with the input and with labels, and the layer's gradient.
+
+    By algebra in float64 and, where it may serve, in float32.
+    """
     layer = Layer(x, check.device)
     eps = EPS if len(x) >= 64 else EPS_OF_FEW
     pairs = list(layer.first), list(layer.second)
     both = zip(layer.first, layer.second, strict=True)
     wanted = torch.stack([reference.nhsic(layer.stack[a], layer.stack[b], eps) for a, b in both])
     g, wanted_grad = layer.wanted_gradient(wanted)
-    value, *kept = f["nhsic"](
-        layer.there, layer.parameters, list(layer.kinds), *pairs, eps, True, [1]
-    )
-    # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the features' products.
-    check.compare("nhsic", value, wanted.detach(), 10 * check.values)
-    grads = f["nhsic_backward"](
-        g, layer.there, layer.parameters, *kept, list(layer.kinds), *pairs, eps, [1]
-    )
-    check.compare("nhsic_backward", grads[0], wanted_grad, 10 * check.grads)
+    group = layer.there, layer.parameters
+    usual = check.values, check.grads
+    # Products of half-precision features are exact, those of float32 algebra are TF32 where that is allowed.
+    allowed = {"float64": usual, "float32": TOLERANCES["tf32"] if check.tf32 else usual}
+    if x.dtype == torch.float64 or algebra_in_float64 in check.limits:
+        del allowed["float32"]
+    for algebra, (of_values, of_grads) in allowed.items():
+        settings = list(layer.kinds), *pairs, eps
+        value, *kept = f["nhsic"](*group, *settings, algebra == "float64", [1])
+        # The ridge is of the size of the smallest eigenvalues: it amplifies the rounding of the products.
+        check.compare(f"nhsic, {algebra} algebra", value, wanted.detach(), 10 * of_values)
+        grads = f["nhsic_backward"](g, *group, *kept, *settings, [1])
+        check.compare(f"nhsic_backward, {algebra} algebra", grads[0], wanted_grad, 10 * of_grads)
 
 
 def backward_of(arguments: Arguments, result: tuple[Tensor, ...]) -> tuple[Any, ...]:

@@ -12,10 +12,10 @@ import torch
 
 from bido_ext._precision import tf32_allowed
 from bido_ext.serving import libraries
-from bido_ext.serving.row import ROWS, Function, default_of, row_of
+from bido_ext.serving.row import ROWS, TRITON_KERNELS, Function, default_of, row_of
 
 #: Packages with one module per op.
-_MODULES = {"triton": "bido_ext.triton_kernels", "composed": "bido_ext.composed"}
+_MODULES = {"triton": TRITON_KERNELS, "composed": "bido_ext.composed"}
 
 
 def functions_of(op: str, implementation: str) -> dict[str, Function]:
@@ -29,12 +29,13 @@ def functions_of(op: str, implementation: str) -> dict[str, Function]:
     names, known = row.functions, row.get(implementation)
     if implementation in ("reference", "composition"):
         return {name: default_of(name) for name in names}
+    of_triton = implementation == "triton" or (known is not None and known.of_triton)
+    if of_triton and not libraries.has_triton():
+        return {}
     if known is not None and known.module:
         return {name: getattr(importlib.import_module(known.module), name) for name in names}
     if implementation in _MODULES:
         module = f"{_MODULES[implementation]}.{op}"
-        if implementation == "triton" and not libraries.has_triton():
-            return {}
         if importlib.util.find_spec(module) is None:
             return {}
         return {name: getattr(importlib.import_module(module), name) for name in names}

@@ -56,7 +56,7 @@ def _on_cpu(row: Row) -> BackendRow:
 
 def _on_gpu(row: Row) -> BackendRow:
     note = "" if torch.cuda.is_available() else " (no CUDA device here)"
-    there = [i for i in row.on_gpu() if functions_of(row.op, i.name)]
+    there = [i for i in row.on_gpu() if functions_of(row.op, i.name) and not _lacking(i)]
     if row.composition:
         parts = [_candidates(row, there), *(_times(row) or [_HOW])] if there else [row.composition]
         if there and row.composition_waits:
@@ -78,6 +78,13 @@ def _on_gpu(row: Row) -> BackendRow:
         )
     reason = "; ".join([_candidates(row, there), *(_times(row) or [_HOW])])
     return BackendRow(row.op, "cuda", there[0].name, reason + note)
+
+
+def _lacking(implementation: Implementation) -> str | None:
+    """What the current device has not; without one every implementation is listed."""
+    if not torch.cuda.is_available():
+        return None
+    return implementation.lacking(torch.device("cuda", torch.cuda.current_device()))
 
 
 #: Of what any op may have.

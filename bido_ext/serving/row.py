@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -21,11 +22,17 @@ Limit = Callable[[Arguments], str | None]
 
 #: Names that any op may have on a GPU; further forms are named by its row.
 ON_GPU = ("triton", "cuda", "composed")
+#: The package of what needs Triton.
+TRITON_KERNELS = "bido_ext.triton_kernels"
 #: The default of an op that is made of others: as good as any, and checked with those.
 COMPOSITION = "composition"
 #: Rows and columns of a check: one sample block, several, more columns than one block takes, and multiples of
 #: 16, for which a compiler makes other code.
 SHAPES = ((5, 3), (67, 130), (150, 2100), (128, 512))
+
+
+def _nothing(device: torch.device) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,13 @@ class Implementation:
 
     Attributes:
         name: "cpu" (bido_cpu), "triton", "cuda" (bido_cuda), "composed" (PyTorch's products), or any other
-            for a further form of PyTorch's products.
+            for a further form of PyTorch's products or of the Triton kernels.
         limits: What it does not take; all other arguments it does.
         serves: What it is for, where that is a part of the calls; for the report.
         module: Of a further form: where its functions are.
         what: What it is made of, in words; for the report.
+        shapes: Rows and columns to check beside those of the row: what only its own code has.
+        lacking: What a device has to have for it and has not, in words, or None.
     """
 
     name: str
@@ -46,11 +55,18 @@ class Implementation:
     serves: str = ""
     module: str = ""
     what: str = ""
+    shapes: Sequence[tuple[int, int]] = ()
+    lacking: Callable[[torch.device], str | None] = _nothing
+
+    @property
+    def of_triton(self) -> bool:
+        """Whether it needs Triton."""
+        return self.name == "triton" or self.module.startswith(f"{TRITON_KERNELS}.")
 
     @property
     def portable(self) -> bool:
         """Whether it is made of PyTorch's products, and so runs on every device."""
-        return self.name == "composed" or bool(self.module)
+        return self.name == "composed" or (bool(self.module) and not self.of_triton)
 
     def refusal(self, arguments: Arguments) -> str | None:
         """The first reason why it does not take the arguments."""
@@ -99,6 +115,11 @@ class Row:
     def get(self, implementation: str) -> Implementation | None:
         """The implementation of that name, if the op has it."""
         return next((i for i in self.implementations if i.name == implementation), None)
+
+    def shapes_of(self, implementation: str) -> list[tuple[int, int]]:
+        """Rows and columns with which an implementation is checked."""
+        known = self.get(implementation)
+        return [*self.shapes, *(known.shapes if known is not None else ())]
 
     def words_of(self, arguments: Arguments) -> str:
         """Of ``bucket``, to stand before others."""

@@ -123,7 +123,7 @@ def _check(
     _disk_cache.update("self_checks", stored, ended)
     try:
         ended = "interrupted"
-        found = check.outcome(op, functions, dtype, device, tf32_allowed())
+        found = check.outcome(op, functions, dtype, device, tf32_allowed(), implementation)
         ended = found if isinstance(found, float) else "failed"
         if ended == "failed" and not lives(device):
             ended = BROKE

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bido_ext.reference.kernel_entries import NOT_SMOOTH
 from bido_ext.triton_kernels.entry import (
     ENERGY,
     LAPLACIAN,
@@ -50,6 +51,13 @@ CONFIGS = {
         Config(128, 64, 32, 8, 4),
         Config(128, 128, 32, 8, 4),
     ),
+}
+#: Of kernels that are not smooth, whose epilogue makes near distances again: a thread has room for 16 entries.
+#: With 32 Energy spills 8 to 24 bytes, on sm_90 with Triton 3.6 or 3.8 by the precision; with 64 hundreds.
+NEAR_CONFIGS = {
+    "tf32x3": CONFIGS["tf32x3"][:2],
+    "tf32": (Config(64, 64, 32, 8, 3), Config(64, 64, 32, 8, 2)),
+    "half": (Config(64, 64, 64, 8, 4), Config(64, 64, 32, 8, 4)),
 }
 #: Blocks of rows that share their columns in the second-level cache.
 GROUP_ROWS = 8
@@ -235,7 +243,8 @@ def gram_panel(
                 BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS, **config.options(),
             )  # fmt: skip
 
-    candidates = CONFIGS[precision if f.centered else "half"]
+    configs = NEAR_CONFIGS if f.kind in NOT_SMOOTH else CONFIGS
+    candidates = configs[precision if f.centered else "half"]
     key = (
         str(f.x.dtype),
         f.kind,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -22,6 +22,9 @@ from bido_ext.triton_kernels.split_gram import pays, split_grams
 from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import weighted_products
 
+#: Of features, their parameters and the stack to fill: their squared norms.
+Fill = Callable[[Sequence[Features], Tensor, Tensor], Tensor]
+
 
 def fill_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) -> Tensor:
     """out[f.slot] = the Gram matrix up to centering of each variable; returns the squared norms of their
@@ -37,7 +40,9 @@ def fill_grams(features: Sequence[Features], parameters: Tensor, out: Tensor) ->
     return norms
 
 
-def gram_stack(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int]) -> Tensor:
+def gram_stack(
+    variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], fill: Fill = fill_grams
+) -> Tensor:
     """(m, n, n) float32; NaN for the first entry of what float32 does not resolve."""
     n, device = variables[0].shape[0], parameters.device
     stack = torch.empty((len(kinds), n, n), dtype=torch.float32, device=device)
@@ -47,7 +52,7 @@ def gram_stack(variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[
     if not whole:
         grams = torch.empty((len(features), n, n), dtype=torch.float32, device=device)
     if features:
-        norms = fill_grams(features, parameters, grams)
+        norms = fill(features, parameters, grams)
         rows = [f.marks for f in features]
         mark_unresolved(grams, norms, features[0].spreads, parameters, rows)
     if whole:

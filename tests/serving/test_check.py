@@ -15,7 +15,7 @@ from bido_ext import _disk_cache
 from bido_ext.serving import check, choose, process, verdicts
 from bido_ext.serving.check import SelfCheckError, self_check
 from bido_ext.serving.implementations import functions_of
-from bido_ext.serving.row import ROWS, SHAPES, checked_ops, default_of, row_of
+from bido_ext.serving.row import ROWS, SHAPES, checked_ops, default_of, named, row_of
 
 
 @pytest.mark.parametrize("op", checked_ops())
@@ -51,6 +51,56 @@ def test_a_wrong_kernel_fails(name: str) -> None:
 
     with pytest.raises(SelfCheckError, match="off by"):
         self_check(op, {**right, name: slightly_wrong}, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("name", ["nhsic", "nhsic_backward"])
+@pytest.mark.parametrize("wrong", [torch.float64, torch.float32])
+def test_either_algebra_of_nhsic_is_checked(name: str, wrong: torch.dtype) -> None:
+    """Both serve: float32 where it is asked for, and beyond 1024 samples."""
+    right = functions_of("nhsic", "composed")
+
+    def function(*args: Any) -> Any:
+        arguments, result = named(name, args), right[name](*args)
+        inverses = arguments["inverses"] if name == "nhsic_backward" else result[2]
+        if inverses.dtype != wrong:
+            return result
+        if name == "nhsic_backward":
+            return [1.01 * r for r in result]
+        return (1.01 * result[0], *result[1:])
+
+    with pytest.raises(SelfCheckError, match=f"{str(wrong)[6:]} algebra .*is off by"):
+        self_check("nhsic", {**right, name: function}, torch.float32, CPU)
+
+
+def test_a_check_asks_nothing_that_the_implementation_does_not_take() -> None:
+    functions = functions_of("nhsic", "cpu")
+    asked: list[bool] = []
+
+    def counted(*args: Any) -> Any:
+        asked.append(named("nhsic", args)["wide"])
+        return functions["nhsic"](*args)
+
+    if not functions:
+        pytest.skip("bido_cpu was not built")
+    self_check(
+        "nhsic", {**functions, "nhsic": counted}, torch.float32, CPU, implementation="cpu"
+    )  # fmt: skip
+    assert asked == [True] * len(ROWS["nhsic"].shapes)
+
+
+def test_what_only_an_implementation_has_is_checked_too() -> None:
+    """A wrong entry beyond the rows of the usual shapes is seen by its own."""
+    right = defaults("gaussian_gram")
+
+    def wrong_far_away(*args: Any) -> torch.Tensor:
+        K = right["gaussian_gram"](*args)
+        K[500:] *= 2
+        return K
+
+    functions = {**right, "gaussian_gram": wrong_far_away}
+    self_check("gaussian_gram", functions, torch.float32, CPU)
+    with pytest.raises(SelfCheckError, match="off by"):
+        self_check("gaussian_gram", functions, torch.float32, CPU, implementation="tma")
 
 
 def test_a_kernel_that_leaves_nan_fails() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every Triton kernel for an architecture without a GPU, exactly as its launcher would.
 
-``python tests/triton/ahead_of_time.py 90 1`` runs the launchers on tensors of the CPU with a stand-in for the
+``python tests/triton/ahead_of_time.py 90 1`` (``tma 90``: the kernels of TMA alone) runs the launchers on tensors of the CPU with a stand-in for the
 driver, so that each launch compiles and nothing runs, and prints one JSON line per compiled kernel:
 registers, stack and local memory as the assembler reports them, and the tensor-core instructions.
 """
@@ -29,8 +29,10 @@ from triton.runtime.jit import JITFunction
 from bido_ext.reference.kernel_entries import (
     ENERGY,
     GAUSSIAN,
+    INVERSE_MULTIQUADRIC,
     LABELS,
     LAPLACIAN,
+    LINEAR,
     RATIONAL_QUADRATIC,
 )
 from bido_ext.triton_kernels import (
@@ -43,6 +45,7 @@ from bido_ext.triton_kernels import (
     launch,
     product_epilogue,
     split_gram,
+    tma_gram,
     weighted_product,
 )
 
@@ -185,6 +188,52 @@ def resources(cubin: bytes) -> dict[str, int]:
     return dict(zip(("registers", "stack", "local"), map(int, found.groups()), strict=True))
 
 
+def instructions(cubin: bytes) -> str:
+    """The machine code, in words."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [str(TOOLS / "cuobjdump"), "-sass", file.name],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+
+def main_tma(capability: int, every: bool) -> None:
+    """The kernels with operands carried by TMA: the Gaussian in each precision, or every kernel and config."""
+    n, d, parameter = 4096, 2048, torch.ones(2, dtype=torch.float64)
+    kinds = [GAUSSIAN]
+    if every:
+        kinds += [LINEAR, INVERSE_MULTIQUADRIC, RATIONAL_QUADRATIC]
+    for dtype, precision in (
+        (torch.float32, "highest"), (torch.float32, "high"), (torch.bfloat16, "highest"),
+        (torch.float16, "highest"),
+    ):  # fmt: skip
+        torch.set_float32_matmul_precision(precision)
+        for kind in kinds:
+            with compiling(capability) as prepared:
+                (f,) = features.features_of([torch.empty(n, d, dtype=dtype)], [kind])
+                operands = tma_gram.operands_of(f, torch.empty(n))
+            for config in tma_gram.configs_for(operands, kind)[: None if every else 1]:
+                minus_one = [True, False] if every and kind == GAUSSIAN else [True]
+                for wanted in minus_one:
+                    with compiling(capability) as compiled:
+                        tma_gram._launch(f, operands, parameter, torch.empty(n, n), wanted, config)
+                    passes = [one for one in prepared if one[0] == "operands_kernel"]
+                    for name, kernel in [*passes, *compiled]:
+                        sass = instructions(kernel.asm["cubin"])
+                        fact = {
+                            "kernel": name, "dtype": str(dtype), "precision": precision,
+                            "kind": kind, "config": str(config), "shared": kernel.metadata.shared,
+                            **resources(kernel.asm["cubin"]),
+                            "wgmma": kernel.asm["ptx"].count("wgmma.mma_async"),
+                            "tcgen05": kernel.asm["ptx"].count("tcgen05.mma"),
+                            "bulk": kernel.asm["ptx"].count("cp.async.bulk.tensor"),
+                            "UTMALDG": sass.count("UTMALDG"), "HGMMA": sass.count("HGMMA"),
+                        }  # fmt: skip
+                        print(json.dumps(fact), flush=True)
+
+
 def main(capability: int, configs: int) -> None:
     for module in ("bido_ext", features.__name__, launch.__name__, split_gram.__name__):
         importlib.import_module(module)
@@ -215,5 +264,7 @@ if __name__ == "__main__":
         print(json.dumps(launches_of_a_step()))
     elif sys.argv[1] == "groups":
         print(json.dumps(kernels_of_groups()))
+    elif sys.argv[1] == "tma":
+        main_tma(int(sys.argv[2]), sys.argv[3:] == ["every"])
     else:
         main(int(sys.argv[1]), int(sys.argv[2]))

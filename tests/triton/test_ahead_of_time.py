@@ -22,6 +22,8 @@ OTHERS = {
     "pair_sums_kernel", "column_sums_kernel", "hsic_values_kernel", "hsic_weights_kernel",
     "entries_kernel", "weights_kernel",
 }  # fmt: skip
+#: Of the copy engine, whose kernels compile for sm_90 and 100 alone.
+OF_TMA = {"operands_kernel", "tma_gram_kernel", "joined_kernel", "mirror_diagonal_kernel"}
 INSTRUCTION = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 #: Shared memory of a block, bytes.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -62,6 +64,31 @@ def check(facts: list[dict[str, object]], capability: int) -> None:
         assert int(str(fact["shared"])) <= SHARED[capability], fact
         if fact["kernel"] in PRODUCTS:
             assert int(str(fact[INSTRUCTION[capability]])) > 0, fact
+
+
+@pytest.mark.parametrize(
+    ("capability", "more"),
+    [
+        (90, ()),
+        *(pytest.param(c, ("every",), marks=pytest.mark.slow) for c in (90, 100)),
+    ],
+)
+def test_the_copy_engine_carries_operands(capability: int, more: tuple[str, ...]) -> None:
+    """And no thread touches them: bulk copies, matrix instructions on shared memory, no spills."""
+    facts = [json.loads(line) for line in run_script("tma", capability, *more).splitlines()]
+    assert {fact["kernel"] for fact in facts} == OF_TMA
+    products = [fact for fact in facts if fact["kernel"] == "tma_gram_kernel"]
+    assert {(fact["dtype"], fact["precision"]) for fact in products} >= {
+        ("torch.float32", "highest"), ("torch.float32", "high"), ("torch.bfloat16", "highest"),
+    }  # fmt: skip
+    for fact in facts:
+        assert (fact["stack"], fact["local"]) == (0, 0), fact
+        assert fact["shared"] <= SHARED[capability], fact
+    for fact in products:
+        assert fact["bulk"] > 0, fact
+        assert fact["UTMALDG"] > 0, fact
+        assert fact[INSTRUCTION[capability]] > 0, fact
+        assert capability != 90 or fact["HGMMA"] > 0, fact
 
 
 @pytest.mark.parametrize(
