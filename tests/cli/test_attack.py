@@ -73,8 +73,9 @@ def faces(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_every_attack_on_faces(faces, attack, tmp_path):
     command = ("attack", faces["model"], *SMOKE, "--attack", attack, "--json", "--classes", "2,0")
-    own = attack if ATTACKS[attack].prior.of_target else "of all"
-    command += ("--prior", faces["out"] / f"gan {own}", "--out", tmp_path)
+    prior = ATTACKS[attack].prior
+    own = attack if prior.of_target else prior.config.__name__
+    command += ("--prior", faces["out"] / own, "--out", tmp_path)
     command += ("--prior-set", "augment=none", "--prior-set", "width=0.05", "--prior-steps", 1)
     done = bido(*command, "--dataset", "lfw", "--data", faces["data"])
     assert done.exit_code == 0, done.stderr
