@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../common/kernel_tile.h"
@@ -17,50 +18,66 @@
 
 namespace bido {
 
-// A stretch of one row of A, for one kernel; returns its sum in float64. kIsK: entries are K itself, whose
-// small values must not pass through K - 1.
+// A stretch of one row of A, for one kernel; returns its sum in float64, and adds the noise of its weights to
+// `noise`. kIsK: entries are K itself, whose small values must not pass through K - 1.
 template <typename T, KernelKind kKind, bool kIsK>
 inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed,
                                                         const T* gram, T* out, KernelParameters<T> p,
-                                                        int64_t n) {
-  const auto weight = [&](int64_t j) __attribute__((always_inline)) {
-    return feature_weight(kKind, gram[j], T(0.5) * (grad[j] + grad_transposed[j]), p, T(kIsK ? 0 : 1));
+                                                        float power, int64_t n, double* noise) {
+  constexpr bool kNoise = std::is_same_v<T, float> && kKind != KernelKind::linear;
+  const auto gradient = [&](int64_t j) __attribute__((always_inline)) {
+    return T(0.5) * (grad[j] + grad_transposed[j]);
   };
-  double lanes[kLanes] = {};
+  const auto noise_of = [&](int64_t j, T g, T w) __attribute__((always_inline)) {
+    return noise_of_weight<kKind>(static_cast<double>(g), static_cast<float>(w), static_cast<float>(gram[j]),
+                                  kIsK ? 0.0f : 1.0f, power);
+  };
+  double lanes[kLanes] = {}, noises[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      const T w = weight(j + l);
+      const T g = gradient(j + l), w = feature_weight(kKind, gram[j + l], g, p, T(kIsK ? 0 : 1));
       out[j + l] = w;
       lanes[l] += static_cast<double>(w);
+      if constexpr (kNoise) noises[l] += noise_of(j + l, g, w);
     }
   }
-  double sum = 0;
+  double sum = 0, noise_sum = 0;
   for (; j < n; ++j) {
-    out[j] = weight(j);
+    const T g = gradient(j);
+    out[j] = feature_weight(kKind, gram[j], g, p, T(kIsK ? 0 : 1));
     sum += static_cast<double>(out[j]);
+    if constexpr (kNoise) noise_sum += noise_of(j, g, out[j]);
   }
   for (double lane : lanes) sum += lane;
+  for (double lane : noises) noise_sum += lane;
+  *noise += noise_sum;
   return sum;
 }
 
 template <typename T>
 BIDO_VECTORIZE double weight_row(KernelKind kind, bool is_k, const T* grad, const T* grad_transposed,
-                                 const T* gram, T* out, KernelParameters<T> p, int64_t n) {
+                                 const T* gram, T* out, KernelParameters<T> p, float power, int64_t n,
+                                 double* noise) {
   switch (kind) {
     case KernelKind::linear:
-      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, p, power, n, noise);
     case KernelKind::inverse_multiquadric:
-      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, p,
+                                                                    power, n, noise);
     case KernelKind::laplacian:
-      return weights_of<T, KernelKind::laplacian, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::laplacian, false>(grad, grad_transposed, gram, out, p, power, n,
+                                                         noise);
     case KernelKind::energy:
-      return weights_of<T, KernelKind::energy, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::energy, false>(grad, grad_transposed, gram, out, p, power, n, noise);
     case KernelKind::rational_quadratic:
-      return weights_of<T, KernelKind::rational_quadratic, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::rational_quadratic, false>(grad, grad_transposed, gram, out, p, power,
+                                                                  n, noise);
     default:
-      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, p, n)
-                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, p, n);
+      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, p, power, n,
+                                                              noise)
+                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, p, power, n,
+                                                               noise);
   }
 }
 
@@ -98,22 +115,27 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
       for (int64_t i = i0; i < i1; ++i) {
         T* out = panel + (i - row_begin) * stride;
         const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
+        double squares = 0;
         if (v.kind == KernelKind::linear) {
-          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), n);
+          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), 0, n, &squares);
           for (int64_t j = 0; j < n; ++j) out[j] -= static_cast<T>(2 * (means[i] + means[j] - total));
-          noises[b] += noise.of_stretch(out, k, i, 0, n);
-          continue;
+          if (noise.watches()) squares = squares_of_weights<T>(out, n) / 4;  // of their gradient
+        } else {
+          // The diagonal cancels against itself: left out, or its round-off would drown small weights.
+          const double before =
+              weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), noise.power(), i, &squares);
+          const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1,
+                                             out + i + 1, v.parameters(), noise.power(), n - i - 1, &squares);
+          out[i] = static_cast<T>(-(before + after));
         }
-        // The diagonal cancels against itself: left out, or its round-off would drown small weights.
-        const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), i);
-        const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1, out + i + 1,
-                                           v.parameters(), n - i - 1);
-        noises[b] += noise.of_stretch(out, k, i, 0, i) + noise.of_diagonal(before + after, i) +
-                     noise.of_stretch(out + i + 1, k + i + 1, i, i + 1, n - i - 1);
-        out[i] = static_cast<T>(-(before + after));
+        // Twice, for R_i^2 + R_j^2: A is symmetric.
+        if (noise.watches()) noises[b] += 2 * squares * *noise.distances(i);
       }
     }
   });
+  if (v.kind != KernelKind::linear)
+    for (int64_t i = row_begin; i < row_end; ++i)
+      noise.add_diagonal(static_cast<double>(panel[(i - row_begin) * stride + i]), i);
   for (double squares : noises) noise.add(squares);
 }
 
