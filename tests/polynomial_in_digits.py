@@ -36,7 +36,8 @@ def centered_gram(x: Tensor, kernel: bx.Polynomial) -> Tensor:
     with mpmath.workdps(50):
         _, B = _products(x, kernel)
         C = _centered(B.apply(lambda b: b**kernel.degree))
-        return torch.tensor([[float(C[i, j]) for j in range(len(x))] for i in range(len(x))]).double()
+        rows = [[float(C[i, j]) for j in range(len(x))] for i in range(len(x))]
+        return torch.tensor(rows, dtype=torch.float64)
 
 
 def gradient_of_features(
