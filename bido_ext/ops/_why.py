@@ -36,8 +36,8 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
         return f"{', '.join(features)} contain(s) NaN or Inf: the measure is undefined."
     if bad:
         return (
-            f"The Gram matrix that the kernel made for {bad[0][0]} contains NaN or Inf: its features do, or its "
-            f"entries overflow {str(group.dtype).removeprefix('torch.')}. Scale {bad[0][0]} down."
+            f"The Gram matrix that the kernel made for {bad[0][0]} contains NaN or Inf: its features do, or "
+            f"its entries overflow {str(group.dtype).removeprefix('torch.')}. Scale {bad[0][0]} down."
         )
     for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
         if kind == LABELS:
