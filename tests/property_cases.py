@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from nhsic_in_digits import nhsic_in_50_digits, width
 from nhsic_in_long_doubles import nhsic_in_long_doubles
+from polynomial_in_digits import centered_gram, gradient_of_features
 from torch import Tensor
 
 import bido_ext as bx
@@ -41,9 +42,13 @@ REFUSALS = (
     "is not resolved by float64",
     "does not tell its small singular values",
     "contain(s) NaN or Inf",
+    "overflows although the features are finite",
+    "contains NaN or Inf: its features do, or its entries overflow",
 )
 KERNELS = ("gaussian", "linear", "imq")
 EVERY_KERNEL = (*KERNELS, "laplacian", "energy", "rational")
+#: Whose Gram matrices are made by PyTorch.
+MADE_KERNELS = ("polynomial", "mixture")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -110,6 +115,11 @@ def kernel_of(case: Case, name: str, data: Data) -> bx.Kernel:
         return bx.Linear()
     if name == "imq":
         return bx.InverseMultiquadric()
+    if name == "polynomial":
+        return bx.Polynomial((2, 3, 1)[case.seed % 3], (1.0, 0.0)[case.seed % 2])
+    if name == "mixture":
+        parts = [kernel_of(case, part, data) for part in ("gaussian", "imq", "rational")]
+        return bx.Mixture(parts, (0.5, 1.0, 2.0))
     if name == "energy":
         return bx.Energy((1.0, 0.5, 1.5)[case.seed % 3])
     sigma = 10**case.log_sigma * (10**data.log_scale if case.relative else 1)
@@ -155,6 +165,11 @@ def _gram(x: Tensor, kernel: bx.Kernel) -> Tensor:
         x = x - x[:1]
         x = x - x.mean(0)
         return x @ x.T
+    if isinstance(kernel, bx.Polynomial):
+        return centered_gram(x, kernel)
+    if isinstance(kernel, bx.Mixture):
+        both = zip(kernel.weights, kernel.kernels, strict=True)
+        return sum(w * _gram(x, k) for w, k in both)  # type: ignore[return-value]
     D = (x[:, None] - x[None]).square().sum(-1)
     if isinstance(kernel, bx.Energy):
         return -(D ** (kernel.beta / 2))
@@ -281,6 +296,14 @@ def _of_features(
         centered = centered - centered.mean(0)
         gradient, terms = 2 * _center(G) @ centered, 2 * size @ centered.abs()
         return gradient, float(terms.norm())
+    if isinstance(kernel, bx.Polynomial):
+        return gradient_of_features(x, kernel, G, size)
+    if isinstance(kernel, bx.Mixture):
+        parts = [
+            _of_features(x, k, _gram(x, k), w * G, w * size)
+            for w, k in zip(kernel.weights, kernel.kernels, strict=True)
+        ]
+        return sum(g for g, _ in parts), sum(t for _, t in parts)  # type: ignore[return-value]
     K = E + (0 if E[0, 0] == 1 else 1)
     D = (x[:, None] - x[None]).square().sum(-1)
     if isinstance(kernel, bx.InverseMultiquadric):

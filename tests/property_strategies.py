@@ -9,6 +9,7 @@ import property_cases as cases
 import torch
 from hypothesis import strategies as st
 from property_cases import Case, Data
+from property_statistics import STATISTICS, StatisticCase
 
 
 def tenths(low: float, high: float) -> st.SearchStrategy[float]:
@@ -52,4 +53,36 @@ def a_case(draw: st.DrawFn, most_rows: int = 300, kernels: tuple[str, ...] = cas
     return Case(
         measure, n, draw(st.integers(0, 2**31)), x, kernel, draw(tenths(-2, 3)),
         draw(st.booleans()), y, kernel_y, draw(tenths(-9, -2)), draw(st.integers(1, 7)),
+    )  # fmt: skip
+
+
+@st.composite
+def a_made_case(draw: st.DrawFn) -> Case:
+    """A case whose kernel of x is made by PyTorch; polynomials in 50 digits, so of few samples."""
+    case = draw(a_case(60, cases.EVERY_KERNEL))
+    kernel = draw(st.sampled_from(cases.MADE_KERNELS))
+    few = kernel == "polynomial" or "linear" in (case.kernel, case.kernel_y)
+    n = min(case.n, 10) if few else case.n
+    x = replace(case.x, dtype=torch.float32)
+    if few:
+        x = replace(x, d=min(x.d, 6), rank=min(x.rank, 6, n), log_scale=x.log_scale / 3)
+    y = case.y and replace(case.y, rank=min(case.y.rank, n))
+    kernel_y = case.kernel_y
+    if case.measure == "nhsic" and kernel_y == "linear":
+        kernel_y = "gaussian"
+    return replace(case, n=n, x=x, y=y, kernel=kernel, kernel_y=kernel_y)
+
+
+@st.composite
+def a_statistic(draw: st.DrawFn) -> StatisticCase:
+    """A case of mmd or of a distance statistic."""
+    n = draw(st.integers(4, 60))
+    y = None if draw(st.booleans()) else draw(data(n, half=False))
+    case = Case(
+        "hsic", n, draw(st.integers(0, 2**31)), draw(data(n, half=False)),
+        draw(st.sampled_from(cases.EVERY_KERNEL)), draw(tenths(-2, 3)), draw(st.booleans()), y,
+    )  # fmt: skip
+    return StatisticCase(
+        draw(st.sampled_from(STATISTICS)), draw(st.booleans()),
+        draw(st.sampled_from([0.5, 1.0, 1.5])), draw(tenths(-3, 2)), case,
     )  # fmt: skip

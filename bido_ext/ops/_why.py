@@ -27,12 +27,18 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
         eps: Of nhsic.
     """
     bad = [
-        name
-        for name, v in zip(names, group.variables, strict=True)
+        (name, kind)
+        for name, v, kind in zip(names, group.variables, group.kinds, strict=True)
         if v.is_floating_point() and not bool(torch.isfinite(v).all())
     ]
+    features = [name for name, kind in bad if kind != GRAM]
+    if features:
+        return f"{', '.join(features)} contain(s) NaN or Inf: the measure is undefined."
     if bad:
-        return f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined."
+        return (
+            f"The Gram matrix that the kernel made for {bad[0][0]} contains NaN or Inf: its features do, or "
+            f"its entries overflow {str(group.dtype).removeprefix('torch.')}. Scale {bad[0][0]} down."
+        )
     for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
         if kind == LABELS:
             continue

@@ -226,11 +226,23 @@ class Polynomial(Kernel):
             check_positive(self.c, "c")
 
     def gram_up_to_centering(self, x: Tensor) -> Tensor:
-        wide = x.double()
         # A plain number also where a compiled step takes the attribute for a symbol: PyTorch 2.11 cannot
         # differentiate a power whose exponent is one.
         degree = len(range(self.degree))
-        K = (wide @ wide.mT + self.c) ** degree
+        wide = x.double()
+        center = wide.mean(0).detach()
+        a = wide - center
+        s, p, q = center @ center + self.c, a @ center, a @ a.mT
+        # (s + p_i + p_j + q_ij)^degree without the terms of i or j alone, which centering takes away: beside a
+        # common offset they are nearly all of it, and would leave no digits.
+        K = torch.zeros_like(q)
+        base = s + (p[:, None] + p[None, :])
+        for k in range(degree, 0, -1):
+            K = q * (K + math.comb(degree, k) * base ** (degree - k))
+        for i in range(1, degree):
+            for j in range(1, degree - i + 1):
+                count = math.comb(degree, i) * math.comb(degree - i, j)
+                K = K + count * s ** (degree - i - j) * torch.outer(p**i, p**j)
         K = K - K.mean(0, keepdim=True)
         K = K - K.mean(1, keepdim=True)
         return K if x.dtype == torch.float64 else K.float()

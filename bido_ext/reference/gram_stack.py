@@ -19,8 +19,10 @@ from bido_ext.reference.kernel_entries import (
     LINEAR,
     RATIONAL_QUADRATIC,
     entry_of_distance,
+    kernel_of_distance,
     scalar,
     weight_of_entry,
+    weight_of_kernel,
 )
 from bido_ext.reference.resolution import nan_where_noise
 
@@ -34,6 +36,9 @@ __all__ = [
     "LINEAR",
     "RATIONAL_QUADRATIC",
 ]
+
+#: Beside 1, float64 has lost more digits of a smaller K than a float32 gradient shows.
+SMALLEST_HELD_K = 1e-9
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -76,13 +81,24 @@ def gram_backward(
         grad_x = A @ x
         grad_x = grad_x - grad_x.mean(0, keepdim=True)
         return nan_where_noise(grad_x, A, E, x, parameter, kind)
-    A = weight_of_entry((grad + grad.T) / 2, E, parameter, kind)
+    A = _weights((grad + grad.T) / 2, E, x, parameter, kind)
     A = A - torch.diag(A.diagonal())  # A_ii cancels; its round-off would drown small weights
     if dtype == torch.float64 and x.device.type == "cpu":
         # There near distances are made from differences: entries of 0 are of equal rows, which cancel, too.
         A = torch.where(E == 0, 0.0, A)
     grad_x = A @ x - A.sum(1, keepdim=True) * x
     return nan_where_noise(grad_x, A, E, x, parameter, kind)
+
+
+def _weights(g: Tensor, E: Tensor, x: Tensor, parameter: Tensor, kind: int) -> Tensor:
+    """A of entries and their gradients; on the CPU, in float64, from K itself where K - 1 has lost it."""
+    A = weight_of_entry(g, E, parameter, kind)
+    if E.dtype != torch.float64 or E.device.type != "cpu" or kind == ENERGY:
+        return A
+    if not bool((E < SMALLEST_HELD_K - 1).any()):
+        return A
+    K = kernel_of_distance(squared_distances(x), parameter, kind)
+    return torch.where(E < -0.5, weight_of_kernel(g, K, parameter, kind), A)
 
 
 def gram_stack(

@@ -50,6 +50,31 @@ def entry_of_distance(D: Tensor, parameter: Tensor, kind: int) -> Tensor:
     return torch.expm1(-parameter[1] * torch.log1p(gamma * D))
 
 
+def kernel_of_distance(D: Tensor, parameter: Tensor, kind: int) -> Tensor:
+    """K itself of squared distances, whose small values K - 1 does not hold; not of Energy."""
+    gamma = scalar(parameter)
+    if kind == GAUSSIAN:
+        return torch.exp(-gamma * D)
+    if kind == INVERSE_MULTIQUADRIC:
+        return torch.rsqrt(1 + D)
+    if kind == LAPLACIAN:
+        return torch.exp(-gamma * _root(D))
+    return torch.exp(-parameter[1] * torch.log1p(gamma * D))
+
+
+def weight_of_kernel(g: Tensor, K: Tensor, parameter: Tensor, kind: int) -> Tensor:
+    """A of kernels K below 1 and the gradients g; not of Energy."""
+    gamma = scalar(parameter)
+    if kind == GAUSSIAN:
+        return 4 * gamma * g * K
+    if kind == INVERSE_MULTIQUADRIC:
+        return 2 * g * K**3
+    if kind == LAPLACIAN:
+        return torch.where(K > 0, -2 * gamma**2 * g * K / torch.where(K > 0, K, 0.5).log(), 0 * g)
+    alpha = parameter[1]
+    return 4 * alpha * gamma * g * K ** (1 + 1 / alpha)
+
+
 def weight_of_entry(g: Tensor, E: Tensor, parameter: Tensor, kind: int) -> Tensor:
     """A of entries E and their gradients g; 0 where a kernel that is not smooth is at distance 0."""
     gamma = scalar(parameter)
@@ -58,18 +83,12 @@ def weight_of_entry(g: Tensor, E: Tensor, parameter: Tensor, kind: int) -> Tenso
         return torch.where(
             apart, 2 * gamma * g * torch.where(apart, -E, 1.0) ** (1 - 2 / gamma), 0 * g
         )
-    K = E + 1
-    if kind == GAUSSIAN:
-        return 4 * gamma * g * K
-    if kind == INVERSE_MULTIQUADRIC:
-        return 2 * g * K**3
     if kind == LAPLACIAN:
         apart = E < 0
         return torch.where(
-            apart, -2 * gamma**2 * g * K / torch.log1p(torch.where(apart, E, -0.5)), 0 * g
+            apart, -2 * gamma**2 * g * (E + 1) / torch.log1p(torch.where(apart, E, -0.5)), 0 * g
         )
-    alpha = parameter[1]
-    return 4 * alpha * gamma * g * K ** (1 + 1 / alpha)
+    return weight_of_kernel(g, E + 1, parameter, kind)
 
 
 def _root(D: Tensor) -> Tensor:

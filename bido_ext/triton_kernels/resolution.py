@@ -21,10 +21,11 @@ from bido_ext.triton_kernels.launch import INTERPRETED, on_device
 from bido_ext.triton_kernels.table import table
 
 #: FARTHEST: the largest |de/dD| (N_i + N_j) of an entry. SMALLEST_MEAN: of K beside the diagonal. NEAREST: of
-#: kernels that are not smooth, the smallest D / (N_i + N_j) above 0, below which weights are too large.
+#: kernels that are not smooth, the smallest D / (N_i + N_j) above 0, below which weights are too large: the
+#: difference of the rows is off by u times the root of the inverse.
 #: TIGHT: float64 is a second try, so that outliers of the linear kernel, whose error is small against the matrix
 #: but not against the other rows, are left to it.
-ON_GPU = {"FARTHEST": 512.0, "SMALLEST_MEAN": 1e-3, "NEAREST": 1e-8, "TIGHT": False}
+ON_GPU = {"FARTHEST": 512.0, "SMALLEST_MEAN": 1e-3, "NEAREST": 1e-5, "TIGHT": False}
 ON_CPU = {"FARTHEST": 32.0, "SMALLEST_MEAN": 0.02, "NEAREST": 1e-4, "TIGHT": True}
 _BOUNDS = ON_CPU if INTERPRETED else ON_GPU
 FARTHEST = tl.constexpr(_BOUNDS["FARTHEST"])

@@ -7,8 +7,8 @@
 // digits are gone, and so are those of A, which counts where the other pairs have no part in the gradient.
 // Both are in
 //   noise^2 = u^2 sum_ij A_ij^2 (1/2 + q_ij^2) (R_i^2 + R_j^2),   R_j = |x_j - x_0|,  q = power e / K,
-// which costs n^2 beside the n^2 d of the product. What is noisy is answered with NaN, and the caller asks
-// again in float64 (bido_ext/_float64.py). reference/resolution.py has the same.
+// which the kernels that make the weights add up on the way. What is noisy is answered with NaN, and the
+// caller asks again in float64 (bido_ext/_float64.py). reference/resolution.py has the same.
 #pragma once
 
 #include <algorithm>
@@ -61,38 +61,34 @@ double unit_of_distance(const Variable<T>& v) {
   }
 }
 
-template <typename T, bool kOfK>
-inline __attribute__((always_inline)) double noise_of(const T* weights, const T* entries,
-                                                      const float* distances, float own, float shift,
-                                                      float power, int64_t n) {
+// What one weight adds to the noise, but for the factor noise_scale: A_ij^2 (1/2 + q_ij^2), from the weight A
+// and the gradient g it was made of. Of the Gaussian kernel A = 4 gamma g K, and K^2/2 + (1 - K)^2 is between
+// 1/3 and 1: taken for 1, it needs no look at K.
+template <KernelKind kKind>
+inline __attribute__((always_inline)) double noise_of_weight(double grad, float weight, float entry,
+                                                             float shift, float power) {
+  if constexpr (kKind == KernelKind::gaussian || kKind == KernelKind::linear) return grad * grad;
+  const double w = static_cast<double>(weight);
+  if constexpr (kKind == KernelKind::energy) return w * w;
+  const float k = entry + shift, smallest = kSmallestK;
+  const float q = power * (k - 1) / (k < smallest ? smallest : k);
+  return w * w * static_cast<double>(0.5f + q * q);
+}
+
+// The sum of squares of weights.
+template <typename T>
+BIDO_VECTORIZE double squares_of_weights(const T* weights, int64_t n) {
   double lanes[kLanes] = {}, sum = 0;
-  const auto noise = [&](int64_t j) __attribute__((always_inline)) {
-    const double w = static_cast<double>(weights[j]);
-    float q = power;
-    if (kOfK) {
-      const float k = static_cast<float>(entries[j]) + shift, smallest = kSmallestK;
-      q *= (k - 1) / (k < smallest ? smallest : k);
-    }
-    return w * w * static_cast<double>((0.5f + q * q) * (own + distances[j]));
-  };
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) lanes[l] += noise(j + l);
-  for (; j < n; ++j) sum += noise(j);
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const double w = static_cast<double>(weights[j + l]);
+      lanes[l] += w * w;
+    }
+  }
+  for (; j < n; ++j) sum += static_cast<double>(weights[j]) * static_cast<double>(weights[j]);
   for (double lane : lanes) sum += lane;
   return sum;
-}
-
-template <typename T>
-BIDO_VECTORIZE double noise_of_small_k(const T* weights, const T* entries, const float* distances, float own,
-                                       float shift, float power, int64_t n) {
-  return noise_of<T, true>(weights, entries, distances, own, shift, power, n);
-}
-
-template <typename T>
-BIDO_VECTORIZE double noise_of_products(const T* weights, const float* distances, float own, float power,
-                                        int64_t n) {
-  return noise_of<T, false>(weights, nullptr, distances, own, 0, power, n);
 }
 
 // Sums the noise of the weights of one variable. Of float64 weights and of Gram matrices there is none.
@@ -101,7 +97,7 @@ class GradientNoise {
  public:
   // Entries are K - `shift`.
   GradientNoise(const Variable<T>& v, double shift) : v_(v), shift_(shift), power_(power_of(v)) {
-    if (watches()) distances_.assign(v.data.size(0), 0.0f);
+    if (watches()) distances_.assign(v.data.size(0), 0.0);
   }
 
   bool watches() const { return std::is_same_v<T, float> && v_.is_features(); }
@@ -111,8 +107,7 @@ class GradientNoise {
     if (!watches() || v_.kind == KernelKind::linear) return;
     for (int64_t j = 0; j < count; ++j)
       distances_[begin + j] =
-          begin + j == 0 ? 0.0f
-                         : static_cast<float>(distance_of_entry(v_, static_cast<double>(entries[j]), shift_));
+          begin + j == 0 ? 0.0 : distance_of_entry(v_, static_cast<double>(entries[j]), shift_);
   }
   // Of the linear kernel: entry(i, j) are the products.
   template <typename Entry>
@@ -120,32 +115,28 @@ class GradientNoise {
     if (!watches() || v_.kind != KernelKind::linear) return;
     for (size_t j = 0; j < distances_.size(); ++j) {
       const auto row = static_cast<int64_t>(j);
-      distances_[j] = std::max(0.0f, static_cast<float>(entry(0, 0) + entry(row, row) - 2 * entry(0, row)));
+      distances_[j] = std::max(0.0, static_cast<double>(entry(0, 0) + entry(row, row) - 2 * entry(0, row)));
     }
   }
 
-  // Of a stretch of row i, columns begin.. of the matrix; entries of the Gram matrix beside the weights.
-  double of_stretch(const T* weights, const T* entries, int64_t i, int64_t begin, int64_t count) const {
-    if (!watches()) return 0;
-    const float *columns = distances_.data() + begin, own = distances_[i];
-    const bool of_k = v_.kind != KernelKind::linear && v_.kind != KernelKind::energy;
-    return of_k ? noise_of_small_k<T>(weights, entries, columns, own, static_cast<float>(shift_), power_,
-                                      count)
-                : noise_of_products<T>(weights, columns, own, power_, count);
-  }
-  // Of the weight of a row for itself.
-  double of_diagonal(double weight, int64_t i) const {
-    return watches() ? weight * weight * static_cast<double>(distances_[i]) : 0;
-  }
+  // |x_j - x_0|^2 from column `begin` on, in the unit of unit_of_distance; null where there is no noise.
+  const double* distances(int64_t begin) const { return watches() ? distances_.data() + begin : nullptr; }
+  float power() const { return power_; }
 
+  // Sums of noise_of_weight (R_i^2 + R_j^2) over pairs.
   void add(double squares) { squares_ += squares; }
+  // Of the weight of a row for itself.
+  void add_diagonal(double weight, int64_t i) {
+    if (watches()) of_diagonal_ += weight * weight * distances_[i];
+  }
 
-  // NaN for a gradient that is noise.
+  // NaN for a gradient that is noise, or of weights beyond float32.
   void mark(const Tensor& gradient) const {
-    if (!watches() || !(squares_ > 0)) return;
+    const double squares = scale() * squares_ + of_diagonal_;
+    if (!watches() || !(squares > 0)) return;
     const double u = static_cast<double>(std::numeric_limits<float>::epsilon()) / 2;
-    if (u * std::sqrt(squares_ * unit_of_distance(v_)) >
-        kLargestNoise * std::sqrt(squared_norm_of_columns(gradient)))
+    const double size = std::sqrt(squared_norm_of_columns(gradient));
+    if (!std::isfinite(size) || u * std::sqrt(squares * unit_of_distance(v_)) > kLargestNoise * size)
       torch::stable::fill_(gradient, std::numeric_limits<double>::quiet_NaN());
   }
 
@@ -163,11 +154,24 @@ class GradientNoise {
         return static_cast<float>(power_in_weight(v.kind, v.alpha));
     }
   }
+  // Of noise_of_weight.
+  double scale() const {
+    switch (v_.kind) {
+      case KernelKind::gaussian:
+        return 16 * v_.exact_parameter * v_.exact_parameter;
+      case KernelKind::linear:
+        return 2;
+      case KernelKind::energy:
+        return 0.5 + static_cast<double>(power_) * static_cast<double>(power_);
+      default:
+        return 1;
+    }
+  }
 
   const Variable<T>& v_;
-  double shift_, squares_ = 0;
+  double shift_, squares_ = 0, of_diagonal_ = 0;
   float power_;
-  std::vector<float> distances_;
+  std::vector<double> distances_;
 };
 
 }  // namespace bido

@@ -70,7 +70,7 @@ class WeightPanel {
       for (int64_t b = 0; b < blocks; ++b) sum += sums[b * rows + i];
       const int64_t column = (begin + i) / tile_;
       *at(i, column, (begin + i) % tile_) = static_cast<T>(-sum);
-      noise.add(noise.of_diagonal(sum, begin + i));
+      noise.add_diagonal(sum, begin + i);
     }
   }
 
@@ -114,25 +114,23 @@ class WeightPanel {
     const auto advance = [&](int64_t row) {
       for (const auto& [v, tile] : entries) pointers[v] = tile.data + row * tile.stride;
     };
-    const size_t own = gradient.own();
-    double squares = 0;
     if (stored) {
+      double squares = 0;
       for (int64_t i = from; i < to; ++i) {
         advance(skip + i - from);
-        row_sums[i - from] = gradient.row(pointers, begin_ + i, J.begin, width, at(i, column, 0));
-        squares += noise.of_stretch(at(i, column, 0), pointers[own], begin_ + i, J.begin, width);
+        row_sums[i - from] =
+            gradient.row(pointers, begin_ + i, J.begin, width, at(i, column, 0), noise, &squares);
       }
-      return squares;
+      return column > block ? 2 * squares : squares;  // with those of the mirror image
     }
     std::fill(row_sums, row_sums + (to - from), 0.0);
     for (int64_t j = 0; j < width; ++j) {
       advance(j);
       T* row = data_.get() + (from / height_ * tiles_.blocks() + column) * size_ + j * tile_;
-      gradient.row(pointers, J.begin + j, I.begin, I.size(), row);
-      squares += noise.of_stretch(row, pointers[own], J.begin + j, I.begin, I.size());
+      gradient.row(pointers, J.begin + j, I.begin, I.size(), row, noise, nullptr);
       add_row_to_sums<T>(row, row_sums, I.size());
     }
-    return squares;
+    return 0;
   }
 
   const GramTiles<T>& tiles_;
@@ -218,9 +216,8 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
           for (int64_t i = first; i < last; ++i) {
             for (size_t v = 0; v < variables; ++v)
               if (used[v]) pointers[v] = current[v].data + i * current[v].stride;
-            row_sums[i] = gradient.row(pointers, I.begin + i, J.begin, J.size(), weights.get() + i * tile);
-            squares[i] = noises[k].of_stretch(weights.get() + i * tile, pointers[gradient.own()], I.begin + i,
-                                              J.begin, J.size());
+            row_sums[i] = gradient.row(pointers, I.begin + i, J.begin, J.size(), weights.get() + i * tile,
+                                       noises[k], &squares[i]);
           }
         });
         for (double s : squares) noises[k].add(row == column ? s : 2 * s);
@@ -256,7 +253,7 @@ std::vector<Tensor> streamed_gradients(const std::vector<HsicGradient<T>>& gradi
     const Tensor& x = gradients[k].variable().data;
     if (gradients[k].has_diagonal()) {
       subtract_scaled_rows<T>(outs[k], x, weight_sums[k].data());
-      for (int64_t i = 0; i < n; ++i) noises[k].add(noises[k].of_diagonal(weight_sums[k][i], i));
+      for (int64_t i = 0; i < n; ++i) noises[k].add_diagonal(weight_sums[k][i], i);
     }
     noises[k].mark(outs[k]);
     outs[k] = convert_rows(outs[k], x.scalar_type());

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "gradient_noise.h"
 #include "hsic_group.h"
 #include "hsic_sums.h"
 
@@ -24,42 +26,81 @@ struct RowTask {
   const T* own;  // null for a Gram matrix, whose gradient is G itself
   KernelParameters<T> parameters;
   T shift;
+  const double* distances;  // of the columns from row 0, for the noise; null: not looked at
+  double own_distance;
+  float power;
+  double* noise;  // is added to
 };
 
-template <typename T, KernelKind kKind, int kPartners>
+constexpr int64_t kStretch = 64;
+
+template <typename T, KernelKind kKind, int kPartners, bool kNoise>
 inline __attribute__((always_inline)) double weights_of_row(const RowTask<T>& task, T* out, int64_t n) {
   const double* shift = task.column_shift;
-  const double row_shift = task.row_shift;
+  const double constant = -task.row_shift;
   const T* own = task.own;
   const KernelParameters<T> p = task.parameters;
   const T shift_of_own = task.shift;
+  const double *distances = task.distances, own_distance = task.own_distance;
+  const float power = task.power;
   const T* partners[kPartners];
   double coefficients[kPartners];
   for (int b = 0; b < kPartners; ++b) {
     partners[b] = task.partners[b];
     coefficients[b] = task.coefficients[b];
   }
-  const auto weight = [&](int64_t j) __attribute__((always_inline)) {
-    double g = -shift[j] - row_shift;
+  const auto gradient = [&](int64_t j) __attribute__((always_inline)) {
+    double g = constant - shift[j];
     for (int b = 0; b < kPartners; ++b) g += coefficients[b] * static_cast<double>(partners[b][j]);
+    return g;
+  };
+  const auto weight = [&](int64_t j, double g) __attribute__((always_inline)) {
     return kKind == KernelKind::gram ? static_cast<T>(g)
                                      : feature_weight(kKind, own[j], static_cast<T>(g), p, shift_of_own);
   };
-  double lanes[kLanes] = {}, sum = 0;
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    for (int l = 0; l < kLanes; ++l) {
-      const T w = weight(j + l);
-      out[j + l] = w;
-      lanes[l] += static_cast<double>(w);
+  const auto noise = [&](int64_t j, double g, T w) __attribute__((always_inline)) {
+    return noise_of_weight<kKind>(g, static_cast<float>(w), static_cast<float>(own[j]),
+                                  static_cast<float>(shift_of_own), power) *
+           (own_distance + distances[j]);
+  };
+  // In stretches, each step in a loop of its own, or none of them is vectorised.
+  double lanes[kLanes] = {}, noises[kLanes] = {}, sum = 0, noise_sum = 0, grads[kStretch];
+  const auto stretch = [&](int64_t begin, auto count) __attribute__((always_inline)) {
+    const int64_t whole = count / kLanes * kLanes;
+    T* __restrict weights = out + begin;
+    for (int64_t j = 0; j < count; ++j) grads[j] = gradient(begin + j);
+    for (int64_t j = 0; j < count; ++j) weights[j] = weight(begin + j, grads[j]);
+    for (int64_t j = 0; j < whole; j += kLanes)
+      for (int l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(weights[j + l]);
+    for (int64_t j = whole; j < count; ++j) sum += static_cast<double>(weights[j]);
+    if constexpr (kNoise) {
+      constexpr bool kSimple = kKind == KernelKind::gaussian || kKind == KernelKind::linear;
+      const auto noise_of = [&](int64_t j) __attribute__((always_inline)) {
+        return noise(begin + j, grads[j], weights[j]);
+      };
+      for (int64_t j = 0; !kSimple && j < count; ++j) grads[j] = noise_of(j);
+      for (int64_t j = 0; j < whole; j += kLanes)
+        for (int l = 0; l < kLanes; ++l) noises[l] += kSimple ? noise_of(j + l) : grads[j + l];
+      for (int64_t j = whole; j < count; ++j) noise_sum += kSimple ? noise_of(j) : grads[j];
     }
-  }
-  for (; j < n; ++j) {
-    out[j] = weight(j);
-    sum += static_cast<double>(out[j]);
-  }
+  };
+  int64_t begin = 0;
+  for (; begin + kStretch <= n; begin += kStretch)
+    stretch(begin, std::integral_constant<int64_t, kStretch>());
+  if (begin < n) stretch(begin, n - begin);
   for (double lane : lanes) sum += lane;
+  if constexpr (kNoise) {
+    for (double lane : noises) noise_sum += lane;
+    *task.noise += noise_sum;
+  }
   return sum;
+}
+
+template <typename T, KernelKind kKind, int kPartners>
+inline __attribute__((always_inline)) double weights_of_partners(const RowTask<T>& task, T* out, int64_t n) {
+  if constexpr (std::is_same_v<T, float> && kKind != KernelKind::gram)
+    if (task.distances != nullptr) return weights_of_row<T, kKind, kPartners, true>(task, out, n);
+  return weights_of_row<T, kKind, kPartners, false>(task, out, n);
 }
 
 template <typename T, KernelKind kKind>
@@ -69,11 +110,11 @@ inline __attribute__((always_inline)) double weights_of_kind(const RowTask<T>& t
       std::fill(out, out + n, T(0));
       return 0;
     case 1:
-      return weights_of_row<T, kKind, 1>(task, out, n);
+      return weights_of_partners<T, kKind, 1>(task, out, n);
     case 2:
-      return weights_of_row<T, kKind, 2>(task, out, n);
+      return weights_of_partners<T, kKind, 2>(task, out, n);
     default:  // of BiDO: X, the labels and, for CKA, the layer itself
-      return weights_of_row<T, kKind, 3>(task, out, n);
+      return weights_of_partners<T, kKind, 3>(task, out, n);
   }
 }
 
@@ -148,8 +189,10 @@ class HsicGradient {
 
   // Weights of one stretch of row i of the matrix, columns begin..begin + count; returns their sum. `tiles`
   // are those of all variables, already advanced to the stretch. An entry on the diagonal is set to what
-  // belongs there and left out of the sum: it cancels against itself.
-  double row(const std::vector<const T*>& tiles, int64_t i, int64_t begin, int64_t count, T* out) const {
+  // belongs there and left out of the sum: it cancels against itself. Adds what the weights have of noise to
+  // `squares`, unless null.
+  double row(const std::vector<const T*>& tiles, int64_t i, int64_t begin, int64_t count, T* out,
+             const GradientNoise<T>& noise, double* squares) const {
     constexpr size_t kMost = 3;
     const T* entries[kMost] = {};
     double coefficients[kMost] = {};
@@ -173,6 +216,7 @@ class HsicGradient {
       coefficients[0] = 1;
       used = 1;
     }
+    const double* distances = squares != nullptr ? noise.distances(begin) : nullptr;
     const auto stretch = [&](int64_t first, int64_t last) {
       const T* partners[kMost] = {};
       for (int64_t b = 0; b < used; ++b) partners[b] = entries[b] + first;
@@ -183,7 +227,11 @@ class HsicGradient {
                             shift_[i] - constant_,
                             variable_.is_features() ? tiles[own_] + first : nullptr,
                             variable_.parameters(),
-                            own_shift_};
+                            own_shift_,
+                            distances != nullptr ? distances + first : nullptr,
+                            distances != nullptr ? *noise.distances(i) : 0,
+                            noise.power(),
+                            squares};
       return weights_row<T>(variable_.kind, task, out + first, last - first);
     };
     const int64_t diagonal = i - begin;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../common/kernel_tile.h"
@@ -12,56 +13,88 @@
 #include "gradient_noise.h"
 #include "huge_pages.h"
 #include "panel_product.h"
+#include "small_kernels.h"
 #include "variable.h"
 #include "vectorize.h"
 
 namespace bido {
 
-// A stretch of one row of A, for one kernel; returns its sum in float64. kIsK: entries are K itself, whose
-// small values must not pass through K - 1.
-template <typename T, KernelKind kKind, bool kIsK>
+// A stretch of one row of A, for one kernel; returns its sum in float64, and adds the noise of its weights to
+// `noise`.
+template <typename T, KernelKind kKind, EntryForm kForm>
 inline __attribute__((always_inline)) double weights_of(const T* grad, const T* grad_transposed,
                                                         const T* gram, T* out, KernelParameters<T> p,
-                                                        int64_t n) {
-  const auto weight = [&](int64_t j) __attribute__((always_inline)) {
-    return feature_weight(kKind, gram[j], T(0.5) * (grad[j] + grad_transposed[j]), p, T(kIsK ? 0 : 1));
+                                                        float power, int64_t n, double* noise) {
+  constexpr bool kNoise = std::is_same_v<T, float> && kKind != KernelKind::linear;
+  const auto shift = [&](int64_t j) __attribute__((always_inline)) {
+    return T(kForm == EntryForm::k || (kForm == EntryForm::either && gram[j] > T(0)) ? 0 : 1);
   };
-  double lanes[kLanes] = {};
+  const auto gradient = [&](int64_t j) __attribute__((always_inline)) {
+    return T(0.5) * (grad[j] + grad_transposed[j]);
+  };
+  const auto noise_of = [&](int64_t j, T g, T w) __attribute__((always_inline)) {
+    return noise_of_weight<kKind>(static_cast<double>(g), static_cast<float>(w), static_cast<float>(gram[j]),
+                                  static_cast<float>(shift(j)), power);
+  };
+  double lanes[kLanes] = {}, noises[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      const T w = weight(j + l);
+      const T g = gradient(j + l), w = feature_weight(kKind, gram[j + l], g, p, shift(j + l));
       out[j + l] = w;
       lanes[l] += static_cast<double>(w);
+      if constexpr (kNoise) noises[l] += noise_of(j + l, g, w);
     }
   }
-  double sum = 0;
+  double sum = 0, noise_sum = 0;
   for (; j < n; ++j) {
-    out[j] = weight(j);
+    const T g = gradient(j);
+    out[j] = feature_weight(kKind, gram[j], g, p, shift(j));
     sum += static_cast<double>(out[j]);
+    if constexpr (kNoise) noise_sum += noise_of(j, g, out[j]);
   }
   for (double lane : lanes) sum += lane;
+  for (double lane : noises) noise_sum += lane;
+  *noise += noise_sum;
   return sum;
 }
 
-template <typename T>
-BIDO_VECTORIZE double weight_row(KernelKind kind, bool is_k, const T* grad, const T* grad_transposed,
-                                 const T* gram, T* out, KernelParameters<T> p, int64_t n) {
+template <typename T, EntryForm kForm>
+inline __attribute__((always_inline)) double weights_of_form(KernelKind kind, const T* grad,
+                                                             const T* grad_transposed, const T* gram, T* out,
+                                                             KernelParameters<T> p, float power, int64_t n,
+                                                             double* noise) {
   switch (kind) {
     case KernelKind::linear:
-      return weights_of<T, KernelKind::linear, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::linear, kForm>(grad, grad_transposed, gram, out, p, power, n, noise);
     case KernelKind::inverse_multiquadric:
-      return weights_of<T, KernelKind::inverse_multiquadric, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::inverse_multiquadric, kForm>(grad, grad_transposed, gram, out, p,
+                                                                    power, n, noise);
     case KernelKind::laplacian:
-      return weights_of<T, KernelKind::laplacian, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::laplacian, kForm>(grad, grad_transposed, gram, out, p, power, n,
+                                                         noise);
     case KernelKind::energy:
-      return weights_of<T, KernelKind::energy, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::energy, kForm>(grad, grad_transposed, gram, out, p, power, n, noise);
     case KernelKind::rational_quadratic:
-      return weights_of<T, KernelKind::rational_quadratic, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::rational_quadratic, kForm>(grad, grad_transposed, gram, out, p, power,
+                                                                  n, noise);
     default:
-      return is_k ? weights_of<T, KernelKind::gaussian, true>(grad, grad_transposed, gram, out, p, n)
-                  : weights_of<T, KernelKind::gaussian, false>(grad, grad_transposed, gram, out, p, n);
+      return weights_of<T, KernelKind::gaussian, kForm>(grad, grad_transposed, gram, out, p, power, n, noise);
   }
+}
+
+template <typename T>
+BIDO_VECTORIZE double weight_row(KernelKind kind, EntryForm form, const T* grad, const T* grad_transposed,
+                                 const T* gram, T* out, KernelParameters<T> p, float power, int64_t n,
+                                 double* noise) {
+  if (form == EntryForm::k)  // the Gaussian kernel
+    return weights_of<T, KernelKind::gaussian, EntryForm::k>(grad, grad_transposed, gram, out, p, power, n,
+                                                             noise);
+  if constexpr (std::is_same_v<T, double>)
+    if (form == EntryForm::either)
+      return weights_of_form<T, EntryForm::either>(kind, grad, grad_transposed, gram, out, p, power, n,
+                                                   noise);
+  return weights_of_form<T, EntryForm::minus_one>(kind, grad, grad_transposed, gram, out, p, power, n, noise);
 }
 
 // Means of the rows of sym(grad).
@@ -81,7 +114,7 @@ std::vector<double> symmetric_means(const T* grad, int64_t n) {
 // Rows row_begin..row_end of A - diag(A 1); for the linear kernel, whose features are centered in the
 // forward, of H A H, with the means of sym(grad).
 template <typename T>
-void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* gram, T* panel,
+void fill_weight_panel(const Variable<T>& v, EntryForm form, const T* grad, const T* gram, T* panel,
                        int64_t stride, int64_t n, int64_t row_begin, int64_t row_end,
                        const std::vector<double>& means, GradientNoise<T>& noise) {
   double total = 0;
@@ -98,22 +131,27 @@ void fill_weight_panel(const Variable<T>& v, bool is_k, const T* grad, const T* 
       for (int64_t i = i0; i < i1; ++i) {
         T* out = panel + (i - row_begin) * stride;
         const T *row = grad + i * n, *column = transposed.get() + (i - i0) * n, *k = gram + i * n;
+        double squares = 0;
         if (v.kind == KernelKind::linear) {
-          weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), n);
+          weight_row<T>(v.kind, form, row, column, k, out, v.parameters(), 0, n, &squares);
           for (int64_t j = 0; j < n; ++j) out[j] -= static_cast<T>(2 * (means[i] + means[j] - total));
-          noises[b] += noise.of_stretch(out, k, i, 0, n);
-          continue;
+          if (noise.watches()) squares = squares_of_weights<T>(out, n) / 4;  // of their gradient
+        } else {
+          // The diagonal cancels against itself: left out, or its round-off would drown small weights.
+          const double before =
+              weight_row<T>(v.kind, form, row, column, k, out, v.parameters(), noise.power(), i, &squares);
+          const double after = weight_row<T>(v.kind, form, row + i + 1, column + i + 1, k + i + 1,
+                                             out + i + 1, v.parameters(), noise.power(), n - i - 1, &squares);
+          out[i] = static_cast<T>(-(before + after));
         }
-        // The diagonal cancels against itself: left out, or its round-off would drown small weights.
-        const double before = weight_row<T>(v.kind, is_k, row, column, k, out, v.parameters(), i);
-        const double after = weight_row<T>(v.kind, is_k, row + i + 1, column + i + 1, k + i + 1, out + i + 1,
-                                           v.parameters(), n - i - 1);
-        noises[b] += noise.of_stretch(out, k, i, 0, i) + noise.of_diagonal(before + after, i) +
-                     noise.of_stretch(out + i + 1, k + i + 1, i, i + 1, n - i - 1);
-        out[i] = static_cast<T>(-(before + after));
+        // Twice, for R_i^2 + R_j^2: A is symmetric.
+        if (noise.watches()) noises[b] += 2 * squares * *noise.distances(i);
       }
     }
   });
+  if (v.kind != KernelKind::linear)
+    for (int64_t i = row_begin; i < row_end; ++i)
+      noise.add_diagonal(static_cast<double>(panel[(i - row_begin) * stride + i]), i);
   for (double squares : noises) noise.add(squares);
 }
 
@@ -127,11 +165,20 @@ Tensor gradient_of_features(const Variable<T>& v, bool is_k, const T* grad, cons
   const Scratch<T> panel = make_scratch<T>(panel_buffer_rows<T>(rows) * stride);
   const auto means = v.kind == KernelKind::linear ? symmetric_means<T>(grad, n) : std::vector<double>();
   GradientNoise<T> noise(v, is_k ? 0 : 1);
+  EntryForm form = is_k ? EntryForm::k : EntryForm::minus_one;
+  Scratch<T> either;
+  if constexpr (std::is_same_v<T, double>) {
+    if (!is_k && is_lost_in_minus_one(v, gram, n)) {
+      either = entries_of_either_form(v, gram, n);
+      gram = either.get();
+      form = EntryForm::either;
+    }
+  }
   noise.take_row_0(gram, 0, n);
   noise.take_products([&](int64_t i, int64_t j) { return gram[i * n + j]; });
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t end = std::min(n, begin + rows);
-    fill_weight_panel<T>(v, is_k, grad, gram, panel.get(), stride, n, begin, end, means, noise);
+    fill_weight_panel<T>(v, form, grad, gram, panel.get(), stride, n, begin, end, means, noise);
     multiply_panel<T>(panel.get(), stride, end - begin, n, v.data, out, begin);
   }
   noise.mark(out);
