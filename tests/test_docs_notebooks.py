@@ -81,6 +81,7 @@ def test_independence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved > 10 * fresh
 
 
+@pytest.mark.slow
 def test_attack_and_defence(monkeypatch: pytest.MonkeyPatch) -> None:
     text = run(ROOT / "docs/notebooks/attack_and_defence.ipynb", monkeypatch)
     assert float(re.search(r"the judge knows ([\d.]+)%", text)[1]) > 85

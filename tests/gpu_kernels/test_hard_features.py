@@ -167,7 +167,7 @@ def test_measures(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("start", range(9))
+@pytest.mark.parametrize("start", [0, 1, 2, 4, 7, 8])
 def test_features_that_start_anywhere(stack: Any, dtype: torch.dtype, start: int) -> None:
     """Views off the 16 bytes that a vector wants, with rows whose length is a multiple of them."""
     numbers = normal(9 + N * 64).to(dtype)

@@ -24,6 +24,7 @@ def alone() -> torch.Tensor:
     return part.search(0, 1, None)
 
 
+@pytest.mark.slow
 def test_two_ranks(alone: torch.Tensor, tmp_path: Path) -> None:
     """Two processes do all of this in a row; what went wrong is told by the place in the list."""
     begun_alone, stopped, leader = (
@@ -57,6 +58,7 @@ def test_two_ranks(alone: torch.Tensor, tmp_path: Path) -> None:
     assert torch.equal(part.search(0, 1, str(stopped / "again")), alone)
 
 
+@pytest.mark.slow
 def test_more_ranks_than_batches_are_left(alone: torch.Tensor) -> None:
     for latents in run_ranks(part.search, 3, None):
         assert torch.equal(latents, alone)

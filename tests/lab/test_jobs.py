@@ -61,6 +61,7 @@ def pieces(work, folder, count):
     return [Piece(f"p{i}", work, (i, folder), folder / "logs" / f"{i}.txt") for i in range(count)]
 
 
+@pytest.mark.slow
 def test_each_piece_once_in_its_own_process(tmp_path):
     story = io.StringIO()
     before = {name: os.environ.get(name) for name in THREADS}
@@ -76,6 +77,7 @@ def test_each_piece_once_in_its_own_process(tmp_path):
     assert {name: os.environ.get(name) for name in THREADS} == before
 
 
+@pytest.mark.slow
 def test_two_at_the_same_time(tmp_path):
     first, second = share(pieces(meets, tmp_path, 2), 2, Narrator(1, io.StringIO()))
     assert first != second != os.getpid()

@@ -63,6 +63,14 @@ def test_a_sweep_is_one_table_and_one_report(tmp_path):
     assert "Second judge: resnet-clsh" in report
     again = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
     assert again.rows == results.rows
+
+
+@pytest.mark.slow
+def test_jobs_give_the_rows_of_one_process(tmp_path):
+    recipe = load_recipe("lfw64-vgg16-bido-hsic", smoke=True)
+    rows = sweep_rows(recipe, POINTS, (0.5,))
+    place = Place(tmp_path / "alone", smoke=True, second_judge=True)
+    results = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
     _jobs_give_the_same(rows, results, tmp_path / "jobs")
 
 

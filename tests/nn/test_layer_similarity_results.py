@@ -85,6 +85,7 @@ def test_ranks_give_the_matrix_of_all_batches() -> None:
         torch.testing.assert_close(first["matrix"], truth, atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_rank_without_batches_learns_the_layers() -> None:
     first, second = run_ranks(_rank, 2, "default")
     assert torch.equal(torch.nan_to_num(first["matrix"]), torch.nan_to_num(second["matrix"]))

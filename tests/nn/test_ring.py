@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distri
 WIDTHS = [12, 9, 6, 0]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4])
 def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(ring_steps, request.param)
 

@@ -107,7 +107,7 @@ def test_a_dead_layer_has_no_gradient(kernel: bx.Kernel, constant: float) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("n", "d"), [(20, 40), (18, 2500)])
+@pytest.mark.parametrize(("n", "d"), [(20, 40), (10, 1300)])
 def test_half_precision_with_an_offset(dtype: torch.dtype, n: int, d: int) -> None:
     floor = 4e-3 if dtype == torch.bfloat16 else 1e-3  # its own round-off, of the gradient
     kernel = bx.Gaussian(5.0, scale_by_dim=False) if d < 100 else bx.Gaussian(5.0)
