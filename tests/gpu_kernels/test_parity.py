@@ -154,7 +154,8 @@ def test_double_center(kernels: Any, n: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize(
-    ("n", "tile"), [(2, "whole"), (2, "half"), (5, "half"), (5, "third"), (33, "whole"), (33, "half")]
+    ("n", "tile"),
+    [(2, "whole"), (2, "half"), (5, "half"), (5, "third"), (33, "whole"), (33, "half")],
 )
 def test_hsic(kernels: Any, n: int, tile: str, unbiased: bool) -> None:
     if unbiased and n < 4:

@@ -119,4 +119,4 @@ def test_a_stopped_training_is_the_beginning_of_the_whole_one(tmp_path):
     later = load_model(tmp_path / "half" / "model.pt")[0].state_dict()["head.weight"]
     assert not torch.equal(first, later)
     told = train(tmp_path / "half", *whole, "--stop", 2, code=2)
-    assert "stop must be a share of the training in (0, 1], got 2.0" in told
+    assert "stop must be at most 1, got 2.0" in told

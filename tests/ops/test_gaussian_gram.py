@@ -72,13 +72,15 @@ def test_backward(
     saved = forward(x, gamma_tensor(gamma), minus_one)
     value = backward(grad.to(wide(dtype)), saved, x, gamma_tensor(gamma), minus_one)
 
-    def textbook(working: torch.dtype) -> Tensor:
+    def textbook(working: torch.dtype, minus_one: bool) -> Tensor:
         leaf = x.to(working).requires_grad_()
         K = reference.gaussian_gram(leaf, gamma, minus_one)
         return torch.autograd.grad(K, leaf, grad.to(wide(dtype)).to(working))[0]
 
     assert value.dtype == dtype
-    assert_within_budget(value, textbook(wide(dtype)), textbook(torch.float64), dtype)
+    # The same in exact arithmetic, but small K lose digits in K - 1: long doubles are 1e-14 from this truth.
+    truth = textbook(torch.float64, False)
+    assert_within_budget(value, textbook(wide(dtype), minus_one), truth, dtype)
 
 
 @each_implementation
