@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.lfw.networks import SHAPE
 from benchmarks.lfw.protocol import as_float
 from bido_ext.lab.attacks.networks import LATENT_DIM, Critic, Generator
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.models.checkpoint import resume_or_none
+from bido_ext.lab.models.safe_save import save_atomic
 
 CHECKPOINT_EVERY = 100
 

@@ -24,7 +24,8 @@ from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.lab.experiments.stage import RunOptions, Stage
 from bido_ext.lab.judging import PrivateReference, judge_attack
-from bido_ext.lab.models.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.models.checkpoint import load_checkpoint
+from bido_ext.lab.models.safe_save import save_atomic
 
 FORMAT, VERSION = "bido_ext.lfw", 3
 OPTIONS = RunOptions(on_change="rerun", progress=False)

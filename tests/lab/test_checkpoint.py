@@ -17,10 +17,10 @@ from bido_ext.lab.models.checkpoint import (
     load_checkpoint,
     load_model,
     resume_or_none,
-    save_atomic,
     save_model,
     weights_digest,
 )
+from bido_ext.lab.models.safe_save import save_atomic
 
 
 @pytest.fixture

@@ -14,14 +14,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from bido_ext.lab.attacks.reconstructions import load_reconstructions
 from bido_ext.lab.models import build_model, load_pretrained
-from bido_ext.lab.models.checkpoint import (
-    load_checkpoint,
-    load_model,
-    resume_or_none,
-    save_atomic,
-    save_model,
-)
+from bido_ext.lab.models.checkpoint import load_checkpoint, load_model, resume_or_none, save_model
 from bido_ext.lab.models.safe_load import load_plain, state_dict_of
+from bido_ext.lab.models.safe_save import save_atomic
 
 TINY = {"width": 0.0625, "image_size": 32}
 

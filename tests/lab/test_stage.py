@@ -21,7 +21,8 @@ from bido_ext.lab.experiments import lock
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.pipeline import load_data, pick_device, train_judge, train_target
 from bido_ext.lab.experiments.stage import RunOptions, Stage
-from bido_ext.lab.models.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.models.checkpoint import load_checkpoint
+from bido_ext.lab.models.safe_save import save_atomic
 from bido_ext.lab.training.train import TrainConfig
 
 CONFIG = TrainConfig(epochs=1, batch_size=32)

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.data.augment import AffineRange, augmentation, random_affine
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.models.checkpoint import resume_or_none
+from bido_ext.lab.models.safe_save import save_atomic
 from bido_ext.lab.training.checked import Count, Positive, Several, Share, checked
 
 from .networks import LATENT_DIM, check_shape

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from bido_ext.lab.attacks import Reconstructions
-from bido_ext.lab.models.checkpoint import load_format, save_atomic
+from bido_ext.lab.models.checkpoint import load_format
+from bido_ext.lab.models.safe_save import save_atomic
 
 FORMAT, VERSION = "bido_ext.reconstructions", 1
 _ENTRIES = {"config": dict, "classes": list, "images": Tensor}

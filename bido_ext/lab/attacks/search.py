@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.models.checkpoint import resume_or_none
+from bido_ext.lab.models.safe_save import save_atomic
 
 from .ranks import ALONE, Ranks
 from .rows import Rows

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.models import build_model, find_model
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.models.checkpoint import resume_or_none
+from bido_ext.lab.models.safe_save import save_atomic
 from bido_ext.lab.training.checked import Count, Positive, Share, Weight, checked
 
 from .networks import Shape, scaled

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.judging.distances import frechet_distance
-from bido_ext.lab.models.checkpoint import load_checkpoint, save_atomic
+from bido_ext.lab.models.checkpoint import load_checkpoint
+from bido_ext.lab.models.safe_save import save_atomic
 
 FEATURES = 2048
 BATCH = 64

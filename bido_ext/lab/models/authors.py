@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .base import FeatureClassifier
 from .registry import build_model
+from .safe_save import save_atomic
 
 _SHOWN = 8
 UNKNOWN = "unknown"  # the defence: these files do not say it
@@ -267,8 +268,6 @@ def write_authors(
     model: nn.Module, arch: str, options: Mapping[str, Any], path: Path, layout: str | None = None
 ) -> str:
     """Write ``authors_file`` to ``path``; returns the class it is for."""
-    from .checkpoint import save_atomic
-
     content, name = authors_file(model, arch, options, layout)
     save_atomic(content, path)
     return name

@@ -9,22 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bido_ext.lab.data.atomic import replacing
-
 from .authors import layout_of, model_of
 from .registry import build_model
 from .safe_load import check_finite_weights, load_plain, state_or_none
+from .safe_save import save_atomic
 
 FORMAT = "bido_ext.model"
 VERSION = 1
 _ENTRIES = {"arch": str, "num_classes": int, "defence": str, "metrics": dict, "state_dict": dict}
-
-
-def save_atomic(obj: Any, path: Path | str) -> None:
-    """``torch.save`` into a temporary file beside ``path``, then rename: all of it or nothing."""
-    # Into a file of Python's: PyTorch's own says nothing of the disk.
-    with replacing(Path(path)) as partial, partial.open("wb") as file:
-        torch.save(obj, file)
 
 
 def load_checkpoint(path: Path | str) -> Any:

@@ -21,8 +21,9 @@ from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.data.training_augment import training_augmentation
 from bido_ext.lab.defences import Defence, Penalty, Plan
 from bido_ext.lab.models import build_model, load_pretrained
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic, save_model
+from bido_ext.lab.models.checkpoint import resume_or_none, save_model
 from bido_ext.lab.models.pretrained import file_sha256
+from bido_ext.lab.models.safe_save import save_atomic
 
 from .batches import EpochBatches
 from .loss import StepLoss

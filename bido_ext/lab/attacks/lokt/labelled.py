@@ -19,7 +19,8 @@ from bido_ext.lab.attacks.black_box import BlackBox
 from bido_ext.lab.attacks.plg.network import LATENT_DIM
 from bido_ext.lab.attacks.plg.views import DRAWS, view
 from bido_ext.lab.attacks.rows import stream_seed
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic
+from bido_ext.lab.models.checkpoint import resume_or_none
+from bido_ext.lab.models.safe_save import save_atomic
 
 FILE = "labels.pt"
 

@@ -22,7 +22,8 @@ from bido_ext.lab.attacks.ranks import ALONE
 from bido_ext.lab.attacks.result import Reconstructions
 from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.attacks.target import frozen
-from bido_ext.lab.models.checkpoint import resume_or_none, save_atomic, weights_digest
+from bido_ext.lab.models.checkpoint import resume_or_none, weights_digest
+from bido_ext.lab.models.safe_save import save_atomic
 from bido_ext.lab.training.checked import Count, checked
 
 from .tuning import Features, Tuning, find_pivots, tuned
