@@ -18,11 +18,14 @@ from bido_ext.composed import BATCHED_UP_TO
 from bido_ext.composed._linear_factor import linear_factor
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
-from bido_ext.ops.nhsic_factors import SMALLEST_GRAM, is_unresolved, label_factor
+from bido_ext.ops.nhsic_factors import is_unresolved, label_factor
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import nan_where_unresolved
 from bido_ext.serving.row import Function
+
+#: Against c.
+SMALLEST_GRAM = 1e-8
 
 Inverse = Callable[[Tensor], Tensor]
 
@@ -116,7 +119,8 @@ def _factors(E: Tensor, P: Tensor, c: float) -> Tensor:
         return (S + S.mT) / 2
     S = P * -c
     S.diagonal(dim1=-2, dim2=-1).add_(1)
-    # Beside a K that is small against c, I - c P cancels too; S is K / c there, to as many digits.
+    # Beside a K that is small against c, I - c P cancels too; S is K / c there, to half of the digits. All of
+    # them (ops/nhsic_factors.py) would cost a product more in every step.
     small = torch.linalg.vector_norm(E, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
     return torch.where(small[:, None, None], Kc.div_(c), S)
 

@@ -14,8 +14,8 @@ from bido_ext.ops.kernels import same_class
 from bido_ext.reference.gram_stack import GRAM
 from bido_ext.reference.resolution import amplifies_roundoff, too_coarse_for_ridge, unresolved
 
-#: Against c (csrc/cpu/nhsic_factors.h has the same).
-SMALLEST_GRAM = 1e-8
+#: Against c: below, I - c P cancels (csrc/cpu/nhsic_factors.h has the same).
+SMALLEST_GRAM = 1e-2
 
 
 def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.dtype) -> Tensor:
@@ -54,11 +54,14 @@ def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
     if P.dtype == torch.float64:
         S = P * -c
         S.diagonal(dim1=-2, dim2=-1).add_(1)
-        # Beside a K that is small against c, I - c P cancels; S is K / c there, to as many digits.
-        small = (
-            torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
-        )
-        return torch.where(small[:, None, None], center_stack(stack, P.dtype).div_(c), S)
+        size = torch.linalg.vector_norm(stack, dim=(-2, -1), dtype=torch.float64)
+        small = (size <= SMALLEST_GRAM * c)[:, None, None]
+        if type(small) is Tensor and small.device.type == "cpu" and not bool(small.any()):
+            return S
+        # Kc P = Kc (I - S) / c, whose first term has all digits.
+        Kc = center_stack(stack, P.dtype)
+        exact = torch.baddbmm(Kc, Kc, S, alpha=-1).div_(c)
+        return torch.where(small, (exact + exact.mT) / 2, S)
     S = torch.cholesky_solve(center_stack(stack, P.dtype), cholesky)
     return (S + S.mT) / 2
 

@@ -29,8 +29,9 @@ constexpr double kLargestBesideFactor = 1e-6;
 // The round-off of few samples may lie all in one direction.
 inline double largest_amplified(int64_t n) { return n <= 32 ? 1.5e-5 : 3.5e-5; }
 
-// Where K is smaller than this against c, I - c P cancels, and S is K / c to as many digits.
-constexpr double kSmallestGram = 1e-8;
+// Where K is smaller than this against c, I - c P cancels: of entries far below the largest nothing may be
+// left.
+constexpr double kSmallestGram = 1e-2;
 
 // c |H P H| = |H - S| by three steps of the power method, from a vector that no S is made for.
 inline double largest_rest(const double* S, int64_t n) {
@@ -68,13 +69,17 @@ void fill_ridge(const CenteredGram<T>& Kc, double c, int64_t i, double* out, int
   out[i] += c;
 }
 
-// S of a Gram matrix that is small against c.
+// S of a Gram matrix that is small against c, from I - c P: Kc P = Kc (I - S) / c, whose first term has all
+// digits.
 template <typename T>
 void factor_of_small(const CenteredGram<T>& Kc, double c, int64_t n, double* S) {
-  torch::stable::parallel_for(0, n, 32, [&](int64_t first, int64_t last) {
+  const std::vector<double> before(S, S + n * n);
+  torch::stable::parallel_for(0, n, 8, [&](int64_t first, int64_t last) {
+    std::vector<double> row(n);
     for (int64_t i = first; i < last; ++i) {
-      Kc.fill(i, 0, n, S + i * n);
-      for (int64_t j = 0; j < n; ++j) S[i * n + j] /= c;
+      Kc.fill(i, 0, n, row.data());
+      for (int64_t j = i; j < n; ++j)
+        S[i * n + j] = S[j * n + i] = (row[j] - row_product(row.data(), before.data() + j * n, n)) / c;
     }
   });
 }
