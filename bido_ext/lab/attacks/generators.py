@@ -6,7 +6,7 @@ that an attack searches, ``synthesis`` takes latents to images.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from .networks import LATENT_DIM, Generator
 
 
-@runtime_checkable
 class LatentGenerator(Protocol):
     """A generator as PPA and VMI use it; it must be an ``nn.Module`` too.
 
@@ -33,7 +32,6 @@ class LatentGenerator(Protocol):
         """Latents (n, ...) -> images (n, *shape), in [0, 1] up to a little overshoot."""
 
 
-@runtime_checkable
 class LayeredGenerator(LatentGenerator, Protocol):
     """A ``LatentGenerator`` whose synthesis can be entered in between, as IF-GMI does.
 
