@@ -155,7 +155,7 @@ def _default(
             S = factor(E, P, cholesky, c)
             for k, p, s in zip(batch, P, S, strict=True):
                 if kinds[wanted[k]] != GRAM:
-                    average_equal_rows(stack[k], p, s)
+                    average_equal_rows(stack[k], s, p)
                 bad[wanted[k]] = is_unresolved(stack[k], s, kinds[wanted[k]], eps)
             inverses[batch] = P
             here = {wanted[k]: s for k, s in zip(batch, S.unbind(), strict=True)}

@@ -66,8 +66,8 @@ def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:
     return (S + S.mT) / 2
 
 
-def average_equal_rows(E: Tensor, *made: Tensor) -> None:
-    """Averages what was made of float64 E, all (n, n), over all orders of equal samples, in place.
+def average_equal_rows(E: Tensor, S: Tensor, P: Tensor | None = None) -> None:
+    """Averages S and P, made of float64 E, all (n, n), over all orders of equal samples, in place.
 
     csrc/cpu/equal_rows.h says why.
     """
@@ -79,14 +79,15 @@ def average_equal_rows(E: Tensor, *made: Tensor) -> None:
         return
     to_group = torch.nn.functional.one_hot(group, len(sizes)).to(E.dtype)
     count = sizes.to(E.dtype)
-    for matrix in made:
-        diagonal = matrix.diagonal().clone()
-        trace = diagonal @ to_group
-        sums = to_group.T @ matrix @ to_group - torch.diag(trace)
-        pairs = count[:, None] * count - torch.diag(count)
-        means = sums / pairs.clamp_min(1)
-        matrix.copy_(means[group][:, group])
-        matrix.diagonal().copy_((trace / count)[group])
+    # S maps the difference of equal samples to 0: its diagonal is like the rest of its block.
+    S.copy_(((to_group.T @ S @ to_group) / (count[:, None] * count))[group][:, group])
+    if P is None:
+        return
+    trace = P.diagonal() @ to_group
+    sums = to_group.T @ P @ to_group - torch.diag(trace)
+    pairs = count[:, None] * count - torch.diag(count)
+    P.copy_((sums / pairs.clamp_min(1))[group][:, group])
+    P.diagonal().copy_((trace / count)[group])
 
 
 def is_unresolved(E: Tensor, S: Tensor, kind: int, eps: float) -> Tensor:

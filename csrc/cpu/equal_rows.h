@@ -3,7 +3,7 @@
 // Equal samples of a float64 Gram matrix K - 1, in what is made of it for nhsic. Swapping two of them changes
 // neither the inverse nor the factor; round-off does, by u / c in the direction in which they differ, where
 // the inverse is 1 / c. If the partner has the same equal samples, all of that is wrong: in exact arithmetic
-// it has nothing there.
+// it has nothing there, to the last bit: 1 / c comes from both sides.
 #pragma once
 
 #include <cstdint>
@@ -30,20 +30,26 @@ struct EqualRows {
   }
   bool any() const { return sizes.size() < group.size(); }
 
-  // A symmetric matrix [n, n] averaged over all orders of equal rows.
-  void average(double* matrix) const {
+  // The inverse [n, n] averaged over all orders of equal rows.
+  void average_inverse(double* matrix) const { average(matrix, false); }
+  // The factor, whose diagonal is like the rest of its block: it maps the difference of equal samples to 0.
+  void average_factor(double* matrix) const { average(matrix, true); }
+
+ private:
+  void average(double* matrix, bool whole_blocks) const {
     const auto n = static_cast<int64_t>(group.size()), m = static_cast<int64_t>(sizes.size());
     std::vector<double> sums(m * m, 0.0), traces(m, 0.0);
     for (int64_t i = 0; i < n; ++i) {
       traces[group[i]] += matrix[i * n + i];
       for (int64_t j = 0; j < n; ++j)
-        if (i != j) sums[group[i] * m + group[j]] += matrix[i * n + j];
+        if (i != j || whole_blocks) sums[group[i] * m + group[j]] += matrix[i * n + j];
     }
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        const int64_t a = group[i], b = group[j], count = sizes[a] * (a == b ? sizes[a] - 1 : sizes[b]);
-        matrix[i * n + j] =
-            i == j ? traces[a] / static_cast<double>(sizes[a]) : sums[a * m + b] / static_cast<double>(count);
+        const int64_t a = group[i], b = group[j];
+        const int64_t count = sizes[a] * (a == b && !whole_blocks ? sizes[a] - 1 : sizes[b]);
+        matrix[i * n + j] = i == j && !whole_blocks ? traces[a] / static_cast<double>(sizes[a])
+                                                    : sums[a * m + b] / static_cast<double>(count);
       }
     }
   }

@@ -129,8 +129,8 @@ void average_equal_rows(const T* gram, int64_t n, double* S, double* P) {
   if (std::is_same_v<T, float>) return;
   const EqualRows rows(gram, n);
   if (!rows.any()) return;
-  rows.average(S);
-  if (P != nullptr) rows.average(P);
+  rows.average_factor(S);
+  if (P != nullptr) rows.average_inverse(P);
 }
 
 // S of scale H [y_i = y_j] H in closed form, as ops/nhsic.py: label_factor.
