@@ -20,13 +20,14 @@ DATA = Data(
 @pytest.mark.parametrize("implementation", ["native", "composition"])
 @pytest.mark.parametrize("n", [4, 9, 60])
 @pytest.mark.parametrize("log_eps", [-7.8, -7.0, -6.0, -5.0])
+@pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
 def test_right(
-    implementation: str, n: int, log_eps: float, monkeypatch: pytest.MonkeyPatch
+    implementation: str, n: int, log_eps: float, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if implementation == "composition":
         serve_compositions(monkeypatch)
     case = Case(
-        measure="nhsic", n=n, seed=0, x=DATA, kernel="gaussian", log_sigma=0.0, relative=False, y=DATA,
+        measure="nhsic", n=n, seed=0, x=DATA, kernel=kernel, log_sigma=0.0, relative=False, y=DATA,
         kernel_y="gaussian", log_eps=log_eps, classes=1,
     )  # fmt: skip
     ratio, what = cases.worst_ratio(case)
@@ -34,8 +35,9 @@ def test_right(
 
 
 @pytest.mark.parametrize("implementation", ["native", "composition"])
+@pytest.mark.parametrize("kernel", [bx.Gaussian(1.0), bx.Polynomial()])
 def test_equal_samples_have_the_same_gradient(
-    implementation: str, monkeypatch: pytest.MonkeyPatch
+    implementation: str, kernel: bx.Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if implementation == "composition":
         serve_compositions(monkeypatch)
@@ -43,7 +45,7 @@ def test_equal_samples_have_the_same_gradient(
     x[5:] = x[0]
     y = x.flip(1).clone() * 2
     leaf = x.requires_grad_()
-    bx.nhsic(leaf, y, kernel_y=bx.Gaussian(1.0, scale_by_dim=False), eps=1e-8).backward()
+    bx.nhsic(leaf, y, kernel, bx.Gaussian(1.0, scale_by_dim=False), eps=1e-8).backward()
     assert leaf.grad is not None
     for row in (5, 6):
         torch.testing.assert_close(leaf.grad[row], leaf.grad[0], rtol=1e-6, atol=0.0)
