@@ -40,4 +40,12 @@ def _factor_and_inverse(K: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray
         P = P + P @ (eye - A @ P)
     P = (P + P.T) / 2
     S = P @ Kc if np.sqrt((Kc * Kc).sum()) < 1e-2 * c else eye - np.longdouble(c) * P
-    return (S + S.T) / 2, P
+    S = (S + S.T) / 2
+    # Equal samples have equal rows: S has the same entries for them, and swapping two does not change P. What
+    # round-off has there would come back as 1 / c^2.
+    first = (K[:, None] == K[None]).all(-1).argmax(1)
+    for i in np.flatnonzero(first != np.arange(len(K))):
+        swap = np.arange(len(K))
+        swap[[i, first[i]]] = first[i], i
+        P = (P + P[swap][:, swap]) / 2
+    return S[first][:, first], P
