@@ -72,7 +72,7 @@ def table(found: dict[str, dict[str, Usage]], names: dict[str, str]) -> str:
         {a for of in found.values() for a in of}, key=lambda a: int(re.sub(r"\D", "", a))
     )
     width = max(len(name) for name in names.values())
-    lines = [f"{'kernel':<{width}}  shared" + "".join(f"{a:>12}" for a in architectures)]
+    lines = [f"{'kernel':<{width}}  shared" + "".join(f"{a:>8}" for a in architectures)]
     for kernel in sorted(found, key=lambda kernel: names[kernel]):
         of = found[kernel]
         cells = []
@@ -85,7 +85,7 @@ def table(found: dict[str, dict[str, Usage]], names: dict[str, str]) -> str:
                 else f"{usage.registers}" + (f" + {spilled}" if spilled else "")
             )
         shared = max(usage.shared for usage in of.values())
-        lines.append(f"{names[kernel]:<{width}}  {shared:>6}" + "".join(f"{c:>12}" for c in cells))
+        lines.append(f"{names[kernel]:<{width}}  {shared:>6}" + "".join(f"{c:>8}" for c in cells))
     return "\n".join(lines)
 
 

@@ -24,8 +24,8 @@ from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import nan_where_unresolved
 from bido_ext.serving.row import Function
 
-#: Against c.
-SMALLEST_GRAM = 1e-8
+#: Against c: below, S is K / c to half of float64's digits.
+FIRST_ORDER_GRAM = 1e-8
 
 Inverse = Callable[[Tensor], Tensor]
 
@@ -121,7 +121,7 @@ def _factors(E: Tensor, P: Tensor, c: float) -> Tensor:
     S.diagonal(dim1=-2, dim2=-1).add_(1)
     # Beside a K that is small against c, I - c P cancels too; S is K / c there, to half of the digits. All of
     # them (ops/nhsic_factors.py) would cost a product more in every step.
-    small = torch.linalg.vector_norm(E, dim=(-2, -1), dtype=torch.float64) <= SMALLEST_GRAM * c
+    small = torch.linalg.vector_norm(E, dim=(-2, -1), dtype=torch.float64) <= FIRST_ORDER_GRAM * c
     return torch.where(small[:, None, None], Kc.div_(c), S)
 
 

@@ -7,10 +7,10 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 
 from bido_ext.lab.attacks import ATTACKS
 from bido_ext.lab.experiments.narrator import Narrator
@@ -42,7 +42,7 @@ def folder_for(tmp_path_factory):
     return folder
 
 
-def of_each_kind() -> list[ParameterSet]:
+def of_each_kind() -> list[Any]:
     """All recipes; slow where the attack, the data and the network are those of an earlier one."""
     seen, rows = set(), []
     for name in recipe_names():
