@@ -8,7 +8,7 @@ from .if_gmi import IF_GMI
 from .ked import KED
 from .lokt import LOKT
 from .lomma import LOMMA, LOMMA_KED
-from .mirror import MIRROR
+from .mirror import MIRROR, MIRROR_WHITE
 from .plg import PLG
 from .ppa import PPA
 from .ppdg import PPDG
@@ -18,7 +18,8 @@ from .vmi import VMI
 
 DEFAULT = GMI  # of the commands, and what the demo shows
 _ROWS = (
-    GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, LOKT, PPDG, IF_GMI, DIFFUSION,
+    GMI, KED, VMI, PPA, BREP, LOMMA, LOMMA_KED, PLG, RLB, MIRROR, MIRROR_WHITE, LOKT, PPDG, IF_GMI,
+    DIFFUSION,
 )  # fmt: skip
 ATTACKS: dict[str, AttackSpec] = {spec.name: spec for spec in _ROWS}
 

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MIRROR's black box: a genetic search among latents that stay where the generator's own lie.
-
-An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity" (NDSS 2022). Only the
-genetic search with the target's probabilities is here, not its white-box form.
-"""
+"""MIRROR's black box: a genetic search by the target's probabilities."""
 
 from __future__ import annotations
 
@@ -13,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bido_ext.lab.attacks.black_box import BlackBox
+from bido_ext.lab.attacks.gan import WGAN
+from bido_ext.lab.attacks.generators import as_latent_generator, without_gradients
+from bido_ext.lab.attacks.inversion import How, Inversion
+from bido_ext.lab.attacks.result import Reconstructions
+from bido_ext.lab.attacks.rows import Rows
+from bido_ext.lab.attacks.search import BlindSearch
+from bido_ext.lab.attacks.settings import SearchConfig
+from bido_ext.lab.attacks.spec import AttackSpec
 from bido_ext.lab.training.checked import Count, Number, Part, Positive, Several, checked
 
-from .black_box import BlackBox
-from .gan import WGAN
-from .generators import DirectLatents, as_latent_generator, without_gradients
-from .inversion import How, Inversion
-from .result import Reconstructions
-from .rows import Rows, stream_seed
-from .search import BlindSearch
-from .settings import SearchConfig
-from .spec import AttackSpec
+from .space import Space
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_SLOPE = 0.2  # of the leaky ReLU behind StyleGAN's w
 
 
 @checked
@@ -100,46 +95,10 @@ def invert_mirror(
         "mirror", "MIRROR", config, target, classes, source.shape, source, how=how,
         access="black box",
     )  # fmt: skip
-    share, space = work.share(), Space(source, config, work.device)
+    share, space = work.share(), Space(source, config)
     images = without_gradients(source.synthesis, work.device)
     found = work.search(lambda rows: _Mirror(config, target, images, space, rows, share))
     return work.collect(found["latents"], images, queries=found["queries"])
-
-
-class Space:
-    """Where the generator's own latents lie: mean and deviation in front of the last activation.
-
-    Args:
-        source: a ``LatentGenerator``; StyleGAN's w is what a leaky ReLU made, a plain generator's
-            noise is taken as it is.
-    """
-
-    def __init__(self, source: Any, config: MirrorConfig, device: torch.device) -> None:
-        self.source, self.device = source, device
-        self.activated = not isinstance(source, DirectLatents)
-        random = torch.Generator().manual_seed(stream_seed(config.seed, "mirror space"))
-        drawn = self.sampled(torch.randn(config.space_samples, source.z_dim, generator=random))
-        self.mean, self.std = drawn.mean(0), drawn.std(0, correction=0)
-        self.low = self.mean - config.bound * self.std
-        self.high = self.mean + config.bound * self.std
-
-    @torch.no_grad()
-    def sampled(self, z: Tensor) -> Tensor:
-        """Noise (n, z_dim) -> points (n, dim), on the CPU."""
-        weight = next(self.source.parameters())
-        parts = [self.source.mapping(part.to(weight)).cpu() for part in z.split(1000)]
-        latents = torch.cat(parts)
-        if latents.dim() != 2:
-            raise ValueError(f"generator must have latents (n, dim), got {tuple(latents.shape)}")
-        return torch.where(latents < 0, latents / _SLOPE, latents) if self.activated else latents
-
-    def latents(self, points: Tensor) -> Tensor:
-        """Points -> the generator's latents."""
-        return torch.where(points < 0, points * _SLOPE, points) if self.activated else points
-
-    def bounded(self, points: Tensor) -> Tensor:
-        """Points no further from the mean than allowed."""
-        return torch.minimum(torch.maximum(points, self.low), self.high)
 
 
 def bred(
