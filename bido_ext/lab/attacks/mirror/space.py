@@ -15,11 +15,19 @@ _SLOPE = 0.2  # of the leaky ReLU behind StyleGAN's w
 
 
 class SpaceSettings(Protocol):
-    """What both forms of MIRROR say of it: ``seed``, ``space_samples`` and ``bound``."""
+    """What both forms of MIRROR say of it."""
 
-    seed: int
-    space_samples: int
-    bound: float
+    @property
+    def seed(self) -> int:
+        """Starts the stream of the samples."""
+
+    @property
+    def space_samples(self) -> int:
+        """Samples that mean and deviation come from."""
+
+    @property
+    def bound(self) -> float:
+        """Standard deviations from the mean."""
 
 
 class Space:

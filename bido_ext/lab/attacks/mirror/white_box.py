@@ -158,8 +158,8 @@ class MirrorWhite(Search):
         """See ``Search``."""
         seen = self.attack.images(self.now)
         if seen.shape[1] == 3:
-            draws = self.rows.uniform("mirror white", step).to(seen)
-            turned = (draws < self.config.mirrored)[:, None, None, None]
+            draws = self.rows.uniform("mirror white", step, 1, 1, 1).to(seen)
+            turned = draws < self.config.mirrored
             seen = torch.where(turned, seen.flip(3), seen)
         logits = at_least_float32(self.attack.target(seen))
         loss = F.cross_entropy(logits, self.labels, reduction="none")
