@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.list import rows_of
+from bido_ext.cli.list import attacks_that, rows_of
 from bido_ext.cli.options import (
     Crop,
     Data,
@@ -29,11 +29,6 @@ from bido_ext.cli.settings import parse_classes, with_file, with_settings
 _ATTACKS = rows_of("attacks")
 
 
-def _those(fact: str) -> str:
-    """The attacks of which the catalogue says ``fact``, for help and errors."""
-    return ", ".join(row["name"] for row in _ATTACKS if row[fact])
-
-
 _PSI = ", ".join(
     f"{row['truncation']:g} for {row['name']}" for row in _ATTACKS if row["truncation"] != 1
 )
@@ -48,12 +43,14 @@ def attack(
         typer.Option(
             "--prior",
             help="Folder of the generator, trained there if missing. One serves every model, but "
-            f"that of {_those('prior_of_target')} belongs to one model.",
+            f"that of {attacks_that('prior_of_target')} belongs to one model.",
         ),
     ] = None,
     generator: Annotated[
         Path | None,
-        typer.Option(help=f"{_those('any_generator')}: a StyleGAN2 state dict instead of --prior."),
+        typer.Option(
+            help=f"{attacks_that('any_generator')}: a StyleGAN2 state dict instead of --prior."
+        ),
     ] = None,
     truncation: Annotated[
         float | None, typer.Option(help=f"Psi of --generator; default: 1, {_PSI}.")
@@ -67,7 +64,7 @@ def attack(
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     budget: Annotated[
         int | None,
-        typer.Option(help=f"{_those('budget')}: the most queries altogether; 0: no limit."),
+        typer.Option(help=f"{attacks_that('budget')}: the most queries altogether; 0: no limit."),
     ] = None,
     id_weight: Annotated[float | None, typer.Option(help="Weight of the identity loss.")] = None,
     prior_steps: Annotated[int | None, typer.Option(help="Generator steps of the prior.")] = None,
@@ -92,7 +89,7 @@ def attack(
     adaptive: Annotated[
         str | None,
         typer.Option(
-            help=f"{_those('adaptive')}: run on a surrogate distilled from the model's answers to "
+            help=f"{attacks_that('adaptive')}: run on a surrogate distilled from the model's answers to "
             "the public images (surrogate), or on both (surrogate+target): against defences that "
             "bend the model's own gradients. A generator that belongs to one model is trained for "
             "the surrogate."
@@ -108,7 +105,7 @@ def attack(
         bool,
         typer.Option(
             "--force-foreign-gan",
-            help=f"{_those('prior_of_target')}: attack with a GAN trained for another target "
+            help=f"{attacks_that('prior_of_target')}: attack with a GAN trained for another target "
             "(overstates defences).",
         ),
     ] = False,
@@ -161,7 +158,7 @@ def attack(
     spec = find_attack(attack)
     if force_foreign_gan and not spec.prior.of_target:
         raise ValueError(
-            f"--force-foreign-gan is for --attack {_those('prior_of_target')}, got --attack {attack}"
+            f"--force-foreign-gan is for --attack {attacks_that('prior_of_target')}, got --attack {attack}"
         )
     if adaptive is not None:
         if adaptive not in KINDS:
@@ -173,7 +170,7 @@ def attack(
         raise ValueError("--prior or --generator must be given, and not both")
     if generator is not None and not spec.any_generator:
         raise ValueError(
-            f"--generator is for --attack {_those('any_generator')}, got --attack {attack}"
+            f"--generator is for --attack {attacks_that('any_generator')}, got --attack {attack}"
         )
     search, training = settings_for(base, attack)
     if settings is not None:

@@ -51,3 +51,8 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     if kind not in KINDS:
         raise ValueError(f"list must be given one of {', '.join(KINDS)}, got {kind!r}")
     return json_format.loads(CATALOGUE.read_text())[kind]  # type: ignore[no-any-return]
+
+
+def attacks_that(fact: str) -> str:
+    """Names of the attacks of which the catalogue says ``fact``, for help and errors."""
+    return ", ".join(row["name"] for row in rows_of("attacks") if row[fact])

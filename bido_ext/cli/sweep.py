@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bido_ext.cli.errors import plain_errors
+from bido_ext.cli.list import attacks_that
 from bido_ext.cli.options import Device, Fresh, Json, Seed, parse_weights, print_json
+from bido_ext.cli.settings import with_settings
 
 
 @plain_errors
@@ -57,6 +59,20 @@ def sweep(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
     ] = False,
+    adaptive: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{attacks_that('adaptive')}: attack every row also on a surrogate distilled from "
+            "the model's answers to the public images (surrogate), or on both (surrogate+target), "
+            "beside the plain attack; repeatable; none: not at all. Default: the recipe's."
+        ),
+    ] = None,
+    adaptive_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adaptive-set", help="Any setting of the surrogate, as name=value; repeatable."
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(help="Rows at a time; above 1 each in a process with one thread.")
     ] = 1,
@@ -83,12 +99,16 @@ def sweep(
     Example:
       bido sweep lfw64-vgg16-bido-hsic --data ~/sets --out runs/sweep \\
         --weights 0.05,0.5 --weights 0.05,1 --weights 0.05,2.5 --jobs 2
+      bido sweep mnist-mcnn-bido-hsic --weights 0.05,0.5 --adaptive surrogate --out runs/adaptive
     """
+    from dataclasses import replace
+
     from bido_ext.lab.experiments.pipeline import pick_device
     from bido_ext.lab.experiments.recipes import load_recipe, text_summary
     from bido_ext.lab.experiments.stage import RunOptions
     from bido_ext.lab.experiments.sweep import Place, run_row, run_sweep, sweep_rows
     from bido_ext.lab.report import (
+        adaptive_text,
         headline,
         second_judge_text,
         text_table,
@@ -99,6 +119,7 @@ def sweep(
     if smoke and data is not None:
         raise ValueError("--smoke draws its own data and takes no --data")
     chosen = load_recipe(recipe, smoke=smoke, seed=seed)
+    chosen = replace(chosen, attack=_adaptive(chosen.attack, adaptive, adaptive_set or []))
     name = defence or chosen.target.defence
     points = [(name, parse_weights(name, text)) for text in weights]
     if undefended and name != "none":
@@ -116,6 +137,8 @@ def sweep(
     command += ["--defence", name, "--seed", str(seed), "--out", str(out)]
     command += ["--controls", controls]
     command += ["--data", str(data)] if data is not None else []
+    for option, given in (("--adaptive", adaptive), ("--adaptive-set", adaptive_set)):
+        command += [part for text in given or [] for part in (option, text)]
     flags = {"--smoke": smoke, "--from-scratch": from_scratch, "--no-undefended": not undefended}
     flags["--no-second-judge"] = not second_judge
     command += [flag for flag, given in flags.items() if given]
@@ -137,9 +160,28 @@ def sweep(
     typer.echo(f"\n{text_table(results)}\n\n{headline(results)}\n")
     if told := second_judge_text(results):
         typer.echo(f"{told}\n")
+    if told := adaptive_text(results):
+        typer.echo(f"{told}\n")
     if told := tradeoff_text(results, tradeoff_of(results)):
         typer.echo(f"{told}\n")
     typer.echo(f"report:  {out / 'report.html'}\nnumbers: {out / 'results.json'}")
+
+
+def _adaptive(attack: Any, kinds: list[str] | None, texts: list[str]) -> Any:
+    """The recipe's attack with the adaptive attackers and their settings of the command line."""
+    from dataclasses import replace
+
+    from bido_ext.lab.attacks.adaptive import AdaptiveConfig
+
+    if kinds is not None:
+        attack = replace(attack, adaptive=() if kinds == ["none"] else tuple(kinds))
+        if not attack.adaptive:
+            attack = replace(attack, surrogate={})
+    if texts and not attack.adaptive:
+        raise ValueError("--adaptive-set is for --adaptive, which is missing")
+    own = with_settings(AdaptiveConfig(**attack.surrogate), texts, "--adaptive-set")
+    names = [*attack.surrogate, *(text.partition("=")[0].strip() for text in texts)]
+    return replace(attack, surrogate={name: getattr(own, name) for name in names})
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -124,6 +124,33 @@ def test_unknown_settings_of_the_attack_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("gmi", 'adaptive = ["oracle"]', "adaptive must be of surrogate, surrogate.target, each"),
+        ("gmi", 'adaptive = ["surrogate", "surrogate"]', "each once"),
+        ("brep", 'adaptive = ["surrogate"]', "adaptive is for white-box attacks, brep is label"),
+        ("gmi", "surrogate = {steps = 1}", "surrogate is for adaptive, which is empty"),
+        ("gmi", 'adaptive = ["surrogate"]\nsurrogate = {step = 1}', "unknown key 'step'"),
+        ("gmi", 'adaptive = ["surrogate"]\nsurrogate = {steps = 0}', "steps must be at least 1"),
+    ],
+)
+def test_adaptive_attackers_of_a_recipe_are_checked(tmp_path, name, lines, message):
+    text = GOOD.replace('name = "gmi"', f'name = "{name}"\n{lines}')
+    with pytest.raises(ValueError, match=message):
+        attack_settings(load_recipe(_recipe(tmp_path, text)))
+
+
+def test_adaptive_attackers_share_one_surrogate(tmp_path):
+    lines = 'adaptive = ["surrogate", "surrogate+target"]\nsurrogate = {steps = 7}'
+    text = GOOD.replace('name = "gmi"', f'name = "gmi"\n{lines}')
+    recipe = load_recipe(_recipe(tmp_path, text), seed=3)
+    made = attack_settings(recipe).adaptive
+    assert [config.kind for config in made.values()] == list(made)
+    assert {(config.steps, config.seed) for config in made.values()} == {(7, 3)}
+    assert attack_settings(recipe, smoke=True).adaptive["surrogate"].steps == 3
+
+
 def test_settings_of_a_generator_file_go_with_it():
     recipe = load_recipe("facescrub224-ppa")
     assert attack_settings(recipe).search.centre == 800

@@ -12,7 +12,9 @@ from stand_ins import a_row, some_results
 
 from bido_ext.lab.judging import SecondJudge, SecondOpinion
 from bido_ext.lab.report import (
+    AdaptiveAttack,
     Results,
+    adaptive_text,
     headline,
     read_results,
     save_tradeoff,
@@ -78,6 +80,42 @@ def test_a_damaged_file_is_named(tmp_path):
 )
 def test_the_headline_says_what_the_numbers_say(rows, accuracy, expected):
     assert re.search(expected, headline(some_results(*rows, evaluator_accuracy=accuracy)))
+
+
+def adapted(row, accuracy):
+    """``row`` with an adaptive attacker that reached ``accuracy``."""
+    other = a_row(row.name, row.natural_accuracy, accuracy)
+    one = AdaptiveAttack("surrogate", other.attack, 0.5, "picture.png", 2.0, {"steps": 3})
+    return replace(row, adaptive=(one,))
+
+
+def test_a_defence_that_an_adaptive_attacker_undoes_is_not_praised(tmp_path):
+    results = some_results(adapted(NONE, 0.7), adapted(STRONG, 0.82))
+    assert "lowers that to 30.0%" in headline(some_results(NONE, STRONG))
+    told = headline(results)
+    assert re.search("strongest attack on each model .*80.0%.*beyond the noise.* 82.0%", told)
+    assert results.under("surrogate").rows[0].attack.attack_accuracy == 0.7
+    table = adaptive_text(results)
+    assert re.search(r"label of bido-hsic .* 30.0%.* 82.0%", table)
+    assert "on surrogate" in table
+    assert adaptive_text(some_results(NONE, STRONG)) == ""
+    assert not some_results(adapted(NONE, 0.7), STRONG).attackers, "not every row met it"
+    path = write_results(results, tmp_path / "results.json")
+    assert read_results(path) == results
+    document = json.loads(path.read_text())
+    for row in document["rows"]:
+        del row["adaptive"]  # as earlier releases wrote it
+    assert Results.from_dict(document).rows[0].adaptive == ()
+
+
+def test_adaptive_rows_are_held_against_controls_that_meet_the_same_attacker():
+    stopped = a_row("none", 0.9, 0.4)
+    stopped = replace(stopped, name="stopped", config={"stop": 0.1})
+    defended = a_row("bido-hsic", 0.945, 0.3, {"lambda_x": 0.1})
+    results = some_results(adapted(NONE, 0.9), adapted(defended, 0.8), adapted(stopped, 0.7))
+    assert re.search(
+        "Attack on surrogate.*\n.*attack 80.0%, undefended 80.0%", adaptive_text(results)
+    )
 
 
 def test_the_table_has_a_line_for_each_row():

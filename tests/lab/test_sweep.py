@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -163,3 +164,48 @@ def test_controls_are_shares(controls):
     recipe = load_recipe("lfw64-vgg16-none", smoke=True)
     with pytest.raises(ValueError, match="controls must be shares between 0 and 1, each once"):
         sweep_rows(recipe, POINTS, controls)
+
+
+def test_a_row_meets_an_adaptive_attacker_beside_the_plain_one(tmp_path):
+    """One model, two attackers; the table and the report tell both."""
+    command = ["sweep", "lfw64-vgg16-none", "--smoke", "--out", str(tmp_path), "--weights", ""]
+    command += ["--controls", "none", "--no-second-judge"]
+    command += ["--adaptive", "surrogate", "--adaptive-set", "steps=2"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.stderr
+    results = read_results(tmp_path / "results.json")
+    assert results.attackers == ("surrogate",)
+    assert "--adaptive surrogate --adaptive-set steps=2" in results.command
+    assert results.config["adaptive"]["surrogate"]["kind"] == "surrogate"
+    ((one,),) = (row.adaptive for row in results.rows)
+    assert (tmp_path / one.picture).is_file()
+    assert one.attack.classes == results.rows[0].attack.classes
+    folder = tmp_path / "points" / "none"
+    assert {"attack", "attack-surrogate", "surrogate"} <= {path.name for path in folder.iterdir()}
+    told = torch.load(folder / "attack-surrogate" / "reconstructions.pt", weights_only=True)
+    assert told["config"]["adaptive"]["weights"] == one.config["weights"]
+    assert "on surrogate" in done.stdout
+    assert "Adaptive attackers" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (
+            "lfw64-vgg16-none",
+            ["--adaptive", "oracle"],
+            "adaptive must be of surrogate, surrogate.t",
+        ),
+        ("lfw64-vgg16-none", ["--adaptive-set", "steps=1"], "--adaptive-set is for --adaptive"),
+        (
+            "lfw64-vgg16-none",
+            ["--adaptive", "surrogate", "--adaptive-set", "step=1"],
+            "--adaptive-set must be name=value",
+        ),
+    ],
+)
+def test_adaptive_options_that_make_no_sense(recipe, options, message, tmp_path):
+    command = ["sweep", recipe, "--smoke", "--out", str(tmp_path), "--weights", "", *options]
+    done = CliRunner().invoke(app, [*command, "--defence", "none", "--controls", "none"])
+    assert done.exit_code == 2
+    assert re.search(message, " ".join(done.stderr.split())), done.stderr

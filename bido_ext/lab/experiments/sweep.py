@@ -160,7 +160,8 @@ def run_sweep(
     if not rows:
         raise ValueError("rows must not be empty")
     options = RunOptions(on_change="rerun") if options is None else options
-    narrator = narrator or Narrator(stages=5 * len(rows))
+    stages = sum(5 + len(row.recipe.attack.adaptive) for row in rows)
+    narrator = narrator or Narrator(stages=stages)
     with locked(place.out):
         if jobs == 1:
             runs = []
@@ -214,6 +215,9 @@ def _row(row: SweepRow, run: RecipeResult) -> Row:
         config=run.config["target"],
         commands=(),
         second=run.second,
+        adaptive=tuple(
+            replace(one, picture=f"points/{row.name}/{one.picture}") for one in run.adaptive
+        ),
     )
 
 
@@ -232,6 +236,7 @@ def _results(recipe: Recipe, run: RecipeResult, rows: tuple[Row, ...], command: 
             "evaluator": run.config["evaluator"],
             "generator": run.config["generator"],
             "attack": {"name": run.attack, **run.config["attack"]},
+            **({"adaptive": run.config["adaptive"]} if run.adaptive else {}),
         },
         evaluator=EvaluatorResult(
             arch=recipe.evaluator.arch,

@@ -13,8 +13,12 @@ def headline(results: Results) -> str:
     """One or two sentences: did the attack work at all, and did a defence lower it beyond noise.
 
     A defence counts as lowering attack accuracy only if its 95% interval lies wholly below that of
-    the undefended model.
+    the undefended model. Where adaptive attackers ran, each model counts as the strongest of its
+    attackers left it.
     """
+    strongest = bool(results.attackers)
+    if strongest:
+        results = results.under_the_strongest()
     if not results.evaluator.is_met:
         return (
             f"The evaluation classifier reaches only {_percent(results.evaluator.test_accuracy)} "
@@ -31,7 +35,8 @@ def headline(results: Results) -> str:
             f"The attack succeeds in {before} of its reconstructions of the undefended model, no "
             f"better than chance ({_percent(chance)}): this run proves nothing about the defences."
         )
-    opening = f"Without a defence the attack succeeds in {before} of its reconstructions"
+    who = "strongest attack on each model (plain or adaptive)" if strongest else "attack"
+    opening = f"Without a defence the {who} succeeds in {before} of its reconstructions"
     defended = [row for row in results.rows if row.defence != "none"]
     if not defended:
         return f"{opening}; no defence was run."

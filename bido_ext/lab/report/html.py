@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from bido_ext.lab.data.atomic import write_text
+from bido_ext.lab.report.adaptive import adaptive_text
 from bido_ext.lab.report.duration import duration
 from bido_ext.lab.report.headline import ACCEPTED_LOSS, headline
 from bido_ext.lab.report.literature import published_text
@@ -57,6 +58,7 @@ def write_report(results: Results, path: Path) -> Path:
         tradeoff=_data_uri(tradeoff_svg(results).encode(), "image/svg+xml"),
         tradeoff_text=tradeoff_text(results, tradeoff_of(results)),
         second_judge=second_judge_text(results),
+        adaptive=adaptive_text(results),
         has_controls=any(row.stop < 1 for row in results.rows),
         published=published_text(results),
         pictures={

@@ -39,12 +39,15 @@ refuse a higher version.
         second          null, or the second judge {arch, test_accuracy, opinion: {attack_accuracy,
                         identity_ci_low, identity_ci_high, both, only_first, only_second,
                         disagreement, kappa}}; files of earlier releases lack it
+        adaptive        the same model under adaptive attackers, a list of {kind, attack,
+                        target_confidence, picture, seconds, config}; ``kind`` is what the attack
+                        ran on, ``config`` how that was made; files of earlier releases lack it
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,21 @@ class EvaluatorResult:
 
 
 @dataclass(frozen=True)
+class AdaptiveAttack:
+    """The attack on one model once more, run on what stands in for it; see the module."""
+
+    kind: str
+    attack: AttackMetrics
+    target_confidence: float
+    picture: str
+    seconds: float
+    config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _as_read(self.config))
+
+
+@dataclass(frozen=True)
 class Row:
     """One attacked model; the fields are documented in the module."""
 
@@ -86,6 +104,7 @@ class Row:
     config: dict[str, Any]
     commands: tuple[str, ...]
     second: SecondJudge | None = None
+    adaptive: tuple[AdaptiveAttack, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", _as_read(self.config))
@@ -101,6 +120,11 @@ class Row:
         if not self.weights and self.stop < 1:
             return f"stopped at {100 * self.stop:g}%"
         return ", ".join(f"{name} {value:g}" for name, value in self.weights.items()) or "-"
+
+    @property
+    def attacks(self) -> dict[str, AttackMetrics]:
+        """What every attacker reached: "" is the one that runs on the model itself."""
+        return {"": self.attack, **{one.kind: one.attack for one in self.adaptive}}
 
 
 @dataclass(frozen=True)
@@ -126,6 +150,32 @@ class Results:
     def undefended(self) -> Row | None:
         """The row of the model without a defence, trained to the end."""
         return next((row for row in self.rows if row.defence == "none" and row.stop == 1), None)
+
+    @property
+    def attackers(self) -> tuple[str, ...]:
+        """Kinds of adaptive attackers that every row met."""
+        first = self.rows[0].attacks if self.rows else {}
+        return tuple(
+            kind for kind in first if kind and all(kind in row.attacks for row in self.rows)
+        )
+
+    def under(self, kind: str) -> Results:
+        """The run as the adaptive attacker ``kind`` found it: its numbers as those of each row."""
+        return self._with({row.name: row.attacks[kind] for row in self.rows})
+
+    def under_the_strongest(self) -> Results:
+        """The run with the numbers of the attacker that did best, row by row."""
+        best = {}
+        for row in self.rows:
+            met = [row.attack, *(row.attacks[kind] for kind in self.attackers)]
+            best[row.name] = max(met, key=lambda attack: attack.attack_accuracy)
+        return self._with(best)
+
+    def _with(self, attacks: dict[str, AttackMetrics]) -> Results:
+        rows = tuple(
+            replace(row, attack=attacks[row.name], second=None, adaptive=()) for row in self.rows
+        )
+        return replace(self, rows=rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
@@ -160,12 +210,20 @@ def _as_read(config: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _row(document: dict[str, Any]) -> Row:
-    attack = dict(document["attack"])
+def _metrics(document: dict[str, Any]) -> AttackMetrics:
+    attack = dict(document)
     attack["per_class"] = tuple(ClassMetrics(**row) for row in attack["per_class"])
     attack["classes"] = tuple(attack["classes"])
+    return AttackMetrics(**attack)
+
+
+def _row(document: dict[str, Any]) -> Row:
     rest: dict[str, Any] = {
-        "attack": AttackMetrics(**attack),
+        "attack": _metrics(document["attack"]),
+        "adaptive": tuple(
+            AdaptiveAttack(**{**one, "attack": _metrics(one["attack"])})
+            for one in document.get("adaptive", ())
+        ),
         "commands": tuple(document["commands"]),
     }
     if (judge := document.get("second")) is not None:

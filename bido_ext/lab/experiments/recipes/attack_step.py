@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attack of a recipe: its settings, its generator, its search."""
+"""The attack of a recipe: its settings, its generator, its search; adaptive attackers beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.attacks import ATTACKS, find_attack
+from bido_ext.lab.attacks.adaptive import KINDS, PRESETS, AdaptiveConfig, check_white_box
 from bido_ext.lab.attacks.stylegan2 import load_stylegan2
+from bido_ext.lab.experiments.adaptive import FOLDER, adapt
 from bido_ext.lab.experiments.attack_settings import settings_for
 from bido_ext.lab.experiments.attacking import Attacked, PublicSet, attack_target, train_prior
 from bido_ext.lab.experiments.pipeline import Trained
@@ -22,19 +24,24 @@ from .schema import Recipe, from_table
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """Configurations of the attack's search and of its generator's training."""
+    """Configurations of the attack's search, of its generator's training, of surrogates by kind."""
 
     search: Any
     prior: Any
+    adaptive: Mapping[str, AdaptiveConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class AttackRun:
-    """An attack, one line on where its generator came from, and how many images trained it."""
+    """An attack, one line on where its generator came from, and how many images trained it.
+
+    ``config`` is of what it ran on, empty for the target itself.
+    """
 
     attacked: Attacked
     generator: str
     public_images: int
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attack_settings(
@@ -48,7 +55,8 @@ def attack_settings(
         from_scratch: A GAN is trained in place of the generator that the recipe names.
 
     Raises:
-        ValueError: This release has no such attack, or a setting is unknown to it.
+        ValueError: This release has no such attack, a setting is unknown to it, or an adaptive
+            attacker is asked for that there is not, or where the attack is no white-box one.
     """
     name = recipe.attack.name
     if name not in ATTACKS:
@@ -70,7 +78,31 @@ def attack_settings(
         search, prior = settings_for(find_preset("smoke").with_seed(recipe.target.seed), name)
         augment = recipe.attack.prior.get("augment", prior.augment)
         prior = replace(prior, augment=augment)
-    return AttackSettings(search, prior)
+    return AttackSettings(search, prior, _surrogates(recipe, smoke))
+
+
+def _surrogates(recipe: Recipe, smoke: bool) -> dict[str, AdaptiveConfig]:
+    """Kind of adaptive attacker -> how its surrogate learns."""
+    chosen = recipe.attack
+    if not chosen.adaptive:
+        if chosen.surrogate:
+            raise ValueError(
+                f"recipe {recipe.name}.attack.surrogate is for adaptive, which is empty"
+            )
+        return {}
+    check_white_box(find_attack(chosen.name))
+    if len(set(chosen.adaptive)) < len(chosen.adaptive) or not set(chosen.adaptive) <= set(KINDS):
+        raise ValueError(
+            f"recipe {recipe.name}.attack: adaptive must be of {', '.join(KINDS)}, each once, got "
+            f"{', '.join(chosen.adaptive)}"
+        )
+    where, seed = f"recipe {recipe.name}.attack.surrogate", {"seed": recipe.target.seed}
+    made = {}
+    for kind in chosen.adaptive:
+        own = from_table(AdaptiveConfig, {**seed, **chosen.surrogate, "kind": kind}, where)
+        small = {**asdict(PRESETS["smoke"]), **seed, "kind": kind}
+        made[kind] = from_table(AdaptiveConfig, small, where) if smoke else own
+    return made
 
 
 def run_attack(
@@ -81,6 +113,8 @@ def run_attack(
     out: Path,
     shared: Path,
     options: RunOptions,
+    *,
+    kind: str = "",
 ) -> AttackRun:
     """Attack ``target`` with the generator that the recipe names, else with one trained here.
 
@@ -92,6 +126,8 @@ def run_attack(
         out: Folder of the run.
         shared: Folder of a generator that does not depend on the target.
         options: How to run.
+        kind: Of the adaptive attacker; "" runs on the target itself. Surrogates, a generator that
+            belongs to one, and the attack have folders of their own in ``out``.
 
     Returns:
         The attack and what it was made with.
@@ -105,18 +141,26 @@ def run_attack(
     public = None
     if file is None or spec.sees_public:
         public = PublicSet.of(inputs.images(chosen.prior_size or side))
+    met, adapted, config, ending = target.model, None, {}, ""
+    if kind:
+        seen = PublicSet.of(inputs.images(side))  # the target's own size
+        own = settings.adaptive[kind]
+        made = adapt(chosen.name, own, target.model, seen, out / FOLDER, options)
+        met, adapted, config = made.network, (made.network, made.settings), made.settings
+        ending = f"-{kind}"
     if file is not None:
         generator, note = load_stylegan2(file, truncation=chosen.truncation), f"from {file.name}"
     else:
         assert public is not None
-        owner = out if spec.prior.of_target else shared
+        own_folder = out / f"prior{ending}"
+        folder = own_folder if spec.prior.of_target else shared / "prior"
         generator, note = train_prior(
-            chosen.name, public, settings.prior, owner / "prior", options, target=target.model,
+            chosen.name, public, settings.prior, folder, options, target=met,
             defence=defence, budget=getattr(settings.search, "budget", 0),
         )  # fmt: skip
     classes = range(min(chosen.classes or num_classes, num_classes))
     attacked = attack_target(
-        chosen.name, target.model, generator, settings.search, classes, out / "attack", options,
-        defence=defence, public=public, side=side,
+        chosen.name, target.model, generator, settings.search, classes, out / f"attack{ending}",
+        options, defence=defence, public=public, side=side, adapted=adapted,
     )  # fmt: skip
-    return AttackRun(attacked, note, 0 if public is None else len(public.images))
+    return AttackRun(attacked, note, 0 if public is None else len(public.images), config)

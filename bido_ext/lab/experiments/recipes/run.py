@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bido_ext.lab.judging import (
     save_comparison,
     second_opinion,
 )
+from bido_ext.lab.report import AdaptiveAttack
 
 from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
@@ -80,12 +82,12 @@ def run_recipe(
     )
     # All that is missing is told before anything is trained.
     sees_public = ATTACKS[recipe.attack.name].sees_public
-    if sees_public or inputs.weights(recipe.attack.generator) is None:
+    if sees_public or settings.adaptive or inputs.weights(recipe.attack.generator) is None:
         inputs.check_public()
     with locked(out):
         found = _run(
             plan, inputs, settings, out, shared, second_judge, options,
-            narrator or Narrator(stages=5),
+            narrator or Narrator(stages=5 + len(settings.adaptive)),
         )  # fmt: skip
         config = {
             "data": {**asdict(recipe.data), "sha256": found.data.digest, **found.counts()},
@@ -96,9 +98,11 @@ def run_recipe(
             if inputs.weights(recipe.attack.generator)
             else asdict(settings.prior),
         }
+        if settings.adaptive:
+            config["adaptive"] = {kind: asdict(each) for kind, each in settings.adaptive.items()}
         result = found.result(plan, config, smoke=smoke, device=str(options.device))
         write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
-        found.draw(out / "attack" / "comparison.png")  # last: the numbers do not wait for a picture
+        found.draw(out)  # last: the numbers do not wait for a picture
         return result
 
 
@@ -113,10 +117,16 @@ class _Found:
     metrics: AttackMetrics
     reference: PrivateReference
     second: SecondJudge | None
+    adaptive: Mapping[str, tuple[AttackRun, AttackMetrics]]
 
-    def draw(self, picture: Path) -> None:
-        found = self.attack.attacked.reconstructions
-        save_comparison(picture, self.evaluator.model, found.images, found.classes, self.reference)
+    def draw(self, out: Path) -> None:
+        runs = {"": self.attack, **{kind: run for kind, (run, _) in self.adaptive.items()}}
+        for kind, run in runs.items():
+            found = run.attacked.reconstructions
+            save_comparison(
+                out / _picture(kind), self.evaluator.model, found.images, found.classes,
+                self.reference,
+            )  # fmt: skip
 
     def counts(self) -> dict[str, int]:
         task = self.data.task
@@ -154,7 +164,14 @@ class _Found:
                 "attack": self.attack.attacked.seconds,
             },
             second=self.second,
-        )
+            adaptive=tuple(
+                AdaptiveAttack(
+                    kind, metrics, float(run.attacked.reconstructions.target_confidence.mean()),
+                    _picture(kind), run.attacked.seconds, dict(run.config),
+                )
+                for kind, (run, metrics) in self.adaptive.items()
+            ),
+        )  # fmt: skip
 
 
 def _run(
@@ -167,7 +184,7 @@ def _run(
     options: RunOptions,
     narrator: Narrator,
 ) -> _Found:
-    """The five stages."""
+    """The five stages, and one for each adaptive attacker."""
     say = narrator.stage
     with say("Load the data", f"{plan.data.private}: {plan.title}") as told:
         # Without the public images: another public set, or none, needs no other classifiers.
@@ -186,6 +203,14 @@ def _run(
     with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
         attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
         told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
+    adaptive: dict[str, tuple[AttackRun, AttackMetrics]] = {}
+    for kind in settings.adaptive:
+        with say("Attack it adaptively", f"On {kind}, not on the classifier alone.") as told:
+            run = run_attack(
+                inputs, settings, data.task.num_classes, target, out, shared, options, kind=kind
+            )
+            adaptive[kind] = (run, _judged(data, evaluator, run.attacked)[0])
+            told += [run.generator and f"generator: {run.generator}", run.attacked.note]
     second = None
     with say(
         "Judge the attack", "By the evaluation classifier, against the private images."
@@ -201,7 +226,12 @@ def _run(
             told.append(
                 f"second judge ({config.arch}, test accuracy {100 * other.test_accuracy:.2f}%)"
             )
-    return _Found(data, evaluator, target, attack, metrics, reference, second)
+    return _Found(data, evaluator, target, attack, metrics, reference, second, adaptive)
+
+
+def _picture(kind: str) -> str:
+    """Of an attack, in the folder of the run; ``kind`` is empty for the plain one."""
+    return f"attack-{kind}/comparison.png" if kind else "attack/comparison.png"
 
 
 def _told(data: LabData) -> str:

@@ -49,6 +49,9 @@ class RecipeAttack:
         prior_size: side of the images of a GAN that is trained; 0: the target's.
         settings: of the attack's configuration.
         prior: of the configuration of its generator's training.
+        adaptive: what the attack also runs on in place of the target, each time beside the plain
+            attack: "surrogate", "surrogate+target", both or none.
+        surrogate: settings of the surrogate.
     """
 
     name: str
@@ -58,6 +61,8 @@ class RecipeAttack:
     prior_size: Number = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
+    adaptive: Names = ()
+    surrogate: Mapping[str, Any] = field(default_factory=dict)
 
 
 @checked

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bido_ext.lab.judging import AttackMetrics, SecondJudge
+from bido_ext.lab.report import AdaptiveAttack
 from bido_ext.lab.report.table import attack_text
 
 
@@ -28,6 +29,7 @@ class RecipeResult:
         machine, versions: where it ran.
         seconds: computing time of the steps.
         second: what a second evaluation classifier says; None if there is none.
+        adaptive: the same attack by adaptive attackers; its picture lies in the folder of the run.
     """
 
     recipe: str
@@ -48,6 +50,7 @@ class RecipeResult:
     versions: dict[str, str]
     seconds: dict[str, float]
     second: SecondJudge | None = None
+    adaptive: tuple[AdaptiveAttack, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -63,6 +66,10 @@ def text_summary(result: RecipeResult) -> str:
         f"natural accuracy  {100 * result.natural_accuracy:.2f}%",
         f"attack accuracy   {attack_text(result.metrics)} ({result.attack}, "
         f"{len(result.metrics.classes)} classes x {result.metrics.restarts})",
+        *(
+            f"on {one.kind:<14} {attack_text(one.attack)} (adaptive attacker)"
+            for one in result.adaptive
+        ),
         f"attack top-5      {100 * result.metrics.attack_accuracy_top5:.1f}%",
         f"KNN distance      {result.metrics.knn_distance:.4g}",
         f"evaluator         {100 * result.evaluator_accuracy:.2f}% (required "
