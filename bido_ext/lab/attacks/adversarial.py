@@ -69,11 +69,13 @@ class AdversarialConfig:
 class AdversarialTrainer(ABC):
     """The state of one training: networks, optimisers, step.
 
-    Subclasses build ``generator`` and ``critic`` and state their losses.
+    Subclasses build ``generator`` and ``critic`` and state their losses, and ``latent_dim`` where it is not that of
+    GMI's generator.
     """
 
     generator: nn.Module
     critic: nn.Module
+    latent_dim = LATENT_DIM
 
     def __init__(self, config: AdversarialConfig, public: Public, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -136,7 +138,9 @@ class AdversarialTrainer(ABC):
 
     def latents(self, random: torch.Generator) -> Tensor:
         """A batch of standard normal latents."""
-        return torch.randn(self.config.batch_size, LATENT_DIM, generator=random).to(self.device)
+        return torch.randn(self.config.batch_size, self.latent_dim, generator=random).to(
+            self.device
+        )
 
     def _descend(self, which: int, loss: Tensor) -> None:
         self.optimizers[which].zero_grad(set_to_none=True)

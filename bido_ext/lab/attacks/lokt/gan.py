@@ -155,6 +155,7 @@ class _Trainer(AdversarialTrainer):
     generator: ConditionalGenerator
     critic: AuxiliaryDiscriminator
     config: LoktGanConfig
+    latent_dim = LATENT_DIM
 
     def __init__(
         self, config: LoktGanConfig, target: BlackBox, public: Public, device: torch.device
@@ -167,9 +168,6 @@ class _Trainer(AdversarialTrainer):
         width, narrow = self.config.width, self.config.critic_width
         self.generator = ConditionalGenerator(self.num_classes, width, self.shape)
         self.critic = AuxiliaryDiscriminator(self.num_classes, narrow, self.shape)
-
-    def latents(self, random: torch.Generator) -> Tensor:
-        return torch.randn(self.config.batch_size, LATENT_DIM, generator=random).to(self.device)
 
     def _made(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
         wanted = torch.randint(self.num_classes, (self.config.batch_size,), generator=random)

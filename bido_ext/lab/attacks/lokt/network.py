@@ -5,14 +5,13 @@ Its generator is PLG-MI's. The body is that of PLG-MI's discriminator, as publis
 are plain linear layers.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bido_ext.lab.attacks.networks import DIGITS, check_shape, doubling, scaled
-from bido_ext.lab.attacks.plg.network import Down
+from bido_ext.lab.attacks.networks import DIGITS, check_shape
+from bido_ext.lab.attacks.plg.network import halving
 
 
 class AuxiliaryDiscriminator(nn.Module):
@@ -30,13 +29,9 @@ class AuxiliaryDiscriminator(nn.Module):
     def __init__(self, num_classes: int, width: float = 1.0, shape: Sequence[int] = DIGITS) -> None:
         super().__init__()
         self.shape, self.num_classes = check_shape(shape), num_classes
-        channels = scaled(width, *doubling(self.shape))
-        pairs = itertools.pairwise([self.shape[0], *channels])
-        self.blocks = nn.Sequential(
-            *(Down(inputs, outputs, first=not i) for i, (inputs, outputs) in enumerate(pairs))
-        )
-        self.score = nn.Linear(channels[-1], 1)
-        self.classes = nn.Linear(channels[-1], num_classes)
+        self.blocks, features = halving(self.shape, width)
+        self.score = nn.Linear(features, 1)
+        self.classes = nn.Linear(features, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Score and class logits, both with gradients."""

@@ -112,6 +112,7 @@ class _Trainer(AdversarialTrainer):
     generator: ConditionalGenerator
     critic: ProjectionDiscriminator
     config: PlgGanConfig
+    latent_dim = LATENT_DIM
 
     def __init__(
         self, config: PlgGanConfig, target: nn.Module, public: Public, device: torch.device
@@ -130,9 +131,6 @@ class _Trainer(AdversarialTrainer):
         width, narrow = self.config.width, self.config.critic_width
         self.generator = ConditionalGenerator(self.num_classes, width, self.shape)
         self.critic = ProjectionDiscriminator(self.num_classes, narrow, self.shape)
-
-    def latents(self, random: torch.Generator) -> Tensor:
-        return torch.randn(self.config.batch_size, LATENT_DIM, generator=random).to(self.device)
 
     def _labels(self, random: torch.Generator) -> Tensor:
         drawn = torch.randint(self.num_classes, (self.config.batch_size,), generator=random)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from bido_ext.lab.attacks.networks import DIGITS, check_shape, doubling, scaled
+from bido_ext.lab.attacks.networks import DIGITS, Shape, check_shape, doubling, scaled
 
 LATENT_DIM = 128
 
@@ -69,6 +69,14 @@ class Down(nn.Module):
         return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
 
 
+def halving(shape: Shape, width: float) -> tuple[nn.Sequential, int]:
+    """``Down`` blocks from images (n, *shape) to 4 x 4 pixels, and how many channels these have."""
+    channels = scaled(width, *doubling(shape))
+    pairs = itertools.pairwise([shape[0], *channels])
+    blocks = [Down(inputs, outputs, first=not i) for i, (inputs, outputs) in enumerate(pairs)]
+    return nn.Sequential(*blocks), channels[-1]
+
+
 class ConditionalGenerator(nn.Module):
     """Latents (n, 128) and labels (n,) -> images (n, *shape) in [0, 1].
 
@@ -106,13 +114,9 @@ class ProjectionDiscriminator(nn.Module):
     def __init__(self, num_classes: int, width: float = 1.0, shape: Sequence[int] = DIGITS) -> None:
         super().__init__()
         self.shape, self.num_classes = check_shape(shape), num_classes
-        channels = scaled(width, *doubling(self.shape))
-        pairs = itertools.pairwise([self.shape[0], *channels])
-        self.blocks = nn.Sequential(
-            *(Down(inputs, outputs, first=not i) for i, (inputs, outputs) in enumerate(pairs))
-        )
-        self.score = spectral_norm(nn.Linear(channels[-1], 1))
-        self.projection = spectral_norm(nn.Embedding(num_classes, channels[-1]))
+        self.blocks, features = halving(self.shape, width)
+        self.score = spectral_norm(nn.Linear(features, 1))
+        self.projection = spectral_norm(nn.Embedding(num_classes, features))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         h: Tensor = self.blocks(x * 2 - 1).relu().sum((2, 3))
