@@ -69,8 +69,8 @@ class AdversarialConfig:
 class AdversarialTrainer(ABC):
     """The state of one training: networks, optimisers, step.
 
-    Subclasses build ``generator`` and ``critic`` and state their losses, and ``latent_dim`` where it is not that of
-    GMI's generator.
+    Subclasses build ``generator`` and ``critic`` and state their losses; ``latent_dim`` is that of
+    GMI's generator unless they say otherwise.
     """
 
     generator: nn.Module
