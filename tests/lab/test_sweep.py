@@ -168,7 +168,7 @@ def test_controls_are_shares(controls):
 
 def test_a_row_meets_an_adaptive_attacker_beside_the_plain_one(tmp_path):
     """One model, two attackers; the table and the report tell both."""
-    command = ["sweep", "lfw64-vgg16-none", "--smoke", "--out", str(tmp_path), "--weights", ""]
+    command = ["sweep", "mnist-mcnn-none", "--smoke", "--out", str(tmp_path), "--weights", ""]
     command += ["--controls", "none", "--no-second-judge"]
     command += ["--adaptive", "surrogate", "--adaptive-set", "steps=2"]
     done = CliRunner().invoke(app, command)
@@ -192,13 +192,13 @@ def test_a_row_meets_an_adaptive_attacker_beside_the_plain_one(tmp_path):
     ("recipe", "options", "message"),
     [
         (
-            "lfw64-vgg16-none",
+            "mnist-mcnn-none",
             ["--adaptive", "oracle"],
             "adaptive must be of surrogate, surrogate.t",
         ),
-        ("lfw64-vgg16-none", ["--adaptive-set", "steps=1"], "--adaptive-set is for --adaptive"),
+        ("mnist-mcnn-none", ["--adaptive-set", "steps=1"], "--adaptive-set is for --adaptive"),
         (
-            "lfw64-vgg16-none",
+            "mnist-mcnn-none",
             ["--adaptive", "surrogate", "--adaptive-set", "step=1"],
             "--adaptive-set must be name=value",
         ),
