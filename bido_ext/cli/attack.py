@@ -255,8 +255,8 @@ def attack(
     for note in filter(None, notes):
         typer.echo(note, err=True)
     typer.echo(
-        f"{asked}the model itself takes its reconstructions for the wanted class with probability "
-        f"{confidence:.3f}; whether they show it, bido evaluate tells\n"
+        f"{asked}the attacked model gives its reconstructions the wanted class with probability "
+        f"{confidence:.3f}; to see whether an independent judge agrees, run bido evaluate\n"
         f"reconstructions: {attacked.path}"
     )
 
