@@ -131,6 +131,24 @@ def test_without_compiled_libraries_everything_runs_as_reference(
     )
 
 
+def test_sources_that_hide_the_installed_package_are_named(
+    copy_without_libraries: Path, tmp_path: Path
+) -> None:
+    # As in a clone after "pip install .": the folder of the command comes first.
+    site = tmp_path / "site"
+    (site / "bido_ext-0.0.dist-info").mkdir(parents=True)
+    (site / "bido_ext-0.0.dist-info" / "METADATA").write_text("Name: bido-ext\nVersion: 0.0\n")
+    (site / "bido_ext").mkdir()
+    (site / "bido_ext" / "bido_cpu.so").touch()
+    code = f"import sys; sys.path.append({str(site)!r}); {TABLE}; "
+    code += "from bido_ext.diagnosis import verdict; print(verdict())"
+    result = run(code, path=copy_without_libraries)
+    assert result.returncode == 0, result.stderr
+    assert f"hide the installed package in {site / 'bido_ext'}" in result.stdout
+    assert "Start Python in another folder" in result.stdout
+    assert result.stderr.count("RuntimeWarning: bido_ext: the sources") == 1
+
+
 def test_broken_library_says_why(copy_without_libraries: Path) -> None:
     (copy_without_libraries / "bido_ext" / "bido_cpu.so").write_bytes(b"not a library")
     result = run(TABLE, path=copy_without_libraries)
