@@ -145,8 +145,12 @@ def test_snippets_of_python_are_python() -> None:
 
 
 def picture_of_the_demo() -> Any:
+    return script_of("tradeoff")
+
+
+def script_of(name: str) -> Any:
     pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("tradeoff", DOCS / "pictures" / "tradeoff.py")
+    spec = importlib.util.spec_from_file_location(name, DOCS / "pictures" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -164,6 +168,16 @@ def test_the_picture_shows_the_recorded_run() -> None:
     for row in json.loads(tradeoff.RESULT.read_text())["rows"]:
         weights = ", ".join(f"{value:g}" for value in row["weights"].values())
         assert f"<!-- {weights or row['label']} -->" in curves
+
+
+def test_the_picture_of_faces_shows_the_recorded_attacks() -> None:
+    faces = script_of("faces")
+    picture, rows = faces.PICTURE.read_text(), faces.rows_of(json.loads(faces.RESULT.read_text()))
+    assert len(rows) == 19
+    for row in rows:
+        weights = ", ".join(f"{value:g}" for value in row.weights.values())
+        assert f"<!-- {weights or row.label} -->" in picture, "run python docs/pictures/faces.py"
+    assert picture.count("<!-- 57% -->") == picture.count("<!-- 46% -->") == 1  # stopped early
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.name)
