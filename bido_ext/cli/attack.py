@@ -62,7 +62,7 @@ def attack(
     classes: Annotated[
         str | None, typer.Option(help="Labels to attack, as 0-59,70; default: all.")
     ] = None,
-    restarts: Annotated[int | None, typer.Option(help="Independent starts a class.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Independent starts for each class.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in the latents.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     budget: Annotated[
@@ -74,7 +74,7 @@ def attack(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="A .toml file with tables [attack] and [prior]: names as of --set, --prior-set."
+            help="A .toml file with the settings of --set and --prior-set, in [attack] and [prior]."
         ),
     ] = None,
     set_: Annotated[
@@ -125,12 +125,11 @@ def attack(
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has public images and, as bido list attacks says, the model's weights or its
-    answers to queries (counted, see --budget). A generator that does not depend on the model serves
-    every model as one --prior; one that belongs to a model needs a folder of its own. Judge the
-    outcome with bido evaluate. A killed attack continues when the same command is given again.
-    Under torchrun the searches are shared by all processes, each with a GPU of its own if there are
-    several. Settings are those of the preset, of --settings above it, and of the options above both.
+    The attacker has public images. It also has the model's weights, or only its answers to queries:
+    see bido list attacks. The result is judged by bido evaluate. If an attack is killed, give the
+    same command again and it continues. Most attacks share one generator: give the same --prior for
+    every model. Under torchrun all processes share the work, each on a GPU of its own if there are
+    several. An option overrides the file of --settings, and the file overrides the preset.
 
     \b
     Example:

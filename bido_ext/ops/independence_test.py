@@ -57,10 +57,8 @@ class IndependenceTest:
 
     def __repr__(self) -> str:
         """One line: a null distribution of 1000 numbers is not shown."""
-        if isinstance(self.null, Tensor):
-            null = f"{len(self.null)} permutations"
-        else:
-            null = repr(self.null)
+        permuted = isinstance(self.null, Tensor)
+        null = f"{len(self.null)} permutations" if permuted else repr(self.null)
         return (
             f"IndependenceTest(statistic={self.statistic:.6g}, pvalue={self.pvalue:.6g}, "
             f"null={null}, form={self.form!r})"

@@ -75,8 +75,8 @@ def _load(name: str) -> str | None:
     if not path.exists():
         if name == "bido_cpu" and (installed := hidden_package()):
             warnings.warn(
-                f"bido_ext: the sources in {PACKAGE} hide the installed package in {installed}. Their ops run as "
-                "plain PyTorch, right but slower. Start Python in another folder.",
+                f"bido_ext: the sources in {PACKAGE} hide the installed package in {installed}. Their ops "
+                "run as plain PyTorch, right but slower. Start Python in another folder.",
                 RuntimeWarning,
                 stacklevel=2,
             )
