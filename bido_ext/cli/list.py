@@ -31,7 +31,9 @@ def list_(
       bido list defences
       bido list models --json
     """
-    commands = [{"name": name, "description": f"bido list {name}"} for name in KINDS]
+    commands: list[dict[str, Any]] = [
+        {"name": name, "description": f"bido list {name}"} for name in KINDS
+    ]
     rows = rows_of(kind) if kind else commands
     if json:
         print_json(rows)
