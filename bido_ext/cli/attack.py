@@ -169,7 +169,9 @@ def attack(
     elif adaptive_set:
         raise ValueError("--adaptive-set is for --adaptive, which is missing")
     if (prior is None) == (generator is None):
-        raise ValueError("--prior or --generator must be given, and not both")
+        raise ValueError(
+            "give --prior FOLDER (a generator is trained there if there is none) or --generator FILE, not both"
+        )
     if generator is not None and not spec.any_generator:
         raise ValueError(
             f"--generator is for --attack {_those('any_generator')}, got --attack {attack}"
