@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,9 +22,11 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
     The function must live in a module that can be imported, its results must be tensors and containers.
     """
+    # PyTorch is imported once, by the process that all ranks of all tests are forked from.
+    multiprocessing.set_forkserver_preload(["bido_ext"])
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            _rank, (world_size, folder, function, args), nprocs=world_size, join=True
+        torch.multiprocessing.start_processes(
+            _rank, (world_size, folder, function, args), world_size, start_method="forkserver"
         )
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world_size)]
 

@@ -31,11 +31,11 @@ def square(number, folder, narrator):
 
 def dies(number, folder, narrator):
     """As an out-of-memory killer does it, or by an error of its own."""
-    if number == 1:
+    if number == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    if number == 2:
+    if number == 1:
         raise ValueError(f"no such\nthing as {number}")
-    if number == 3:
+    if number == 2:
         os._exit(3)
     return square(number, folder, narrator)
 
@@ -84,13 +84,13 @@ def test_two_at_the_same_time(tmp_path):
 
 
 def test_a_death_costs_its_own_piece_alone(tmp_path):
-    with pytest.raises(JobsError, match="3 of 5 not finished, the same command") as caught:
-        share(pieces(dies, tmp_path, 5), 2, Narrator(1, io.StringIO()))
+    with pytest.raises(JobsError, match="3 of 4 not finished, the same command") as caught:
+        share(pieces(dies, tmp_path, 4), 2, Narrator(1, io.StringIO()))
     told = str(caught.value)
-    assert "p1: its process was killed by signal 9" in told
-    assert "p2: no such thing as 2" in told
-    assert "p3: its process ended with 3" in told
-    assert {path.name for path in tmp_path.glob("*.txt")} == {"0.txt", "4.txt"}
+    assert "p0: its process was killed by signal 9" in told
+    assert "p1: no such thing as 1" in told
+    assert "p2: its process ended with 3" in told
+    assert {path.name for path in tmp_path.glob("*.txt")} == {"3.txt"}
 
 
 PARENT = """

@@ -38,7 +38,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_a_sweep_is_one_table_and_one_report(tmp_path):
-    recipe = load_recipe("lfw64-vgg16-bido-hsic", smoke=True)
+    recipe = load_recipe("mnist-mcnn-bido-hsic", smoke=True)
     told = io.StringIO()
     rows = sweep_rows(recipe, POINTS, (0.5,))
     place = Place(tmp_path, smoke=True, second_judge=True)
@@ -56,18 +56,18 @@ def test_a_sweep_is_one_table_and_one_report(tmp_path):
     assert (control.defence, control.stop, control.weights_text) == ("none", 0.5, "stopped at 50%")
     assert control.config["stop"] == 0.5
     assert "stopped at 50%" in report
-    assert {row.second.arch for row in results.rows} == {"resnet-clsh"}
+    assert {row.second.arch for row in results.rows} == {"lenet3"}
     second = load_model(tmp_path / "second_evaluator" / "model.pt")[1]
     first = load_model(tmp_path / "evaluator" / "model.pt")[1]
     assert second["arch"] != first["arch"]
-    assert "Second judge: resnet-clsh" in report
+    assert "Second judge: lenet3" in report
     again = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
     assert again.rows == results.rows
 
 
 @pytest.mark.slow
 def test_jobs_give_the_rows_of_one_process(tmp_path):
-    recipe = load_recipe("lfw64-vgg16-bido-hsic", smoke=True)
+    recipe = load_recipe("mnist-mcnn-bido-hsic", smoke=True)
     rows = sweep_rows(recipe, POINTS, (0.5,))
     place = Place(tmp_path / "alone", smoke=True, second_judge=True)
     results = run_sweep(rows, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
@@ -111,7 +111,7 @@ def _kill(out, name):
 
 
 def test_a_row_alone_and_another_one_at_the_same_row(tmp_path):
-    rows = sweep_rows(load_recipe("lfw64-vgg16-none", smoke=True), POINTS, ())
+    rows = sweep_rows(load_recipe("mnist-mcnn-none", smoke=True), POINTS, ())
     place = Place(tmp_path, smoke=True)
     with (
         locked(tmp_path / "points" / "none"),
@@ -121,7 +121,7 @@ def test_a_row_alone_and_another_one_at_the_same_row(tmp_path):
 
 
 def test_the_command_tells_and_runs_rows(tmp_path):
-    command = ["sweep", "lfw64-vgg16-bido-hsic", "--smoke", "--out", str(tmp_path)]
+    command = ["sweep", "mnist-mcnn-bido-hsic", "--smoke", "--out", str(tmp_path)]
     command += ["--weights", "0.05,1", "--controls", "0.5", "--no-second-judge"]
     told = CliRunner().invoke(app, [*command, "--rows"])
     assert told.stdout.splitlines() == ["1 none", "2 bido-hsic-0.05-1", "3 none-stopped-0.5"]
@@ -153,13 +153,13 @@ def test_a_sweep_of_ked_trains_a_gan_for_each_point(tmp_path):
 
 @pytest.mark.parametrize("points", [[], [("none", {}), ("none", {})]])
 def test_points_must_differ(points):
-    recipe = load_recipe("lfw64-vgg16-none", smoke=True)
+    recipe = load_recipe("mnist-mcnn-none", smoke=True)
     with pytest.raises(ValueError, match="points must be given, each once"):
         sweep_rows(recipe, points)
 
 
 @pytest.mark.parametrize("controls", [(1.0,), (0.0,), (0.5, 0.5)])
 def test_controls_are_shares(controls):
-    recipe = load_recipe("lfw64-vgg16-none", smoke=True)
+    recipe = load_recipe("mnist-mcnn-none", smoke=True)
     with pytest.raises(ValueError, match="controls must be shares between 0 and 1, each once"):
         sweep_rows(recipe, POINTS, controls)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every Triton kernel for an architecture without a GPU, exactly as its launcher would.
 
-``python tests/triton/ahead_of_time.py 90 1`` (``tma 90``: the kernels of TMA alone) runs the launchers on tensors of the CPU with a stand-in for the
-driver, so that each launch compiles and nothing runs, and prints one JSON line per compiled kernel:
-registers, stack and local memory as the assembler reports them, and the tensor-core instructions.
+``python tests/triton/ahead_of_time.py 90 1`` runs the launchers on tensors of the CPU with a stand-in
+for the driver, so that each launch compiles and nothing runs. It prints one JSON line per compiled
+kernel: registers, stack and local memory as the assembler reports them, and the tensor-core
+instructions. ``90 1 bfloat16``: of one dtype. ``tma 90``: the kernels of TMA alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from bido_ext.triton_kernels import (
     weighted_product,
 )
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
@@ -200,15 +202,15 @@ def instructions(cubin: bytes) -> str:
 
 
 def main_tma(capability: int, every: bool) -> None:
-    """The kernels with operands carried by TMA: the Gaussian in each precision, or every kernel and config."""
+    """The kernels with operands carried by TMA: the Gaussian in bfloat16, or all kernels, dtypes and configs."""
     n, d, parameter = 4096, 2048, torch.ones(2, dtype=torch.float64)
     kinds = [GAUSSIAN]
     if every:
         kinds += [LINEAR, INVERSE_MULTIQUADRIC, RATIONAL_QUADRATIC]
-    for dtype, precision in (
-        (torch.float32, "highest"), (torch.float32, "high"), (torch.bfloat16, "highest"),
-        (torch.float16, "highest"),
-    ):  # fmt: skip
+    cases = [(torch.bfloat16, "highest")]
+    if every:
+        cases += [(torch.float32, "highest"), (torch.float32, "high"), (torch.float16, "highest")]
+    for dtype, precision in cases:
         torch.set_float32_matmul_precision(precision)
         for kind in kinds:
             with compiling(capability) as prepared:
@@ -234,11 +236,11 @@ def main_tma(capability: int, every: bool) -> None:
                         print(json.dumps(fact), flush=True)
 
 
-def main(capability: int, configs: int) -> None:
+def main(capability: int, configs: int, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
     for module in ("bido_ext", features.__name__, launch.__name__, split_gram.__name__):
         importlib.import_module(module)
     seen = set()
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for dtype in dtypes:
         for precision in ("highest", "high") if dtype == torch.float32 else ("highest",):
             torch.set_float32_matmul_precision(precision)
             for config_index, aligned in [(0, False), *((c, True) for c in range(configs))]:
@@ -267,4 +269,5 @@ if __name__ == "__main__":
     elif sys.argv[1] == "tma":
         main_tma(int(sys.argv[2]), sys.argv[3:] == ["every"])
     else:
-        main(int(sys.argv[1]), int(sys.argv[2]))
+        named = [getattr(torch, name) for name in sys.argv[3:]]
+        main(int(sys.argv[1]), int(sys.argv[2]), named or DTYPES)
