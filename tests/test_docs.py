@@ -185,6 +185,25 @@ def test_pictures_follow_the_theme_of_the_reader(path: Path) -> None:
     assert "@media (prefers-color-scheme: dark)" in path.read_text()
 
 
+def test_marked_lines_of_a_program_can_be_read_in_the_dark() -> None:
+    styles = pytest.importorskip("pygments.styles")
+
+    def light(colour: str) -> float:  # relative luminance, WCAG 2
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    (style,) = re.findall(r'pygments_dark_style = "(.*)"', (DOCS / "conf.py").read_text())
+    words = {token["color"] for _, token in styles.get_style_by_name(style) if token["color"]}
+    css = (DOCS / "_static" / "site.css").read_text()
+    grounds = re.findall(r"\.highlight \.hll \{ background-color: #(\w+); \}", css)
+    assert len(grounds) == 2  # the reader's theme, and that of the system
+    for ground in grounds:
+        for word in words:
+            bright, dark = sorted((light(word), light(ground)), reverse=True)
+            assert (bright + 0.05) / (dark + 0.05) > 3, word
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_result_on_the_first_screen_is_the_recorded_one(page: str) -> None:
     rows = {
