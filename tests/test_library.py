@@ -123,7 +123,8 @@ def test_without_compiled_libraries_everything_runs_as_reference(
     result = run(code, path=copy_without_libraries)
     assert result.returncode == 0, result.stderr
     assert "bido_cpu.so was not built with this installation" in result.stdout
-    assert "RuntimeWarning" not in result.stderr  # nothing is broken, there is nothing
+    # Nothing is broken, there is nothing; at most the copy hides an installed package.
+    assert "does not load" not in result.stderr
     assert result.stdout.strip().endswith("True")
     forced = run("import bido_ext", "native", copy_without_libraries)
     assert (
