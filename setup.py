@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parent
 
 
 LIBRARIES = ("bido_cpu.so", "bido_cuda.so")
+_ADVICE = """
+bido_ext is built with the PyTorch and the tools of this environment, and {!r} is not installed. Install first:
+    pip install torch "setuptools>=77" wheel "cmake<5" ninja pybind11
+"""
 
 
 class CMakeBuild(build_ext):
@@ -39,8 +43,11 @@ class CMakeBuild(build_ext):
                 os.replace(fresh, ROOT / "bido_ext" / library)
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-        import torch
+        try:
+            import pybind11
+            import torch
+        except ModuleNotFoundError as missing:
+            raise SystemExit(_ADVICE.format(missing.name)) from None
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = (

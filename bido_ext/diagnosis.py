@@ -47,6 +47,11 @@ def _library() -> Finding | None:
     problem = libraries.problems["cpu"]
     if problem is None or libraries.FORCED:
         return None
+    if not (libraries.PACKAGE / "bido_cpu.so").exists() and (hidden := libraries.hidden_package()):
+        return Finding(
+            f"the sources in {libraries.PACKAGE} hide the installed package in {hidden}",
+            "Start Python in another folder",
+        )
     return Finding(
         f"the CPU kernels do not serve: {problem}",
         "Build them again for this PyTorch and this Python: pip install --force-reinstall --no-deps bido-ext "

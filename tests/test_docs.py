@@ -145,8 +145,12 @@ def test_snippets_of_python_are_python() -> None:
 
 
 def picture_of_the_demo() -> Any:
+    return script_of("tradeoff")
+
+
+def script_of(name: str) -> Any:
     pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("tradeoff", DOCS / "pictures" / "tradeoff.py")
+    spec = importlib.util.spec_from_file_location(name, DOCS / "pictures" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -166,9 +170,38 @@ def test_the_picture_shows_the_recorded_run() -> None:
         assert f"<!-- {weights or row['label']} -->" in curves
 
 
+def test_the_picture_of_faces_shows_the_recorded_attacks() -> None:
+    faces = script_of("faces")
+    picture, rows = faces.PICTURE.read_text(), faces.rows_of(json.loads(faces.RESULT.read_text()))
+    assert len(rows) == 19
+    for row in rows:
+        weights = ", ".join(f"{value:g}" for value in row.weights.values())
+        assert f"<!-- {weights or row.label} -->" in picture, "run python docs/pictures/faces.py"
+    assert picture.count("<!-- 57% -->") == picture.count("<!-- 46% -->") == 1  # stopped early
+
+
 @pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.name)
 def test_pictures_follow_the_theme_of_the_reader(path: Path) -> None:
     assert "@media (prefers-color-scheme: dark)" in path.read_text()
+
+
+def test_marked_lines_of_a_program_can_be_read_in_the_dark() -> None:
+    styles = pytest.importorskip("pygments.styles")
+
+    def light(colour: str) -> float:  # relative luminance, WCAG 2
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    (style,) = re.findall(r'pygments_dark_style = "(.*)"', (DOCS / "conf.py").read_text())
+    words = {token["color"] for _, token in styles.get_style_by_name(style) if token["color"]}
+    css = (DOCS / "_static" / "site.css").read_text()
+    grounds = re.findall(r"\.highlight \.hll \{ background-color: #(\w+); \}", css)
+    assert len(grounds) == 2  # the reader's theme, and that of the system
+    for ground in grounds:
+        for word in words:
+            bright, dark = sorted((light(word), light(ground)), reverse=True)
+            assert (bright + 0.05) / (dark + 0.05) > 3, word
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

@@ -123,12 +123,31 @@ def test_without_compiled_libraries_everything_runs_as_reference(
     result = run(code, path=copy_without_libraries)
     assert result.returncode == 0, result.stderr
     assert "bido_cpu.so was not built with this installation" in result.stdout
-    assert "RuntimeWarning" not in result.stderr  # nothing is broken, there is nothing
+    # Nothing is broken, there is nothing; at most the copy hides an installed package.
+    assert "does not load" not in result.stderr
     assert result.stdout.strip().endswith("True")
     forced = run("import bido_ext", "native", copy_without_libraries)
     assert (
         "BIDO_EXT_BACKEND=native cannot run on the CPU: bido_cpu.so was not built" in forced.stderr
     )
+
+
+def test_sources_that_hide_the_installed_package_are_named(
+    copy_without_libraries: Path, tmp_path: Path
+) -> None:
+    # As in a clone after "pip install .": the folder of the command comes first.
+    site = tmp_path / "site"
+    (site / "bido_ext-0.0.dist-info").mkdir(parents=True)
+    (site / "bido_ext-0.0.dist-info" / "METADATA").write_text("Name: bido-ext\nVersion: 0.0\n")
+    (site / "bido_ext").mkdir()
+    (site / "bido_ext" / "bido_cpu.so").touch()
+    code = f"import sys; sys.path.append({str(site)!r}); {TABLE}; "
+    code += "from bido_ext.diagnosis import verdict; print(verdict())"
+    result = run(code, path=copy_without_libraries)
+    assert result.returncode == 0, result.stderr
+    assert f"hide the installed package in {site / 'bido_ext'}" in result.stdout
+    assert "Start Python in another folder" in result.stdout
+    assert result.stderr.count("RuntimeWarning: bido_ext: the sources") == 1
 
 
 def test_broken_library_says_why(copy_without_libraries: Path) -> None:

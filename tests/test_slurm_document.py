@@ -74,7 +74,7 @@ def test_the_array_has_the_rows_that_there_are(tmp_path: Path) -> None:
     (asked,) = [words for words in commands() if "--rows" in words]
     asked[asked.index("--out") + 1] = str(tmp_path)
     told = CliRunner().invoke(app, asked).stdout
-    assert f"```\n{told}```" in PAGE
+    assert f"```text\n{told}```" in PAGE
     first, last = re.findall(r"--array=(\d+)-(\d+)", PAGE)[0]
     assert (int(first), int(last)) == (2, len(told.splitlines()))
     same = [words[: words.index("0.05,1") + 1] for words in commands() if words[0] == "sweep"]

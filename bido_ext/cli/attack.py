@@ -59,7 +59,7 @@ def attack(
     classes: Annotated[
         str | None, typer.Option(help="Labels to attack, as 0-59,70; default: all.")
     ] = None,
-    restarts: Annotated[int | None, typer.Option(help="Independent starts a class.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Independent starts for each class.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps in the latents.")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size in the latents.")] = None,
     budget: Annotated[
@@ -71,7 +71,7 @@ def attack(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="A .toml file with tables [attack] and [prior]: names as of --set, --prior-set."
+            help="A .toml file with the settings of --set and --prior-set, in [attack] and [prior]."
         ),
     ] = None,
     set_: Annotated[
@@ -122,12 +122,11 @@ def attack(
 ) -> None:
     """Attack one model: rebuild its private classes.
 
-    The attacker has public images and, as bido list attacks says, the model's weights or its
-    answers to queries (counted, see --budget). A generator that does not depend on the model serves
-    every model as one --prior; one that belongs to a model needs a folder of its own. Judge the
-    outcome with bido evaluate. A killed attack continues when the same command is given again.
-    Under torchrun the searches are shared by all processes, each with a GPU of its own if there are
-    several. Settings are those of the preset, of --settings above it, and of the options above both.
+    The attacker has public images. It also has the model's weights, or only its answers to queries:
+    see bido list attacks. The result is judged by bido evaluate. If an attack is killed, give the
+    same command again and it continues. Most attacks share one generator: give the same --prior for
+    every model. Under torchrun all processes share the work, each on a GPU of its own if there are
+    several. An option overrides the file of --settings, and the file overrides the preset.
 
     \b
     Example:
@@ -167,7 +166,9 @@ def attack(
     elif adaptive_set:
         raise ValueError("--adaptive-set is for --adaptive, which is missing")
     if (prior is None) == (generator is None):
-        raise ValueError("--prior or --generator must be given, and not both")
+        raise ValueError(
+            "give --prior FOLDER (a generator is trained there if there is none) or --generator FILE, not both"
+        )
     if generator is not None and not spec.any_generator:
         raise ValueError(
             f"--generator is for --attack {attacks_that('any_generator')}, got --attack {attack}"
@@ -252,8 +253,8 @@ def attack(
     for note in filter(None, notes):
         typer.echo(note, err=True)
     typer.echo(
-        f"{asked}the model itself takes its reconstructions for the wanted class with probability "
-        f"{confidence:.3f}; whether they show it, bido evaluate tells\n"
+        f"{asked}the attacked model gives its reconstructions the wanted class with probability "
+        f"{confidence:.3f}; to see whether an independent judge agrees, run bido evaluate\n"
         f"reconstructions: {attacked.path}"
     )
 

@@ -22,7 +22,7 @@ def demo(
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
-    """Train, attack and judge all defences on MNIST, and write a report.
+    """Train and attack all defences on MNIST; write a report.
 
     The result is a table and one HTML file, report.html. Give the command again to continue: only
     steps that are missing or have changed are run. Presets: quick (minutes), paper (the full MNIST

@@ -54,7 +54,7 @@ def doctor(json: Json = False) -> None:
     ):
         typer.echo(f"\n{title}")
         for key, value in facts.items():
-            typer.echo(f"  {key:<16} {value}")
+            typer.echo(f"  {key:<18} {'none' if value == '' else value}")
     typer.echo(
         f'\nextra "lab": missing {", ".join(missing)}; run: pip install "bido-ext[lab]"'
         if missing

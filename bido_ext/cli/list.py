@@ -19,7 +19,9 @@ CATALOGUE = Path(__file__).parent / "catalogue.json"
 
 @plain_errors
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join(KINDS)}.")],
+    kind: Annotated[
+        str, typer.Argument(help=f"What to list: {', '.join(KINDS)}. Without it: these words.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """List the names that other commands take.
@@ -29,7 +31,10 @@ def list_(
       bido list defences
       bido list models --json
     """
-    rows = rows_of(kind)
+    commands: list[dict[str, Any]] = [
+        {"name": name, "description": f"bido list {name}"} for name in KINDS
+    ]
+    rows = rows_of(kind) if kind else commands
     if json:
         print_json(rows)
         return

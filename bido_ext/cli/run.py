@@ -46,7 +46,7 @@ def run(
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
-    """Run a recipe: train the evaluator and the classifier, attack it, judge the attack.
+    """Run a recipe: train, attack and judge one classifier.
 
     Give the command again to continue: only steps that are missing or have changed are run. A
     smoke run makes its own data. It uses a temporary folder unless you give --out.

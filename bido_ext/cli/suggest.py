@@ -51,7 +51,7 @@ def suggest(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Propose weights lambda_x, lambda_y of BiDO for a model and its training images.
+    """Propose weights of BiDO for a model and its images.
 
     Train the model without a defence first, for an epoch or so. The command compares the gradient of
     each term with the push of the classification loss: the norm of its gradient when all classes

@@ -29,7 +29,7 @@ def sweep(
     undefended: Annotated[
         bool,
         typer.Option(
-            "--undefended/--no-undefended", help="Add the row of no defence, for the base."
+            "--undefended/--no-undefended", help="Also train and attack an undefended model."
         ),
     ] = True,
     controls: Annotated[
@@ -54,10 +54,11 @@ def sweep(
         ),
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Tiny made-up data and networks: seconds, no meaning.")
+        bool, typer.Option("--smoke", help="Seconds, on made-up data; the numbers mean nothing.")
     ] = False,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start without the pretrained weights it names.")
+        bool,
+        typer.Option("--from-scratch", help="Train without the weights that the recipe names."),
     ] = False,
     adaptive: Annotated[
         list[str] | None,
@@ -81,19 +82,20 @@ def sweep(
         typer.Option(help="Run this row alone, from 1 on, and write no table: for job arrays."),
     ] = None,
     rows: Annotated[
-        bool, typer.Option("--rows", help="Tell the rows, one a line with its number, and stop.")
+        bool, typer.Option("--rows", help="Print the number and name of each row, and stop.")
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     fresh: Fresh = False,
     json: Json = False,
 ) -> None:
-    """Train, attack and judge a recipe under several weights; write one table and one report.
+    """Run a recipe under several weights; write one report.
 
-    Everything but the defence is the same in each row; evaluator and generator are trained once
-    (the generator of ked for each model). Rows of the undefended model that was stopped early tell
-    what a model of the same natural accuracy gives away without any defence. Called again, only
-    what is missing or changed is run. With --jobs what a row tells is in points/ROW/progress.txt.
+    Each row of the table is one classifier. Only the defence differs. The evaluator and the
+    generator are trained once (the generator of ked once for each model). Some rows are undefended
+    models that were stopped early: they show what a model of the same natural accuracy gives away
+    without any defence. Give the command again to continue: only steps that are missing or have
+    changed are run. With --jobs the progress of a row is in points/ROW/progress.txt.
 
     \b
     Example:

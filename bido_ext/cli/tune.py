@@ -31,11 +31,11 @@ def tune(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Check and time every implementation for your shapes, and keep the result.
+    """Check and time the implementations for your shapes.
 
-    On a CUDA device the fastest right implementation is used from then on, also in later runs.
-    Without this command the same happens at the first call of an op; it takes about 50 ms and the
-    time to compile. On a CPU the table is for information: the compiled kernels are always used.
+    The result is kept. On a CUDA device the fastest right implementation is used from then on, also
+    in later runs. Without this command the same happens at the first call of an op; it takes about
+    50 ms and the time to compile. On a CPU the table is for information: the compiled kernels are always used.
 
     \b
     Example:

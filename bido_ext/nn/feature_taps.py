@@ -164,6 +164,9 @@ class FeatureTaps:
             self._warned.add(kind)
             warn_caller(f"FeatureTaps: layer(s) {layers}: {what} Said once.")
 
+    def __repr__(self) -> str:
+        return f"FeatureTaps({', '.join(map(repr, self.names))})"
+
     def clear(self) -> None:
         """Drops the kept features, and with them the memory of their graph."""
         self._kept: dict[str, Tensor] = {}

@@ -39,6 +39,13 @@ class SimilarityMatrix:
     batches: int
     samples: int
 
+    def __repr__(self) -> str:
+        """The sizes alone; ``matrix`` has the numbers."""
+        return (
+            f"SimilarityMatrix({self.measure}, {self.estimator}, {len(self.layers)} x "
+            f"{len(self.other_layers)} layers, {self.samples} samples in {self.batches} mini-batches)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers and words, for JSON; NaN becomes None."""
         return {

@@ -114,14 +114,13 @@ class WeightSuggestion:
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
         """
-        from matplotlib.patheffects import withStroke
-
         from bido_ext._drawing import look, new_figure
 
         with look(theme) as colour:
             figure = new_figure(9, 1.2 + 0.8 * len(self.ladders))
             axes = figure.add_subplot()
-            halo = [withStroke(linewidth=3, foreground=colour("ground"))]
+            # A ground of their own: the line of 100 % goes through the numbers of a rung.
+            ground = {"facecolor": colour("ground"), "edgecolor": "none", "pad": 1}
             for row, ladder in enumerate(self.ladders.values()):
                 shares = [rung.share_x for rung in ladder.rungs]
                 axes.plot(shares, [row] * len(shares), "o-", color=colour("natural"))
@@ -131,7 +130,7 @@ class WeightSuggestion:
                         axes.annotate(
                             _short(value), (rung.share_x, row), (0, 9 if above else -9),
                             textcoords="offset points", ha="center",
-                            va="bottom" if above else "top", fontsize=8, path_effects=halo,
+                            va="bottom" if above else "top", fontsize=8, bbox=ground,
                         )  # fmt: skip
                 if ladder.published is not None:
                     axes.plot(

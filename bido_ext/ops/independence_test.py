@@ -55,6 +55,15 @@ class IndependenceTest:
     null: Tensor | GammaNull
     form: str
 
+    def __repr__(self) -> str:
+        """One line: a null distribution of 1000 numbers is not shown."""
+        permuted = isinstance(self.null, Tensor)
+        null = f"{len(self.null)} permutations" if permuted else repr(self.null)
+        return (
+            f"IndependenceTest(statistic={self.statistic:.6g}, pvalue={self.pvalue:.6g}, "
+            f"null={null}, form={self.form!r})"
+        )
+
 
 @torch.no_grad()
 def independence_test(

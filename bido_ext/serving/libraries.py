@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -72,6 +73,13 @@ def _load(name: str) -> str | None:
     """Loads ``<name>.so``; returns None on success, else the reason why not."""
     path = PACKAGE / f"{name}.so"
     if not path.exists():
+        if name == "bido_cpu" and (installed := hidden_package()):
+            warnings.warn(
+                f"bido_ext: the sources in {PACKAGE} hide the installed package in {installed}. Their ops "
+                "run as plain PyTorch, right but slower. Start Python in another folder.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return f"{path.name} was not built with this installation"
     try:
         torch.ops.load_library(str(path))
@@ -88,6 +96,18 @@ def _load(name: str) -> str | None:
                 stacklevel=2,
             )
         return reason
+    return None
+
+
+def hidden_package() -> Path | None:
+    """The installed package with compiled kernels, if Python took these sources in its place.
+
+    That happens in a clone after ``pip install .``: Python looks into the current folder first.
+    """
+    for installed in importlib.metadata.distributions(name="bido-ext"):
+        library = Path(str(installed.locate_file("bido_ext/bido_cpu.so")))
+        if library.exists() and library.parent.resolve() != PACKAGE.resolve():
+            return library.parent
     return None
 
 

@@ -146,7 +146,7 @@ def test_attack_with_weights_of_stylegan2(faces, tmp_path):
         (("--classes", "9"), "--classes: the model has labels 0 to 4, got 9"),
         (
             ("--attack", "gmi", "--generator", "g.pt"),
-            "--prior or --generator must be given, and not",
+            "give --prior FOLDER (a generator is trained there if there is none) or",
         ),
         (("--public-images", "nowhere.npz"), "public must be an .npz file with an array 'images'"),
     ],

@@ -76,6 +76,14 @@ def test_list_speaks_text_and_json(kind):
     assert all(row["name"] in text and row["description"] in text for row in rows)
 
 
+def test_list_alone_says_what_can_be_listed():
+    from bido_ext.cli.list import KINDS
+
+    result = bido("list")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == list(KINDS)
+
+
 def test_doctor_shows_backends_and_versions():
     document = json.loads(bido("doctor", "--json").stdout)
     assert {row["op"] for row in document["backends"]} >= {"gaussian_gram", "hsic", "nhsic", "coco"}

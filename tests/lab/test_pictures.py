@@ -10,7 +10,7 @@ from PIL import Image
 from stand_ins import LabelReader, images_of
 
 from bido_ext.lab.judging import PrivateReference, pictures, save_comparison
-from bido_ext.lab.judging.pictures import MISSED, RECOGNISED
+from bido_ext.lab.judging.pictures import _LINE, MISSED, RECOGNISED
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_classes_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch):
         save_comparison(path, LabelReader(), images, list(range(count)), reference)
         heights.append(Image.open(path).height)
     assert heights[1] == 2 * heights[0]
-    assert heights[2] == heights[1] + 20  # the line that says how many are missing
+    assert heights[2] == heights[1] + _LINE  # the line that says how many are missing
 
 
 def test_a_class_without_private_images_is_named(tmp_path, reference):

@@ -22,6 +22,7 @@ from bido_ext.lab.report import (
     write_report,
     write_results,
 )
+from bido_ext.lab.report.plot import tradeoff_figure
 
 NONE = a_row("none", 0.99, 0.8)
 STRONG = a_row("bido-hsic", 0.985, 0.3, {"lambda_x": 0.1, "lambda_y": 1.0})
@@ -152,6 +153,17 @@ def test_the_report_is_one_file_with_every_defence_and_picture(tmp_path):
 def test_an_unmet_precondition_is_shown(tmp_path):
     results = some_results(NONE, evaluator_accuracy=0.5, folder=tmp_path)
     assert "Precondition NOT met" in write_report(results, tmp_path / "r.html").read_text()
+
+
+def test_the_plot_shows_as_much_of_the_scale_as_the_attacks_need():
+    def right(*accuracies):
+        rows = [a_row("none", 0.9, accuracy) for accuracy in accuracies]
+        results = some_results(*rows)
+        return max(r.attack.ci_high for r in rows), tradeoff_figure(results).axes[0].get_xlim()[1]
+
+    most, limit = right(0.0, 0.1)
+    assert 100 * max(most, 0.2) < limit < 50  # chance is 20 %
+    assert right(0.1, 0.9)[1] == pytest.approx(102)
 
 
 def test_the_plot_takes_every_corner_of_the_scale(tmp_path):

@@ -28,6 +28,7 @@ def test_by_name_by_module_and_by_predicate() -> None:
     net(x)
     assert list(by_name.features) == list(by_module.features) == ["1", "2.0"]
     assert list(by_predicate.features) == ["0", "2.0"]
+    assert repr(by_name) == "FeatureTaps('1', '2.0')"
     torch.testing.assert_close(by_name.features["1"], torch.relu(net[0](x)))
 
 

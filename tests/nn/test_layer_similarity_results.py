@@ -41,6 +41,10 @@ def test_plot_of_many_layers_and_into_axes() -> None:
     ax = figure.add_subplot()
     assert result.plot(ax) is figure
     assert len(ax.get_xticklabels()) == 40
+    assert (
+        repr(result)
+        == "SimilarityMatrix(cka, unbiased, 2 x 120 layers, 8 samples in 1 mini-batches)"
+    )
     assert max(result.plot().get_size_inches()) < 12
 
 

@@ -242,3 +242,11 @@ def test_few_samples_of_every_dtype(dtype: torch.dtype, n: int) -> None:
     )))  # fmt: skip
     assert test.statistic == pytest.approx(truth, rel=1e-9)
     assert 0 < test.pvalue <= 1
+
+
+def test_it_is_shown_in_one_line() -> None:
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    shown = repr(bx.independence_test(x, x, permutations=99))
+    assert len(shown) < 200
+    assert "pvalue=0.01, null=99 permutations" in shown
+    assert "null=GammaNull(" in repr(bx.independence_test(x, x, method="gamma"))

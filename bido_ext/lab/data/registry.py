@@ -91,19 +91,19 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         DatasetSpec(
             "facescrub",
-            "a class each of 530 people, in one folder a person; also public for another set",
+            "530 people, one folder for each; also as the public images of another set",
             True, True, 64, "vgg16", listing=facescrub, own_public=False,
         ),
         DatasetSpec(
             "lfw",
             "people with 20 images or more private (60 each at most), the others public; "
-            "lfwcrop64 or one folder a person",
+            "lfwcrop64, or one folder for each person",
             True, True, 64, "vgg16", listing=lfw,
             published={"train": 1_726, "test": 429, "public": 10_210, "classes": 62},
         ),
         DatasetSpec(
             "folders",
-            "your own: one folder of images a class; also public for another set",
+            "your own: one folder for each class; also as the public images of another set",
             True, True, 64, "vgg16", listing=folders, own_public=False,
         ),
         DatasetSpec(

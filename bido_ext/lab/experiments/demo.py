@@ -78,6 +78,7 @@ def run_demo(
         with run.narrator.stage("Write the report", "Numbers, pictures and plot in one file."):
             write_results(results, run.out / "results.json")
             save_tradeoff(results, run.out / "tradeoff.png")
+            save_tradeoff(results, run.out / "tradeoff.svg")
             write_report(results, run.out / "report.html")
         return results
 

@@ -178,6 +178,7 @@ def run_sweep(
         results = _results(rows[0].recipe, runs[0], table, command)
         write_results(results, place.out / "results.json")
         save_tradeoff(results, place.out / "tradeoff.png")
+        save_tradeoff(results, place.out / "tradeoff.svg")
         write_report(results, place.out / "report.html")
         return results
 

@@ -16,9 +16,12 @@ from bido_ext.lab.judging.distances import nearest_private
 from bido_ext.lab.judging.embedding import PrivateReference, classify, embed
 
 RECOGNISED, MISSED = (34, 139, 80), (200, 60, 50)
+#: The ground is transparent, and the text readable on a white page and on a dark one.
+_TEXT = (118, 128, 138)
 #: A thousand classes would be a picture of gigabytes that nobody looks at.
 MAX_CLASSES = 30
-_BORDER, _GAP, _MARGIN = 2, 4, 90
+_BORDER, _GAP, _MARGIN = 2, 4, 110
+_FONT, _LINE = 18, 26
 _SMALL = 112  # images up to this side are drawn at twice their size
 
 
@@ -62,7 +65,7 @@ def save_comparison(
         np.concatenate(
             [
                 _framed(flat[i], RECOGNISED if recognised[i] else MISSED),
-                _framed(reference.images[rows[i]], (255, 255, 255)),
+                _framed(reference.images[rows[i]], None),
             ],
             axis=1,
         )
@@ -76,12 +79,14 @@ def save_comparison(
     return path
 
 
-def _framed(image: Tensor, colour: tuple[int, int, int]) -> np.ndarray:
+def _framed(image: Tensor, colour: tuple[int, int, int] | None) -> np.ndarray:
     pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     height, width = pixels.shape[:2]
-    frame = np.empty((height + 2 * _BORDER, width + 2 * _BORDER, 3), dtype=np.uint8)
-    frame[:] = colour
-    frame[_BORDER:-_BORDER, _BORDER:-_BORDER] = pixels
+    frame = np.zeros((height + 2 * _BORDER, width + 2 * _BORDER, 4), dtype=np.uint8)
+    if colour is not None:
+        frame[:] = (*colour, 255)
+    inside = frame[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    inside[..., :3], inside[..., 3] = pixels, 255
     times = 2 if height <= _SMALL else 1
     return frame.repeat(times, axis=0).repeat(times, axis=1)
 
@@ -89,20 +94,21 @@ def _framed(image: Tensor, colour: tuple[int, int, int]) -> np.ndarray:
 def _joined(parts: list[np.ndarray], axis: int) -> np.ndarray:
     shape = list(parts[0].shape)
     shape[axis] = 2 * _GAP
-    gap = np.full(shape, 255, dtype=np.uint8)
+    gap = np.zeros(shape, dtype=np.uint8)
     return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=axis)
 
 
 def _write(path: Path, lines: Sequence[np.ndarray], texts: Sequence[str]) -> None:
     """The lines below each other with their texts on the left; a text without a line stands below."""
     step = lines[0].shape[0] + 2 * _GAP
-    size = (_MARGIN + lines[0].shape[1], step * len(lines) + 20 * (len(texts) - len(lines)))
-    canvas = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    size = (_MARGIN + lines[0].shape[1], step * len(lines) + _LINE * (len(texts) - len(lines)))
+    canvas = Image.new("RGBA", size)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT)
     for i, line in enumerate(lines):
         canvas.paste(Image.fromarray(line), (_MARGIN, i * step))
-        draw.text((4, i * step + line.shape[0] // 2 - 6), texts[i], "black", font)
+        middle = i * step + line.shape[0] // 2
+        draw.text((4, middle), texts[i], _TEXT, font, anchor="lm")
     for text in texts[len(lines) :]:
-        draw.text((4, step * len(lines)), text, "black", font)
+        draw.text((4, step * len(lines)), text, _TEXT, font)
     with replacing(path) as partial:
         canvas.save(partial, format="PNG")

@@ -23,12 +23,12 @@ def judgement_text(
         f"evaluator      {100 * evaluator_accuracy:.2f}% on its test set (required "
         f"{100 * required:.1f}%: {met})",
         f"attack top-1   {attack_text(metrics)} (+- std over {restarts} restarts [95% CI])",
-        f"               CI: {metrics.ci_method}",
+        f"               this interval: {metrics.ci_method}",
     ]
     if metrics.identity_ci_low is not None and metrics.identity_ci_high is not None:
         lines.append(
-            f"               [{100 * metrics.identity_ci_low:.1f}, "
-            f"{100 * metrics.identity_ci_high:.1f}] by {metrics.identity_ci_method}"
+            f"               other interval [{100 * metrics.identity_ci_low:.1f}, "
+            f"{100 * metrics.identity_ci_high:.1f}]: {metrics.identity_ci_method}"
         )
     lines += [
         f"attack top-5   {100 * metrics.attack_accuracy_top5:.1f}% +- "

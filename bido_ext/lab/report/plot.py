@@ -33,6 +33,7 @@ _MORE = (
     ("grey", "p"),
 )
 _LEAST_SPAN = 1.0  # points of natural accuracy
+_ALL = 60.0  # attack accuracy in percent from which on the whole scale to 100 is shown
 
 
 def tradeoff_figure(results: Results, theme: str = "light") -> Figure:
@@ -62,13 +63,13 @@ def tradeoff_figure(results: Results, theme: str = "light") -> Figure:
                 if told := label_of(row):
                     labels.append(PointLabel(told, (x, y), colour(name)))
         _draw_chance(axes, 100 * results.task["chance_attack_accuracy"], colour)
-        axes.set_xlim(-2, 102)
+        axes.set_xlim(*_attack_limits(results))
         axes.margins(y=0.18)
         low, high = axes.get_ylim()
         if high - low < _LEAST_SPAN:  # do not blow up differences of a few images
             middle = (low + high) / 2
             low, high = middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2
-        axes.set_ylim(low, high)
+        axes.set_ylim(max(low, -4), high)
         axes.set_xlabel("attack accuracy, % (bar: 95% interval; further left is safer)")
         axes.set_ylabel("natural accuracy, %")
         axes.grid()
@@ -76,6 +77,14 @@ def tradeoff_figure(results: Results, theme: str = "light") -> Figure:
         figure.legend(loc="outside upper center", ncols=5)
         place_labels(axes, labels, points, lines)
     return figure
+
+
+def _attack_limits(results: Results) -> tuple[float, float]:
+    """0 to 100 %, or less where every attack is weak, as on faces: the rows would lie on each other."""
+    most = max(row.attack.ci_high for row in results.rows)
+    right = 110 * max(most, results.task["chance_attack_accuracy"])
+    right = 100.0 if right > _ALL else max(right, 10.0)
+    return -0.02 * right, 1.02 * right
 
 
 def styles_of(results: Results) -> dict[str, tuple[str, str]]:
