@@ -21,7 +21,7 @@ from torch import Tensor
 from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
-from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
+from bido_ext.ops.algebra import batches, inner_product, partner_sum, partners_of
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
@@ -35,6 +35,7 @@ from bido_ext.ops.nhsic_factors import (
     is_unresolved,
     label_factor,
 )
+from bido_ext.ops.nhsic_gradient import gradient_of_gram
 from bido_ext.ops.plan import check_algebra_fits, float64_serves
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
@@ -196,10 +197,7 @@ def _default_backward(
                         _gradient(t, k, variables, parameters, stack, inverses, kinds, eps, wanted)
                     )
                 continue
-            P = inverses[batch]
-            G = (P @ T @ P).mul_(eps * n)
-            # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
-            G = center_stack((G + G.mT) / 2, stack.dtype)
+            G = gradient_of_gram(inverses[batch], T, stack[batch], eps * n)
             grads += gradients_of(G, stack[batch], variables, parameters, kinds, wanted[batch])
     return grads
 
@@ -215,9 +213,8 @@ def _gradient(
         made = linear_factor(variables[i], c)
         gradient = 2 * made.rest @ (T.double() @ made.PX)
         return (gradient - gradient.mean(0, keepdim=True)).to(variables[i].dtype)
-    G = c * (inverses[k] @ T @ inverses[k])
-    G = center_stack((G + G.mT) / 2, stack.dtype)
-    return gradients_of(G[None], stack[k : k + 1], variables, parameters, kinds, [i])[0]
+    G = gradient_of_gram(inverses[k : k + 1], T[None], stack[k : k + 1], c)
+    return gradients_of(G, stack[k : k + 1], variables, parameters, kinds, [i])[0]
 
 
 def _fake(
@@ -250,11 +247,16 @@ def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
     wide = widened(variables, kinds, exact=True) if marked(stack) else None
     if wide is None:
         grads = call("nhsic_backward", *args)
-        wide = widened(variables, kinds) if any(map(marked, grads)) else None
-        if wide is None:
+        if not any(map(marked, grads)):
             return grads
+        wide = widened(variables, kinds)
+        if wide is None:  # in float64 already: what the kernel leaves to the composition
+            return _default_backward(*args)
     kept = again("nhsic", wide, parameters, kinds, *settings, True, wanted)[1:]
-    grads = again("nhsic_backward", grad, wide, parameters, *kept, kinds, *settings, wanted)
+    given = grad, wide, parameters, *kept, kinds, *settings, wanted
+    grads = again("nhsic_backward", *given)
+    if any(map(marked, grads)):
+        grads = _default_backward(*given)
     return in_dtypes(grads, variables, wanted)
 
 
