@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gradient of nhsic by a Gram matrix, G = c P T P, P = (Kc + c I)^-1, T the sum of the partners' factors.
 
-Where K is blind, as along the difference of two equal samples, P is 1 / c. Features do not see the part of G
-from there to there: their gradient is of G times the root of K. But that part, or the round-off of P T P if T is
-blind there too, may be as large as 1 / c where the rest is of size c. Then G is made from the eigenvectors of K,
-without it.
+Where K is blind, as along the difference of two equal samples, P is 1 / c. Features do not see the part of
+G from there to there: their gradient is of G times the root of K. But that part, or the round-off of P T P if T
+is blind there too, may be as large as 1 / c where the rest is of size c. Then G is made from the eigenvectors
+of K, without it.
 """
 
 from __future__ import annotations
