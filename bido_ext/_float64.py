@@ -89,6 +89,21 @@ def are_few(variables: Sequence[Tensor], kinds: Sequence[int]) -> bool:
     )
 
 
+#: Of nhsic: samples for each column of the features from which the n x n algebra is long beside Gram matrices.
+ROWS_OF_COLUMN = 4
+
+
+def are_narrow(variables: Sequence[Tensor], kinds: Sequence[int]) -> bool:
+    """Whether nhsic makes Gram matrices in float64 from the start: a second try costs all of the algebra."""
+    features = [v for v, kind in zip(variables, kinds, strict=True) if kind < LABELS]
+    columns = sum(v.shape[1] for v in features)
+    return (
+        GRAM not in kinds
+        and ROWS_OF_COLUMN * columns <= len(variables[0])
+        and all(v.dtype != torch.float64 for v in features)
+    )
+
+
 def unresolved_of(stack: Tensor, kinds: Sequence[int]) -> list[int]:
     """The variables whose Gram matrices float32 does not hold."""
     if stack.dtype == torch.float64:

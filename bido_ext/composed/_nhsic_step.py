@@ -19,6 +19,7 @@ from bido_ext.composed._linear_factor import linear_factor
 from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.nhsic_factors import is_unresolved, label_factor
+from bido_ext.ops.nhsic_gradient import gradient_of_gram
 from bido_ext.reference.gram_stack import LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
 from bido_ext.reference.resolution import nan_where_unresolved
@@ -156,9 +157,7 @@ def _backward(
             E, P = stack[batch], inverses[batch]
             if len(by_gram) < len(own):
                 T, E, P = (torch.stack([m[k] for k in by_gram]) for m in (T, E, P))
-            G = (P @ T @ P).mul_(c)
-            # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
-            G = center_stack((G + G.mT).div_(2), stack.dtype)
+            G = gradient_of_gram(P, T, E, c)
             chosen = [own[k] for k in by_gram]
             made = gradients_of(G, E, variables, parameters, kinds, chosen)
             grads |= dict(zip(chosen, made, strict=True))

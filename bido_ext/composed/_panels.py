@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from bido_ext.composed._fused import fused_entries, fused_weights, is_fused
+from bido_ext.reference.gaussian_gram import distances_of_differences
 from bido_ext.reference.gram_stack import accumulation_dtype
 from bido_ext.reference.kernel_entries import (
     GRAM,
     LABELS,
     LINEAR,
+    NOT_SMOOTH,
     entry_of_distance,
     scalar,
     weight_of_entry,
@@ -22,6 +24,10 @@ from bido_ext.reference.kernel_entries import (
 
 #: Rounds of the robust centre: rows farther than the median row are left out of the mean.
 ROUNDS = 2
+
+#: In round-offs of |x_i|^2 + |x_j|^2: smaller distances are 0, so that of equal samples the Gram matrix has
+#: equal rows, too: nhsic with a small ridge makes much of the difference. product_epilogue.py has the same.
+LOST_DISTANCE = 4
 
 #: A product of two matrices, of operands whose squared norms matter.
 Multiply = Callable[[Tensor, Tensor], Tensor]
@@ -117,10 +123,13 @@ class Variable:
     def distances(self, rows: slice) -> Tensor:
         """Squared distances of some rows to all, with exact zeros on the diagonal."""
         assert self.norms is not None
-        D = self.products(rows).mul_(-2)
-        D += self.norms
-        D += self.norms[rows, None]
-        D.clamp_min_(0)
+        if self.kind in NOT_SMOOTH:  # near rows weigh most: from differences, 0 of equal rows
+            left, all_rows = self.rows(rows), panels(self.x.shape[0], self.chunk)
+            return torch.cat([distances_of_differences(left, self.rows(p)) for p in all_rows], 1)
+        both = self.norms + self.norms[rows, None]
+        D = self.products(rows).mul_(-2).add_(both)
+        lost = both.mul_(LOST_DISTANCE * torch.finfo(D.dtype).eps) >= D
+        D.masked_fill_(lost & D.isfinite(), 0.0)
         own = D.diagonal(rows.start)
         own -= own.clone()  # 0, and the NaN of bad features stays
         return D
@@ -134,7 +143,7 @@ class Variable:
             return self.x[rows].to(self.dtype)
         if self.kind == LINEAR:
             return self.products(rows)
-        if is_fused(self.norms):
+        if is_fused(self.norms) and self.kind not in NOT_SMOOTH:
             assert self.norms is not None
             return fused_entries(self.products(rows), self.norms, rows, self.parameter, self.kind)
         return entry_of_distance(self.distances(rows), self.parameter, self.kind)

@@ -62,7 +62,7 @@ class BiDOLoss(nn.Module):
         eps: Ridge of nhsic, relative to n.
         coco_norm: For coco: "spectral" (the definition) or "fro" (the published code).
         linalg_dtype: dtype of the n x n algebra of nhsic and coco. Default: float64 up to n = 1024 (nhsic on
-            a CPU: up to n = 2048, if the memory suffices), else that of the Gram matrices.
+            a CPU: for every n, if the memory suffices), else that of the Gram matrices.
         estimator: For hsic and cka: "biased", or "unbiased" for batches of at least 4 samples. Unbiased cka
             is undefined if a layer has nothing to compare, such as a dead layer; the step then raises.
         workspace_bytes: For hsic and cka: largest memory of a step in bytes, beyond inputs and gradients. If

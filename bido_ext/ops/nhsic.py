@@ -18,10 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
+from bido_ext._float64 import (
+    Function,
+    are_few,
+    are_narrow,
+    has_nan,
+    in_dtypes,
+    mark,
+    marked,
+    widened,
+)
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
 from bido_ext.ops._validate import check_positive
-from bido_ext.ops.algebra import batches, center_stack, inner_product, partner_sum, partners_of
+from bido_ext.ops.algebra import batches, inner_product, partner_sum, partners_of
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.gram_stack import gradients_of, gram_stack_of
 from bido_ext.ops.group import Group, Pairs
@@ -35,6 +44,7 @@ from bido_ext.ops.nhsic_factors import (
     is_unresolved,
     label_factor,
 )
+from bido_ext.ops.nhsic_gradient import gradient_of_gram
 from bido_ext.ops.plan import check_algebra_fits, float64_serves
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, group_dtype
 from bido_ext.reference.kernel_entries import scalar
@@ -66,8 +76,7 @@ def nhsic(
         num_classes: Number of classes of integer labels. Labels are checked against it; a Gaussian on
             labels needs it.
         linalg_dtype: torch.float32 or torch.float64, for centering, Cholesky and products. Default: float64
-            up to n = 1024 (on a CPU up to n = 2048, if the memory suffices), else the dtype of the Gram
-            matrix.
+            up to n = 1024 (on a CPU for every n, if the memory suffices), else the dtype of the Gram matrix.
         sigma: Short for kernel_x=Gaussian(sigma) and, if y is float, kernel_y=Gaussian(sigma).
 
     Returns:
@@ -196,10 +205,7 @@ def _default_backward(
                         _gradient(t, k, variables, parameters, stack, inverses, kinds, eps, wanted)
                     )
                 continue
-            P = inverses[batch]
-            G = (P @ T @ P).mul_(eps * n)
-            # Centered in exact arithmetic; in float32 the round-off of 1/c-sized entries is not.
-            G = center_stack((G + G.mT) / 2, stack.dtype)
+            G = gradient_of_gram(inverses[batch], T, stack[batch], eps * n)
             grads += gradients_of(G, stack[batch], variables, parameters, kinds, wanted[batch])
     return grads
 
@@ -215,9 +221,8 @@ def _gradient(
         made = linear_factor(variables[i], c)
         gradient = 2 * made.rest @ (T.double() @ made.PX)
         return (gradient - gradient.mean(0, keepdim=True)).to(variables[i].dtype)
-    G = c * (inverses[k] @ T @ inverses[k])
-    G = center_stack((G + G.mT) / 2, stack.dtype)
-    return gradients_of(G[None], stack[k : k + 1], variables, parameters, kinds, [i])[0]
+    G = gradient_of_gram(inverses[k : k + 1], T[None], stack[k : k + 1], c)
+    return gradients_of(G, stack[k : k + 1], variables, parameters, kinds, [i])[0]
 
 
 def _fake(
@@ -235,26 +240,39 @@ def _fake(
 
 
 def _in_float64(call: Function, again: Function, args: Any) -> Any:
-    if are_few(args[0], args[2]) and args[6]:
-        values, stack, *rest = again("nhsic", widened(args[0], args[2]), *args[1:])
-        return values, mark(stack.to(group_dtype(args[0], args[2]))), *rest
+    variables, _, kinds, *_, wide, _ = args
+    if wide and (are_few(variables, kinds) or are_narrow(variables, kinds)):
+        values, stack, *rest = again("nhsic", widened(variables, kinds), *args[1:])
+        return values, mark(stack.to(group_dtype(variables, kinds))), *rest
     values, stack, *rest = result = call("nhsic", *args)
-    wide = widened(args[0], args[2], exact=True) if has_nan(values) else None
-    if wide is None:
+    wider = widened(variables, kinds, exact=True) if has_nan(values) else None
+    if wider is None:
         return result
-    return again("nhsic", wide, *args[1:6], True, args[7])[0], mark(stack), *rest
+    values, _, *rest = again("nhsic", wider, *args[1:6], True, args[7])
+    return values, mark(stack), *rest
 
 
 def _backward_in_float64(call: Function, again: Function, args: Any) -> Any:
-    grad, variables, parameters, stack, _, _, kinds, *settings, wanted = args
-    wide = widened(variables, kinds, exact=True) if marked(stack) else None
-    if wide is None:
+    grad, variables, parameters, stack, *made, kinds, first, second, eps, wanted = args
+    settings = kinds, first, second, eps
+    if marked(stack):  # what was made of it is of float64 entries
+        wide = widened(variables, kinds, exact=True)
+    else:
         grads = call("nhsic_backward", *args)
-        wide = widened(variables, kinds) if any(map(marked, grads)) else None
-        if wide is None:
+        if not any(map(marked, grads)):
             return grads
-    kept = again("nhsic", wide, parameters, kinds, *settings, True, wanted)[1:]
-    grads = again("nhsic_backward", grad, wide, parameters, *kept, kinds, *settings, wanted)
+        wide = widened(variables, kinds)
+    if wide is None:  # in float64 already: what the kernel leaves to the composition
+        return _default_backward(*args)
+    if marked(stack):
+        chosen = [wide[i] for i in wanted], parameters[list(wanted)], [kinds[i] for i in wanted]
+        stack = again("gram_stack", *chosen)
+    else:
+        stack, *made = again("nhsic", wide, parameters, *settings, True, wanted)[1:]
+    given = grad, wide, parameters, stack, *made, *settings, wanted
+    grads = again("nhsic_backward", *given)
+    if any(map(marked, grads)):
+        grads = _default_backward(*given)
     return in_dtypes(grads, variables, wanted)
 
 

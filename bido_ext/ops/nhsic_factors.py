@@ -41,12 +41,17 @@ def label_factor(labels: Tensor, scale: Tensor | float, c: float, dtype: torch.d
 
 def factorise(stack: Tensor, c: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """P and the Cholesky factor of Kc + c I, of Gram matrices up to centering (b, n, n)."""
+    cholesky = ridged_factor(stack, c, dtype)
+    return torch.cholesky_inverse(cholesky), cholesky
+
+
+def ridged_factor(stack: Tensor, c: float, dtype: torch.dtype) -> Tensor:
+    """The Cholesky factor of Kc + c I, of Gram matrices up to centering (b, n, n); NaN where there is none."""
     ridge = center_stack(stack, dtype)
     ridge.diagonal(dim1=-2, dim2=-1).add_(c)
     # _ex: no host sync for an error check; a failed factorisation turns into NaN.
     cholesky, info = torch.linalg.cholesky_ex(ridge)
-    cholesky.masked_fill_((info != 0)[:, None, None], float("nan"))
-    return torch.cholesky_inverse(cholesky), cholesky
+    return cholesky.masked_fill_((info != 0)[:, None, None], float("nan"))
 
 
 def factor(stack: Tensor, P: Tensor, cholesky: Tensor, c: float) -> Tensor:

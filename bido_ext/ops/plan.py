@@ -46,8 +46,6 @@ WHOLE_UP_TO = 512
 DENSE_TILE = 128
 #: Up to this n the n x n algebra of nhsic and coco runs in float64: n^3 is still small beside n^2 d.
 FLOAT64_UP_TO = 1024
-#: On a CPU that of nhsic up to this n: with the solve form of S float32 is not faster there, and less exact.
-NHSIC_FLOAT64_UP_TO = 2048
 #: Share of the free memory that the dense regime may take unasked.
 DENSE_SHARE = 0.5
 
@@ -139,7 +137,8 @@ def plan(
         sizes = n, widths, element
         if _in_float64_if_it_fits(n, measure, str(device)):
             try:
-                return _plan_algebra(*sizes, 8, measure, workspace_bytes, str(device))
+                # Gram matrices too may be made in float64 (bido_ext/_float64.py).
+                return _plan_algebra(n, widths, 8, 8, measure, workspace_bytes, str(device))
             except WorkspaceError:
                 pass
         algebra = 8 if n <= FLOAT64_UP_TO else element
@@ -288,9 +287,15 @@ def dense_tile(n: int, device: str) -> int:
     return n if isinstance(n, int) and not torch.compiler.is_compiling() else LARGEST_N
 
 
-def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors: int) -> None:
+def check_algebra_fits(
+    group: Group,
+    measure: str,
+    algebra: torch.dtype,
+    factors: int,
+    entries: torch.dtype | None = None,
+) -> None:
     """Refuses nhsic or coco of a group before anything is allocated, if it cannot fit. ``factors``: matrices
-    that are kept beside Gram matrices and inverses."""
+    that are kept beside Gram matrices and inverses. ``entries``: of Gram matrices, if not the group's."""
     traced = torch.compiler.is_compiling() or not isinstance(group.n, int)
     if traced or group.n <= WHOLE_UP_TO:
         return
@@ -299,7 +304,7 @@ def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors
         _plan_algebra(
             group.n,
             group.dims,
-            group.dtype.itemsize,
+            (entries or group.dtype).itemsize,
             algebra.itemsize,
             measure,
             None,
@@ -311,8 +316,9 @@ def check_algebra_fits(group: Group, measure: str, algebra: torch.dtype, factors
 
 
 def _in_float64_if_it_fits(n: int, measure: str, device: str) -> bool:
+    # nhsic on a CPU: with the solve form of S float32 is not faster there, and less exact.
     on_cpu = torch.device(device).type == "cpu"
-    return measure == "nhsic" and on_cpu and FLOAT64_UP_TO < n <= NHSIC_FLOAT64_UP_TO
+    return measure == "nhsic" and on_cpu and n > FLOAT64_UP_TO
 
 
 def float64_serves(group: Group, measure: str, factors: int) -> bool:
@@ -322,7 +328,7 @@ def float64_serves(group: Group, measure: str, factors: int) -> bool:
     if not _in_float64_if_it_fits(group.n, measure, str(group.variables[0].device)):
         return False
     try:
-        check_algebra_fits(group, measure, torch.float64, factors)
+        check_algebra_fits(group, measure, torch.float64, factors, torch.float64)
     except WorkspaceError:
         return False
     return True

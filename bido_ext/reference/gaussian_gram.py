@@ -25,6 +25,11 @@ def squared_distances(x: Tensor) -> Tensor:
     return D - torch.diag(D.diagonal())
 
 
+def distances_of_differences(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances of the rows of x to those of y: no product, whose round-off near rows would show."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
 def _may_look(x: Tensor) -> bool:
     """float64 values at hand, without a graph: near distances are made again from differences."""
     return (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bido_ext.reference.gaussian_gram import squared_distances
+from bido_ext.reference.gaussian_gram import distances_of_differences, squared_distances
 from bido_ext.reference.kernel_entries import (
     ENERGY,
     GAUSSIAN,
@@ -17,6 +17,7 @@ from bido_ext.reference.kernel_entries import (
     LABELS,
     LAPLACIAN,
     LINEAR,
+    NOT_SMOOTH,
     RATIONAL_QUADRATIC,
     entry_of_distance,
     kernel_of_distance,
@@ -64,6 +65,9 @@ def gram_up_to_centering(x: Tensor, parameter: Tensor, kind: int, dtype: torch.d
     if kind == LINEAR:
         x = x - x.mean(0, keepdim=True)
         return x @ x.T
+    if kind in NOT_SMOOTH and dtype != torch.float64 and x.device.type != "cpu":
+        x = x - x.mean(0, keepdim=True)  # no second try in float64 there
+        return entry_of_distance(distances_of_differences(x, x), parameter.to(dtype), kind)
     return entry_of_distance(squared_distances(x), parameter.to(dtype), kind)
 
 

@@ -12,6 +12,8 @@ from bido_ext.triton_kernels.entry import entry_of_distance, feature_weight, squ
 from bido_ext.triton_kernels.launch import on_device
 
 BLOCK_M, BLOCK_N = 8, 128
+#: Four round-offs of float32 (composed/_panels.py).
+LOST_DISTANCE = tl.constexpr(4 * torch.finfo(torch.float32).eps)
 
 
 @triton.jit
@@ -27,6 +29,8 @@ def entries_kernel(
     norm_i = tl.load(norms + first_row + i, mask=i < rows, other=0.0)
     norm_j = tl.load(norms + j, mask=j < n, other=0.0)
     distance = squared_distance(norm_i[:, None], norm_j[None, :], inner)
+    lost = distance <= (norm_i[:, None] + norm_j[None, :]) * LOST_DISTANCE
+    distance = tl.where(lost & (distance < float("inf")), 0.0, distance)
     # 0, and the NaN of bad features stays.
     own = (i + first_row)[:, None] == j[None, :]
     distance = tl.where(own, distance - distance, distance)

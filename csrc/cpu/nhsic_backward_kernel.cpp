@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // nhsic_backward on the CPU:  G = c P (sum_b grad_b S_b) P,   grad_x = (A - diag(A 1)) x as in gram_stack,
-// from the inverses P and the partners' factors S that nhsic_kernel.cpp kept.
+// from the inverses P and the partners' factors S that nhsic_kernel.cpp kept. NaN where round-off would be
+// seen in G: ops/nhsic.py then asks the composition.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
+#include "blind_noise.h"
 #include "mirror.h"
 #include "pair_arguments.h"
 #include "pair_factors.h"
@@ -60,6 +63,8 @@ std::vector<Tensor> backward_of_many(const std::vector<Variable<T>>& group,
     double* G = sum.row(0);
     multiply_rows(product, inverse, G, sum.stride(), true);
     mirror_upper(G, n, sum.stride());
+    if (is_blind_noise(P + w * size, gram + w * size, group[wanted[w]].is_gram(), c, n))
+      G[0] = std::numeric_limits<double>::quiet_NaN();
     const Tensor entries = empty_like_with(stack, {n, n}, scalar_type_of<T>());
     finish_gradient<T>(G, sum.stride(), static_cast<T*>(entries.mutable_data_ptr()), n);
     result.push_back(gradient_of_variable<T>(group[wanted[w]], entries, gram + w * size));
@@ -114,6 +119,8 @@ std::vector<Tensor> backward(const Tensor& grad, const std::vector<Tensor>& vari
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < i; ++j)
         product[i * n + j] = product[j * n + i] = (product[i * n + j] + product[j * n + i]) / 2;
+    if (is_blind_noise(P + w * size, gram + w * size, group[wanted[w]].is_gram(), c, n))
+      product[0] = std::numeric_limits<double>::quiet_NaN();
     finish_gradient<T>(product, n, static_cast<T*>(G.mutable_data_ptr()), n);
     grads.push_back(gradient_of_variable<T>(group[wanted[w]], G, gram + w * size));
   }

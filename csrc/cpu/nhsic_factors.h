@@ -26,8 +26,7 @@ namespace bido {
 template <typename T>
 constexpr double kLargestRoundoff = sizeof(T) == 8 ? 1e-6 : 1e-4;
 constexpr double kLargestBesideFactor = 1e-6;
-// The round-off of few samples may lie all in one direction.
-inline double largest_amplified(int64_t n) { return n <= 32 ? 1.5e-5 : 3.5e-5; }
+constexpr double kLargestAmplified = 1.5e-5;
 
 // Where K is smaller than this against c, I - c P cancels: of entries far below the largest nothing may be
 // left.
@@ -59,7 +58,7 @@ bool resolves_ridge(const T* gram, bool given, const double* S, double c, int64_
   const double roundoff = roundoff_of(gram, n);
   if (std::is_same_v<T, double> || given) return roundoff <= kLargestRoundoff<T> * c;
   const double size = std::sqrt(static_cast<double>(n) * squared_norm_of(S, n));
-  return roundoff * largest_rest(S, n) <= std::min(largest_amplified(n), kLargestBesideFactor * size) * c;
+  return roundoff * largest_rest(S, n) <= std::min(kLargestAmplified, kLargestBesideFactor * size) * c;
 }
 
 // Entries i.. of row i of Kc + c I to out[i..n).

@@ -57,7 +57,7 @@ def test_planner_of_a_step() -> None:
     assert algebra.workspace_bytes > 9 * matrix  # K, its inverse, and work
     # coco keeps a gradient where nhsic keeps an inverse.
     coco = bx.plan(4096, step, measure="coco", workspace_bytes=2 << 30)
-    assert coco.workspace_bytes == algebra.workspace_bytes
+    assert 1.99 < algebra.workspace_bytes / coco.workspace_bytes < 2.01  # in float64, on a CPU
 
 
 @pytest.mark.parametrize(
