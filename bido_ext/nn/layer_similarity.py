@@ -194,7 +194,8 @@ class LayerSimilarity:
     def _grams(self, model: WatchedModel, names: Sequence[str], batch: Any) -> CenteredGrams:
         unbiased = self.estimator == "unbiased"
         features = list(model.features(names, batch, 4 if unbiased else 2).values())
-        return CenteredGrams(make_group(features, [self.kernel] * len(features)), unbiased)
+        kernels = [self.kernel] * len(features)
+        return CenteredGrams(make_group(features, kernels, unbiased=unbiased), unbiased)
 
     def _settings(self) -> str:
         return f"measure={self.measure}, estimator={self.estimator}, kernel={type(self.kernel).__name__}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bido_ext.ops._validate import is_labels
+from bido_ext.ops.beside_diagonal import beside_diagonal
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
 
@@ -75,15 +76,17 @@ def make_group(
     kernels: Sequence[Kernel | None],
     num_classes: int | None = None,
     exact: bool = False,
+    unbiased: bool = False,
 ) -> Group:
     """The group of variables whose arguments were checked. Default kernels: Gaussian(), labels Linear().
 
     Args:
         exact: A kernel of the user's own makes its Gram matrix in float64, and so all are.
+        unbiased: For an unbiased estimator, which needs that as well, and sees what is beside the diagonal.
     """
     labels = [is_labels(v) for v in variables]
     wide = any(v.dtype == torch.float64 for v in variables)
-    if exact:
+    if exact or unbiased:
         given = [k for k, label in zip(kernels, labels, strict=True) if k is not None and not label]
         wide = wide or any(k.kind is None for k in given)
     tensors: list[Tensor] = []
@@ -100,6 +103,8 @@ def make_group(
             if kernel.kind is None:
                 with torch.autocast(v.device.type, enabled=False):
                     tensor = kernel.gram_up_to_centering(tensor)
+                    if unbiased and v.shape[0] >= 4:
+                        tensor = beside_diagonal(tensor)
             else:
                 parameter, tensor = kernel.parameters(v), kernel.tied(tensor)
         tensors.append(tensor)

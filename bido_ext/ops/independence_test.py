@@ -179,7 +179,7 @@ def _checked_group(
     bad = [name for name, v in (("x", x), ("y", y)) if not bool(torch.isfinite(v).all())]
     if bad:
         raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined.")
-    return make_group([x.detach(), y.detach()], kernels, num_classes)
+    return make_group([x.detach(), y.detach()], kernels, num_classes, exact=True)
 
 
 def _judge(sums: PermutedSums, measure: str, unbiased: bool, n: int) -> IndependenceTest:
