@@ -115,13 +115,17 @@ def independence_test(
             'method="gamma" is an approximation of biased hsic; '
             f'got measure="{measure}", estimator="{estimator}": take method="permutation".'
         )
-    check_count(permutations, "permutations", 1)
-    check_count(seed, "seed", 0)
+    permutations = check_count(permutations, "permutations", 1)
+    seed = check_count(seed, "seed", 0)
     check_workspace(workspace_bytes)
     kernels = _kernels(measure, kernel_x, kernel_y, sigma, y)
     minimum = 6 if method == "gamma" else 4 if unbiased else 2
     group = _checked_group(x, y, kernels, num_classes, minimum)
     n, device = group.n, group.variables[0].device
+    if device.type == "meta":
+        raise ValueError(
+            "x and y are on the meta device, which has no values: move them to a CPU or a GPU."
+        )
     budget = workspace_bytes
     if budget is None:
         budget = int(DENSE_SHARE * free_memory(str(device)))

@@ -132,6 +132,10 @@ def measure_pair(
             )
         kernel_x = Gaussian(sigma)
         kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise RuntimeError(
+            f"{measure.name} cannot be recorded by torch.jit.trace: use torch.export.export or torch.compile."
+        )
     if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
         refuse_transforms(*sigmas_of([kernel_x, kernel_y]))
 
