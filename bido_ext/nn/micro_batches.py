@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +32,7 @@ from bido_ext.nn.forward_again import (
     kept_buffers,
 )
 from bido_ext.nn.whole_outputs import WholeOutputs, put_together, task_gradients
+from bido_ext.ops._validate import integer_or_none
 
 
 class StepLosses(NamedTuple):
@@ -71,9 +71,10 @@ class MicroBatchedBiDO:
     """
 
     def __init__(self, model: nn.Module, taps: FeatureTaps, criterion: BiDOLoss, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        count = integer_or_none(size)
+        if count is None or count < 1:
             raise ValueError(f"size must be a positive integer, got {size!r}.")
-        self.model, self.taps, self.criterion, self.size = model, taps, criterion, int(size)
+        self.model, self.taps, self.criterion, self.size = model, taps, criterion, count
 
     def backward(
         self,

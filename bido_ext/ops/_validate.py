@@ -190,11 +190,17 @@ def as_number(value: object) -> float | None:
 
 def check_integer(value: object, name: str) -> int:
     """An integer of Python's or numpy's, as one of Python's."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    number = integer_or_none(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    return number
+
+
+def integer_or_none(value: object) -> int | None:
+    """An integer of Python's or numpy's, as one of Python's; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
+        return None
+    return value if isinstance(value, int) else int(value)
 
 
 def _is_list(x: object) -> bool:
