@@ -94,7 +94,7 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
     if x.shape[1] < 1:
         raise ValueError(f"{name} has no features: shape {tuple(x.shape)}, d must be at least 1.")
     if minimum_rows == 1 and x.shape[0] == 0:
-        raise ValueError(f"{name} has no samples: its shape is {tuple(x.shape)}.")
+        raise ValueError(f"{name} has 0 sample(s), at least 1 is needed.")
     if x.shape[0] < minimum_rows:
         raise ValueError(
             f"{name} has {x.shape[0]} sample(s), at least {minimum_rows} are needed to center. The last "

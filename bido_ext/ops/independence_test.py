@@ -122,10 +122,6 @@ def independence_test(
     minimum = 6 if method == "gamma" else 4 if unbiased else 2
     group = _checked_group(x, y, kernels, num_classes, minimum)
     n, device = group.n, group.variables[0].device
-    if device.type == "meta":
-        raise ValueError(
-            "x and y are on the meta device, which has no values: move them to a CPU or a GPU."
-        )
     budget = workspace_bytes
     if budget is None:
         budget = int(DENSE_SHARE * free_memory(str(device)))
@@ -180,6 +176,10 @@ def _checked_group(
     else:
         check_features(y, "y", minimum)
     check_same_samples(x, y, "x", "y")
+    if x.device.type == "meta":
+        raise ValueError(
+            "x and y are on the meta device, which has no values: move them to a CPU or a GPU."
+        )
     bad = [name for name, v in (("x", x), ("y", y)) if not bool(torch.isfinite(v).all())]
     if bad:
         raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined.")
