@@ -25,7 +25,7 @@ def test_the_option_of_a_refused_path(tmp_path: Path, capsys: pytest.CaptureFixt
 
     for command, out in ((below_a_file, file), (beside, tmp_path / "none" / "x.tar")):
         with pytest.raises(typer.Exit) as stopped:
-            command(out)
+            command(out=out)
         assert stopped.value.exit_code == BAD_INPUT
         told = capsys.readouterr().err
         assert told.startswith(f"bido: out: the system refuses '{out}'"), told
@@ -38,5 +38,5 @@ def test_other_errors_of_the_system_stay(capsys: pytest.CaptureFixture[str]) -> 
         raise FileNotFoundError(f"there is no checkpoint {out}")
 
     with pytest.raises(typer.Exit):
-        command("a.pt")
+        command(out="a.pt")
     assert capsys.readouterr().err == "bido: there is no checkpoint a.pt\n"
