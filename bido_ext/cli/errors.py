@@ -38,17 +38,38 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             without = " (without --fresh)" if kwargs.get("fresh") else ""
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
-            _stop(_sentence(error), BAD_INPUT)
+            _stop(_of_path(error, kwargs) or _sentence(error), BAD_INPUT)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
         except Exception as error:
+            if told := _of_path(error, kwargs):
+                _stop(told, BAD_INPUT)
             from bido_ext.lab.data.atomic import NotWrittenError  # imports PyTorch
 
             hint = f" ({type(error).__name__}; BIDO_EXT_DEBUG=1 shows where)"
             _stop(_sentence(error) + ("" if isinstance(error, NotWrittenError) else hint), FAILURE)
 
     return wrapped
+
+
+def _of_path(error: BaseException, options: Mapping[str, Any]) -> str | None:
+    """A refusal of the system that concerns a path among the options; None: it does not."""
+    if not isinstance(error, OSError) or not error.filename or not error.strerror:
+        return None
+    where = os.path.abspath(os.fsdecode(error.filename))
+    for name, value in options.items():
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            continue
+        given = os.path.abspath(os.fspath(value))
+        # A file is first written under another name beside it.
+        beside = os.path.dirname(where) == os.path.dirname(given)
+        if beside or where.startswith(given + os.sep) or given.startswith(where + os.sep):
+            return (
+                f"{name.replace('_', '-')}: the system refuses {os.fspath(value)!r} ({error.strerror}); give "
+                "another path, or the rights it needs"
+            )
+    return None
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:

@@ -71,6 +71,8 @@ def suggest(
     from bido_ext.lab.training.train_config import TrainConfig
 
     find_dataset(dataset)
+    if batches < 1:
+        raise ValueError(f"--batches must be at least 1, got {batches}")
     training = TrainConfig(
         batch_size=batch_size,
         sampler=sampler,  # type: ignore[arg-type]  # it checks the name

@@ -294,7 +294,7 @@ class BiDOLoss(nn.Module):
             total = weigh(values)
         elif shards is None or self._ranks.handle is None:
             exact = self._measure.eps is not None
-            group = make_group(inputs, kernels, self.num_classes, exact)
+            group = make_group(inputs, kernels, self.num_classes, exact, self._measure.unbiased)
             values = self._measure.values(group, pairs, self.workspace_bytes)
             total = weigh(values)
             reason = partial(self._measure.why_not_finite, group, names)

@@ -23,10 +23,14 @@ def choose_layers(model: nn.Module, layers: Selector) -> dict[str, Pick]:
             is chosen twice.
         TypeError: layers is none of what is allowed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"FeatureTaps: model must be a torch.nn.Module, got {type(model).__name__}."
+        )
     modules = dict(model.named_modules())
     _check_kind(layers)
     if isinstance(layers, Mapping):
-        named = [(_name_of(layer, modules), pick) for layer, pick in layers.items()]
+        named = [(_name_of(layer, modules, model), pick) for layer, pick in layers.items()]
         for name, pick in named:
             check_pick(pick, name)
     elif callable(layers):
@@ -34,7 +38,7 @@ def choose_layers(model: nn.Module, layers: Selector) -> dict[str, Pick]:
         if not named:
             raise ValueError("FeatureTaps: the predicate chose no layer of the model.")
     else:
-        named = [(_name_of(layer, modules), None) for layer in layers]
+        named = [(_name_of(layer, modules, model), None) for layer in layers]
     names = [name for name, _ in named]
     if not names:
         raise ValueError("FeatureTaps: layers is empty; name at least one layer of the model.")
@@ -54,7 +58,7 @@ def _check_kind(layers: object) -> None:
         )
 
 
-def _name_of(layer: object, modules: dict[str, nn.Module]) -> str:
+def _name_of(layer: object, modules: dict[str, nn.Module], model: nn.Module) -> str:
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
             if module is layer:
@@ -69,6 +73,11 @@ def _name_of(layer: object, modules: dict[str, nn.Module]) -> str:
         )
     if layer in modules and layer:
         return layer
+    if same := dict(model.named_modules(remove_duplicate=False)).get(layer if layer else " "):
+        raise ValueError(
+            f"FeatureTaps: layer '{layer}' is the same module as '{_name_of(same, modules, model)}', which the "
+            "model runs more than once: name that. Its last output is kept."
+        )
     known = [name for name in modules if name]
     near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4)
     hint = (

@@ -56,7 +56,7 @@ def global_values(
             group = make_group(whole, kernels, num_classes)
         # In the group's dtypes, as the gathered ones: the gradient goes on to what own was cast from.
         rows = [t.to(v.dtype) for t, v in zip(own, group.variables, strict=True)]
-        unbiased = bool(getattr(measure, "unbiased", False))
+        unbiased = measure.unbiased
         hsic_of = _row_panels(rows, group, shards, handle, workspace_bytes, unbiased)
         if measure.name == "hsic":
             return hsic_of(pairs)[0], whole
@@ -64,7 +64,7 @@ def global_values(
             return unbiased_cka_of_pairs(group, pairs, hsic_of), whole
         return cka_of_pairs(pairs, lambda every: hsic_of(every)[0]), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
-    group = make_group(tied, kernels, num_classes, measure.eps is not None)
+    group = make_group(tied, kernels, num_classes, measure.eps is not None, measure.unbiased)
     return measure.values(group, pairs, workspace_bytes), whole
 
 

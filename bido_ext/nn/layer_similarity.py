@@ -39,8 +39,9 @@ class LayerSimilarity:
             and has no hooks. For a compiled model, or one wrapped in DistributedDataParallel, the module
             inside is used.
         other: A second model. Default: compare the layers of ``model`` with each other.
-        layers: Layers of ``model``, the rows: names as in ``model.named_modules()``, modules, or a function
-            ``f(name, module) -> bool``, as for :class:`bido_ext.FeatureTaps`. Default: the model's children,
+        layers: Layers of ``model``, the rows: names as in ``model.named_modules()``, modules, a function
+            ``f(name, module) -> bool``, or a dict from layers to the part of their output to compare, all as
+            for :class:`bido_ext.FeatureTaps`. Default: the model's children,
             in the order in which they run. Containers, and a child with more than half of the parameters,
             are replaced by their children. One extra forward pass at the first update finds them.
         other_layers: Layers of ``other``, the columns. Default: as ``layers``, unless those are modules.
@@ -194,7 +195,8 @@ class LayerSimilarity:
     def _grams(self, model: WatchedModel, names: Sequence[str], batch: Any) -> CenteredGrams:
         unbiased = self.estimator == "unbiased"
         features = list(model.features(names, batch, 4 if unbiased else 2).values())
-        return CenteredGrams(make_group(features, [self.kernel] * len(features)), unbiased)
+        kernels = [self.kernel] * len(features)
+        return CenteredGrams(make_group(features, kernels, unbiased=unbiased), unbiased)
 
     def _settings(self) -> str:
         return f"measure={self.measure}, estimator={self.estimator}, kernel={type(self.kernel).__name__}"
@@ -211,5 +213,6 @@ def check_finite(sums: SimilaritySums, layers: Sequence[str], other_layers: Sequ
     if bad:
         raise ValueError(
             f"the output of layer(s) {', '.join(dict.fromkeys(bad))} contains NaN or Inf, or is so large "
-            "that its Gram matrix overflows: the similarity is undefined."
+            "that its Gram matrix overflows, or its samples lie so far apart for this kernel that only "
+            "round-off is left: the similarity is undefined."
         )

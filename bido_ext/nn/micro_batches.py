@@ -32,6 +32,7 @@ from bido_ext.nn.forward_again import (
     kept_buffers,
 )
 from bido_ext.nn.whole_outputs import WholeOutputs, put_together, task_gradients
+from bido_ext.ops._validate import integer_or_none
 
 
 class StepLosses(NamedTuple):
@@ -70,9 +71,10 @@ class MicroBatchedBiDO:
     """
 
     def __init__(self, model: nn.Module, taps: FeatureTaps, criterion: BiDOLoss, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        count = integer_or_none(size)
+        if count is None or count < 1:
             raise ValueError(f"size must be a positive integer, got {size!r}.")
-        self.model, self.taps, self.criterion, self.size = model, taps, criterion, size
+        self.model, self.taps, self.criterion, self.size = model, taps, criterion, count
 
     def backward(
         self,
@@ -89,7 +91,9 @@ class MicroBatchedBiDO:
             task_loss: ``task_loss(output, y)`` returns one number, such as a mean, a weighted mean or a sum.
                 It is called once, with the outputs and labels of all samples (of this rank), and may depend
                 on nothing else. If your model keeps a part of the loss in an attribute, such as a KL term,
-                return it with the output instead.
+                return it with the output instead. With process_group a rank's loss is multiplied by its share
+                of all samples times the number of ranks, so that means become the mean of all ranks: do not
+                weigh it yourself.
             scale: Factor on all gradients, such as that of a GradScaler.
 
         Returns:
@@ -98,10 +102,20 @@ class MicroBatchedBiDO:
         Raises:
             ValueError: x has no samples. (With process_group a rank may have none; its model then runs once
                 on the empty batch and takes part in the exchange.)
-            TypeError: An output has not one row for each sample, or task_loss does not return one number.
-            RuntimeError: A tapped layer ran in some of the micro-batches only, or a second forward differs
-                from the first.
+            TypeError: x is not a tensor, an output has not one row for each sample, or task_loss does not
+                return one number.
+            RuntimeError: Gradients are disabled, a tapped layer ran in some of the micro-batches only, or a
+                second forward differs from the first.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x must be a tensor (n, ...), got {type(x).__name__}: for a model that takes several, put "
+                "them into one tensor and take it apart in a module around the model."
+            )
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                "MicroBatchedBiDO.backward() is called under torch.no_grad or inference mode: call it outside."
+            )
         if not len(x) and self.criterion.world_size == 1:
             raise ValueError(
                 f"x has no samples, its shape is {tuple(x.shape)}: a step needs 2 or more."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bido_ext.ops._validate import (
     FLOATS,
+    as_number,
     check_features,
     check_labels,
     check_same_samples,
@@ -45,7 +46,9 @@ def check_step(
     """
     layers = named_layers(features)
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.dim() < 2:
-        raise ValueError(f"x must be a floating-point batch (n, ...), got {describe(x)}.")
+        raise ValueError(
+            f"x must be a floating-point batch (n, ...), got {describe(x)}{_batch_instead(x, 'x')}."
+        )
     check_strided(x, "x")
     if x.shape[0] == 1:
         minimum_rows = min(minimum_rows, 1)
@@ -56,7 +59,10 @@ def check_step(
     for name, z in layers.items():
         what = f"features of layer '{name}'"
         if not isinstance(z, Tensor) or z.dtype not in FLOATS or z.dim() < 2:
-            raise ValueError(f"{what} must be a floating-point batch (n, ...), got {describe(z)}.")
+            raise ValueError(
+                f"{what} must be a floating-point batch (n, ...), got {describe(z)}"
+                f"{_batch_instead(z, 'it')}."
+            )
         check_strided(z, what)
         flat[name] = check_features(z.flatten(1), what, minimum_rows)
         check_same_samples(x, flat[name], "x", what)
@@ -65,11 +71,12 @@ def check_step(
 
 def check_weight(value: object, name: str) -> float:
     """A finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = as_number(value)
+    if number is None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 <= value < float("inf"):
+    if not 0 <= number < float("inf"):
         raise ValueError(f"{name} must be finite and not negative, got {value}.")
-    return float(value)
+    return number
 
 
 def describe(value: object) -> str:
@@ -79,6 +86,19 @@ def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return type(value).__name__
+
+
+def _batch_instead(value: object, name: str) -> str:
+    """What to do with a tensor that is no batch of features, for an error."""
+    if not isinstance(value, Tensor):
+        return ""
+    if value.is_complex():
+        return f": give torch.view_as_real({name})"
+    if value.dtype not in FLOATS:
+        return (
+            f": pixels are {name}.float(); tokens have no distances, give their embeddings instead"
+        )
+    return f": one number a sample is a column, {name}[:, None]" if value.dim() == 1 else ""
 
 
 def _check_targets(y: object, num_classes: int | None) -> None:
@@ -101,12 +121,18 @@ def _check_targets(y: object, num_classes: int | None) -> None:
 
 def named_layers(features: object) -> dict[str, Tensor]:
     if isinstance(features, Mapping):
-        named = dict(features)
+        named = {str(name): z for name, z in features.items()}
+        if len(named) < len(features):
+            raise ValueError(
+                f"features has two layers of the same name: {sorted(map(str, features))}."
+            )
     elif isinstance(features, Sequence) and not isinstance(features, (str, Tensor)):
         named = {str(i): z for i, z in enumerate(features)}
     else:
+        way = ": give taps.features" if hasattr(features, "features") else ""
         raise TypeError(
-            f"features must be a dict of layer name to tensor or a list of tensors, got {describe(features)}."
+            "features must be a dict of layer name to tensor or a list of tensors, got "
+            f"{describe(features)}{way}."
         )
     if not named:
         raise ValueError(EMPTY)

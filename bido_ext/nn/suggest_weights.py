@@ -89,6 +89,10 @@ def suggest_weights(
         check_positive(y_per_x, "y_per_x")
     if given := {"measure", "lambda_x", "lambda_y", "process_group"} & settings.keys():
         raise TypeError(f"suggest_weights takes no {sorted(given)[0]}; it looks for the weights.")
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function loss(outputs, y) -> one number, got {type(loss).__name__}."
+        )
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("model has no parameter that requires a gradient.")

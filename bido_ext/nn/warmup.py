@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bido_ext.ops._validate import check_integer
+
 
 class Warmup(nn.Module):
     """The factor min(1, t / steps) in training step t = 1, 2, ...
@@ -22,8 +24,7 @@ class Warmup(nn.Module):
 
     def __init__(self, steps: object) -> None:
         super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int):
-            raise TypeError(f"warmup_steps must be an integer, got {type(steps).__name__}.")
+        steps = check_integer(steps, "warmup_steps")
         if steps < 0:
             raise ValueError(f"warmup_steps must not be negative, got {steps}.")
         self.steps = steps

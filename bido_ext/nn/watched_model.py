@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bido_ext.nn.choose_layers import Selector, choose_layers
 from bido_ext.nn.default_layers import candidate_layers, layers_with_features
-from bido_ext.nn.feature_taps import FeatureTaps, Selector
+from bido_ext.nn.feature_taps import FeatureTaps
+from bido_ext.nn.pick_output import Pick
 from bido_ext.nn.step_arguments import describe
 from bido_ext.ops._validate import FLOATS, check_features, check_same_samples
 
@@ -29,15 +31,17 @@ class WatchedModel:
     def __init__(self, model: nn.Module, call: Call | None) -> None:
         self.model = unwrapped(model)
         self._call = call or call_model
+        self._picks: dict[str, Pick] = {}
 
     def names_of(self, layers: Selector) -> list[str]:
-        """The names of chosen layers.
+        """The names of chosen layers; what to pick of their outputs is kept.
 
         Raises:
             TypeError, ValueError: As FeatureTaps.
         """
-        with FeatureTaps(self.model, layers) as taps:
-            return taps.names
+        picks = choose_layers(self.model, layers)
+        self._picks |= picks
+        return list(picks)
 
     def default_layers(self, batch: Any) -> list[str]:
         """The layers that are looked at if nobody chooses; one forward pass.
@@ -61,7 +65,8 @@ class WatchedModel:
         Raises:
             TypeError, ValueError: An output is missing or cannot be compared; the layer is named.
         """
-        with FeatureTaps(self.model, names) as taps, in_evaluation_mode(self.model):
+        picks = {name: self._picks.get(name) for name in names}
+        with FeatureTaps(self.model, picks) as taps, in_evaluation_mode(self.model):
             self._call(self.model, batch)
             kept = taps.features
         if missing := [name for name in names if name not in kept]:
@@ -75,6 +80,8 @@ class WatchedModel:
                 raise TypeError(
                     f"{what} must be a floating-point batch (n, ...), got {describe(z)}."
                 )
+            if not len(z):
+                raise ValueError(f"{what} has no samples: the batch is empty.")
             flat[name] = check_features(z.reshape(z.shape[0], -1), what, 1)
             first = names[0]
             check_same_samples(flat[first], flat[name], f"the output of layer '{first}'", what)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from bido_ext.ops._validate import check_integer
+
 #: Rows and columns are counted in 32 bits, bytes in 64.
 LARGEST_COUNT, LARGEST_WORKSPACE = 1 << 31, 1 << 62
 #: n x n matrices of a group are counted in bytes.
@@ -21,11 +23,12 @@ class WorkspaceError(MemoryError, ValueError):
     """
 
 
-def check_count(value: object, name: str, least: int, bound: int = LARGEST_COUNT) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
-    if not least <= value < bound:
+def check_count(value: object, name: str, least: int, bound: int = LARGEST_COUNT) -> int:
+    """An integer, at least ``least`` and below ``bound``."""
+    count = check_integer(value, name)
+    if not least <= count < bound:
         raise ValueError(f"{name} must be at least {least} and below {bound}, got {value}.")
+    return count
 
 
 def check_device(device: object) -> None:
@@ -43,9 +46,9 @@ def check_dims(dims: object) -> list[int]:
     """Two widths or more, one of them of features."""
     if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)):
         raise TypeError(f"dims must be a list of widths, got {type(dims).__name__}.")
-    for d in dims:
-        check_count(d, "each of dims", 0)
-    widths = [*dims, 0] if len(dims) == 1 else list(dims)
+    widths = [check_count(d, "each of dims", 0) for d in dims]
+    if len(widths) == 1:
+        widths.append(0)
     if len(widths) < 2 or max(widths) < 1:
         raise ValueError(
             "dims must be the widths of at least two variables, one of them features; "
@@ -58,10 +61,7 @@ def check_workspace(workspace_bytes: object) -> None:
     """None or a positive integer."""
     if workspace_bytes is None:
         return
-    if isinstance(workspace_bytes, bool) or not isinstance(workspace_bytes, int):
-        raise TypeError(
-            f"workspace_bytes must be an integer, got {type(workspace_bytes).__name__}."
-        )
+    workspace_bytes = check_integer(workspace_bytes, "workspace_bytes")
     if workspace_bytes <= 0:
         raise ValueError(f"workspace_bytes must be positive, got {workspace_bytes}.")
     if workspace_bytes >= LARGEST_WORKSPACE:

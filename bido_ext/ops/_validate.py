@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ def _instead(x: Tensor, name: str) -> str:
     """What to do with features of a dtype that is none, for an error."""
     if x.dtype == torch.bool and name == "y":
         return ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()."
+    if is_labels(x) and name == "y":
+        return ": class labels have no place here, only features: y.float(), or one-hot rows of labels."
     if x.dtype == torch.bool or is_labels(x):
         return f": integer labels are allowed for y only, as a vector (n,). Features are {name}.float()."
     return f": give {f'torch.view_as_real({name}).flatten(1)' if x.is_complex() else f'{name}.float()'}."
@@ -67,8 +71,7 @@ def check_num_classes(num_classes: object) -> int | None:
     """A positive integer or None."""
     if num_classes is None:
         return None
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-        raise TypeError(f"num_classes must be an integer, got {type(num_classes).__name__}.")
+    num_classes = check_integer(num_classes, "num_classes")
     if num_classes < 1:
         raise ValueError(f"num_classes must be positive, got {num_classes}.")
     return num_classes
@@ -77,7 +80,8 @@ def check_num_classes(num_classes: object) -> int | None:
 def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
     """(n, d) floating-point features with n >= minimum_rows and d >= 1."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}.")
+        way = f": give torch.as_tensor({name})" if hasattr(x, "__array__") or _is_list(x) else ""
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}{way}.")
     if x.dtype not in FLOATS:
         raise TypeError(
             f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}{_instead(x, name)}"
@@ -89,6 +93,8 @@ def check_features(x: object, name: str, minimum_rows: int = 1) -> Tensor:
         )
     if x.shape[1] < 1:
         raise ValueError(f"{name} has no features: shape {tuple(x.shape)}, d must be at least 1.")
+    if minimum_rows == 1 and x.shape[0] == 0:
+        raise ValueError(f"{name} has 0 sample(s), at least 1 is needed.")
     if x.shape[0] < minimum_rows:
         raise ValueError(
             f"{name} has {x.shape[0]} sample(s), at least {minimum_rows} are needed to center. The last "
@@ -110,7 +116,12 @@ def check_labels(y: Tensor, name: str, num_classes: int | None) -> Tensor:
         low, high = int(y.min()), int(y.max())
         if low < 0 or (num_classes is not None and high >= num_classes):
             allowed = f"0..{num_classes - 1}" if num_classes is not None else "non-negative"
-            raise ValueError(f"{name} has labels from {low} to {high}; allowed: {allowed}.")
+            way = (
+                " Leave out samples without a label, such as those of ignore_index."
+                if low < 0
+                else ""
+            )
+            raise ValueError(f"{name} has labels from {low} to {high}; allowed: {allowed}.{way}")
     return y
 
 
@@ -158,8 +169,39 @@ def check_bool(value: object, name: str) -> bool:
 
 def check_positive(value: object, name: str) -> float:
     """A finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = as_number(value)
+    if number is None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}.")
-    return float(value)
+    if not 0 < number < float("inf"):
+        shown = number if number == float("inf") else value
+        raise ValueError(f"{name} must be positive and finite, got {shown}.")
+    return number
+
+
+def as_number(value: object) -> float | None:
+    """A float of Python's or numpy's numbers, infinite if it is too large for one; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def check_integer(value: object, name: str) -> int:
+    """An integer of Python's or numpy's, as one of Python's."""
+    number = integer_or_none(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    return number
+
+
+def integer_or_none(value: object) -> int | None:
+    """An integer of Python's or numpy's, as one of Python's; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
+        return None
+    return value if isinstance(value, int) else int(value)
+
+
+def _is_list(x: object) -> bool:
+    return isinstance(x, (list, tuple))

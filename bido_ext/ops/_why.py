@@ -37,7 +37,8 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
     if bad:
         return (
             f"The Gram matrix that the kernel made for {bad[0][0]} contains NaN or Inf: its features do, or "
-            f"its entries overflow {str(group.dtype).removeprefix('torch.')}. Scale {bad[0][0]} down."
+            f"its entries overflow {str(group.dtype).removeprefix('torch.')}. Scale {bad[0][0]} down. (Or they "
+            "are too small for float32, or differ by round-off only: scale up, or pass float64.)"
         )
     for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
         if kind == LABELS:

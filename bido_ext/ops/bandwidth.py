@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bido_ext.ops._transforms import transforms_active
-from bido_ext.ops._validate import check_positive, readable
+from bido_ext.ops._validate import as_number, check_positive, readable
 from bido_ext.reference.gaussian_gram import squared_distances
 
 Sigma = float | int | str | Tensor
@@ -37,6 +37,10 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
         if readable(sigma) and not transforms_active(sigma):
             check_positive(float(sigma.detach()), name)
         return sigma
+    if as_number(sigma) is None:
+        raise TypeError(
+            f'{name} must be a positive number, a 0-d tensor or "median", got {type(sigma).__name__}.'
+        )
     value = check_positive(sigma, name)
     if not SMALLEST <= value <= 1 / SMALLEST:
         raise ValueError(f"{name} must be between {SMALLEST} and {1 / SMALLEST}, got {value}.")

@@ -69,7 +69,8 @@ def cka(
         Biased: in [0, 1]. If a variable is constant, value and gradient are 0.
         Unbiased: in [-1, 1], about 0 for independent variables. It is NaN, without a gradient, if x or y
         has nothing to compare: constant features, labels that are all equal or all different, or samples
-        that a small bandwidth makes equally far from each other.
+        that a small bandwidth makes equally far from each other. It is also NaN if a far sample leaves float32
+        too few digits of the others; pass float64 then.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.

@@ -16,9 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bido_ext.ops._validate import is_labels
+from bido_ext.ops._full_precision import full_precision
+from bido_ext.ops._validate import is_labels, readable
+from bido_ext.ops.beside_diagonal import beside_diagonal
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
+
+#: Float32 holds entries of a Gram matrix from here on without loss of digits of the smaller ones.
+SMALLEST = 1e-30
 
 Parameters = tuple[float | Tensor, ...]
 
@@ -75,15 +80,17 @@ def make_group(
     kernels: Sequence[Kernel | None],
     num_classes: int | None = None,
     exact: bool = False,
+    unbiased: bool = False,
 ) -> Group:
     """The group of variables whose arguments were checked. Default kernels: Gaussian(), labels Linear().
 
     Args:
         exact: A kernel of the user's own makes its Gram matrix in float64, and so all are.
+        unbiased: For an unbiased estimator, which needs that as well, and sees what is beside the diagonal.
     """
     labels = [is_labels(v) for v in variables]
     wide = any(v.dtype == torch.float64 for v in variables)
-    if exact:
+    if exact or unbiased:
         given = [k for k, label in zip(kernels, labels, strict=True) if k is not None and not label]
         wide = wide or any(k.kind is None for k in given)
     tensors: list[Tensor] = []
@@ -98,14 +105,28 @@ def make_group(
             tensor = v.double() if wide and v.dtype != torch.float64 else v
             kind = GRAM if kernel.kind is None else kernel.kind
             if kernel.kind is None:
-                with torch.autocast(v.device.type, enabled=False):
+                with full_precision(v.device):
                     tensor = kernel.gram_up_to_centering(tensor)
+                    if not wide and (small := _is_too_small(tensor, v)) is not None:
+                        if readable(v) and bool(small):
+                            return make_group(variables, kernels, num_classes, True, unbiased)
+                        tensor = tensor.masked_fill(small, float("nan"))
+                    if unbiased and v.shape[0] >= 4:
+                        tensor = beside_diagonal(tensor)
             else:
                 parameter, tensor = kernel.parameters(v), kernel.tied(tensor)
         tensors.append(tensor)
         parameters.append(parameter)
         kinds.append(kind)
     return Group(tensors, _pack(parameters, tensors[0].device), kinds)
+
+
+def _is_too_small(K: Tensor, x: Tensor) -> Tensor | None:
+    """Whether float32 entries K of features x that differ have underflowed, a 0-d bool; None: K is float64."""
+    if K.dtype == torch.float64:
+        return None
+    x = x.detach()
+    return (K.detach().abs().amax() < SMALLEST) & (x != x[:1]).any()
 
 
 def _pack(rows: list[Parameters], device: torch.device) -> Tensor:

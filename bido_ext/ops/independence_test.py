@@ -124,8 +124,8 @@ def independence_test(
             'method="gamma" is an approximation of biased hsic; '
             f'got measure="{measure}", estimator="{estimator}": take method="permutation".'
         )
-    check_count(permutations, "permutations", 1)
-    check_count(seed, "seed", 0)
+    permutations = check_count(permutations, "permutations", 1)
+    seed = check_count(seed, "seed", 0)
     check_workspace(workspace_bytes)
     kernels = _kernels(measure, kernel_x, kernel_y, sigma, y)
     minimum = 6 if method == "gamma" else 4 if unbiased else 2
@@ -185,10 +185,14 @@ def _checked_group(
     else:
         check_features(y, "y", minimum)
     check_same_samples(x, y, "x", "y")
+    if x.device.type == "meta":
+        raise ValueError(
+            "x and y are on the meta device, which has no values: move them to a CPU or a GPU."
+        )
     bad = [name for name, v in (("x", x), ("y", y)) if not bool(torch.isfinite(v).all())]
     if bad:
         raise ValueError(f"{', '.join(bad)} contain(s) NaN or Inf: the measure is undefined.")
-    return make_group([x.detach(), y.detach()], kernels, num_classes)
+    return make_group([x.detach(), y.detach()], kernels, num_classes, exact=True)
 
 
 def _judge(sums: PermutedSums, measure: str, unbiased: bool, n: int) -> IndependenceTest:

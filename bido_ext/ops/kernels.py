@@ -10,8 +10,9 @@ same-class indicator [y_i = y_j] times a number (``label_scale``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -88,7 +89,7 @@ class Gaussian(Kernel):
     kind = GAUSSIAN
 
     def __post_init__(self) -> None:
-        check_sigma(self.sigma)
+        keep_number(self, check_sigma(self.sigma))
         check_bool(self.scale_by_dim, "scale_by_dim")
 
     def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
@@ -136,7 +137,7 @@ class Laplacian(Kernel):
     kind = LAPLACIAN
 
     def __post_init__(self) -> None:
-        check_sigma(self.sigma)
+        keep_number(self, check_sigma(self.sigma))
         check_bool(self.scale_by_dim, "scale_by_dim")
 
     def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
@@ -193,7 +194,7 @@ class RationalQuadratic(Kernel):
 
     def __post_init__(self) -> None:
         check_positive(self.alpha, "alpha")
-        check_sigma(self.sigma)
+        keep_number(self, check_sigma(self.sigma))
         check_bool(self.scale_by_dim, "scale_by_dim")
 
     def parameters(self, x: Tensor) -> tuple[float | Tensor, ...]:
@@ -220,7 +221,11 @@ class Polynomial(Kernel):
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.degree, bool) or not isinstance(self.degree, int) or self.degree < 1:
+        if (
+            isinstance(self.degree, bool)
+            or not isinstance(self.degree, Integral)
+            or self.degree < 1
+        ):
             raise ValueError(f"degree must be a positive integer, got {self.degree!r}.")
         if self.c != 0:
             check_positive(self.c, "c")
@@ -267,10 +272,16 @@ class Mixture(Kernel):
     """
 
     def __init__(self, kernels: Sequence[Kernel], weights: Sequence[float] | None = None) -> None:
-        self.kernels = tuple(kernels)
+        self.kernels = tuple(kernels) if isinstance(kernels, Iterable) else ()
         if not self.kernels or not all(isinstance(k, Kernel) for k in self.kernels):
             raise TypeError(
                 "kernels must be a list of kernels such as Gaussian(2.0), at least one."
+            )
+        if isinstance(weights, Tensor):
+            weights = weights.tolist()
+        if weights is not None and not isinstance(weights, Iterable):
+            raise TypeError(
+                f"weights must be a list of a number per kernel, got {type(weights).__name__}."
             )
         given = [1 / len(self.kernels)] * len(self.kernels) if weights is None else list(weights)
         if len(given) != len(self.kernels):
@@ -303,6 +314,12 @@ class Mixture(Kernel):
     def label_scale(self, num_classes: int | None) -> float:
         both = zip(self.weights, self.kernels, strict=True)
         return sum(w * k.label_scale(num_classes) for w, k in both)
+
+
+def keep_number(kernel: Kernel, sigma: Sigma) -> None:
+    """A bandwidth of numpy's float32 as a float: its square would be rounded."""
+    if type(kernel.sigma) not in (int, float) and isinstance(sigma, float):  # type: ignore[attr-defined]
+        object.__setattr__(kernel, "sigma", sigma)
 
 
 def gamma_for(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> float | Tensor:

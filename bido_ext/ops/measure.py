@@ -37,12 +37,14 @@ class Measure:
         streams: Whether it can run without n x n matrices.
         minimum_rows: Samples it needs.
         eps: Its ridge, of a measure that has one: it needs Gram matrices to the last digit.
+        unbiased: Whether its estimator is unbiased, and ignores the diagonals of Gram matrices.
     """
 
     name = ""
     streams = False
     minimum_rows = 2
     eps: float | None = None
+    unbiased: bool = False
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         """The measure of each pair, [pairs], differentiable once in the group's variables."""
@@ -130,6 +132,10 @@ def measure_pair(
             )
         kernel_x = Gaussian(sigma)
         kernel_y = None if isinstance(y, Tensor) and is_labels(y) else kernel_x
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise RuntimeError(
+            f"{measure.name} cannot be recorded by torch.jit.trace: use torch.export.export or torch.compile."
+        )
     if isinstance(x, Tensor) and isinstance(y, Tensor) and transforms_active(x, y):
         refuse_transforms(*sigmas_of([kernel_x, kernel_y]))
 
@@ -147,7 +153,9 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
-    group = make_group([x, y], [kernel_x, kernel_y], num_classes, measure.eps is not None)
+    group = make_group(
+        [x, y], [kernel_x, kernel_y], num_classes, measure.eps is not None, measure.unbiased
+    )
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     narrow = value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
     # Looking at one number is free on the CPU; elsewhere, and under torch.compile, it would stop the host.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bido_ext.ops._full_precision import full_precision
 from bido_ext.ops._transforms import through_transforms, transforms_active
 from bido_ext.ops._validate import check_choice, check_features
 from bido_ext.ops._why import check_statistic
@@ -66,7 +67,7 @@ def mmd(
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     common = x.dtype if x.dtype == y.dtype else dtype
     n, m = x.shape[0], y.shape[0]
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         K = kernel.gram_up_to_centering(torch.cat([x.to(common), y.to(common)]))
         sums = [part.sum(dtype=torch.float64) for part in (K[:n, :n], K[n:, n:], K[:n, n:])]
         if unbiased:

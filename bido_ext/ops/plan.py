@@ -117,13 +117,13 @@ def plan(
         >>> bx.plan(4096, [12288, 65536, 2048, 0], measure="hsic")
     """
     check_choice(measure, "measure", MEASURES)
-    check_count(n, "n", 2, LARGEST_N)
+    n = check_count(n, "n", 2, LARGEST_N)
     widths = check_dims(dims)
     if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
         raise TypeError(f"dtype must be float64, float32, bfloat16 or float16, got {dtype!r}.")
     check_device(device)
     check_workspace(workspace_bytes)
-    check_count(world_size, "world_size", 1)
+    world_size = check_count(world_size, "world_size", 1)
     check_choice(exchange, "exchange", EXCHANGES)
     element = accumulation_dtype(dtype).itemsize
     if world_size > 1:

@@ -106,7 +106,7 @@ def tune(
     Example:
         >>> print(bx.tune(n=256, dims=[12288, 4096, 512]))
     """
-    check_count(n, "n", 4)
+    n = check_count(n, "n", 4)
     widths = check_dims(dims)
     if len(dims) < 2 or min(widths) < 1:
         raise ValueError(
@@ -115,9 +115,14 @@ def tune(
         )
     if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be float64, float32, bfloat16 or float16, got {dtype}.")
+    if isinstance(measures, str) or not measures:
+        raise ValueError(f"measures must be a list of measures, at least one; got {measures!r}.")
     for name in measures:
         check_choice(name, "measures", MEASURES)
-    there = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        there = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that PyTorch knows.") from error
     if there.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda': there is no CUDA device. Use device='cpu'.")
     found: dict[tuple[str, str], TuneRow] = {}
