@@ -102,3 +102,58 @@ def test_beyond_the_first_tile(measure: str, workspace_bytes: int | None) -> Non
     value.backward()
     assert relative_error(value.detach(), truth.detach()) < 1e-6
     assert relative_error(leaf.grad, wide.grad) < 1e-5
+
+
+def _cka_in_50_digits(x: Tensor, kernel: str) -> float:
+    """Unbiased CKA of x by a kernel, and the first two columns of x by the linear kernel; no diagonals."""
+    with mpmath.workdps(50):
+        rows = [[mpmath.mpf(v) for v in row] for row in x.tolist()]
+        n = len(rows)
+        K, L = mpmath.zeros(n), mpmath.zeros(n)
+        for i, a in enumerate(rows):
+            for j, b in enumerate(rows):
+                if i == j:
+                    continue
+                D = sum((p - q) ** 2 for p, q in zip(a, b, strict=True))
+                linear = sum(p * q for p, q in zip(a, b, strict=True))
+                of_kernel = {"multiquadric": 1 / mpmath.sqrt(1 + D), "gaussian": mpmath.exp(-D / 2)}
+                K[i, j] = of_kernel.get(kernel, linear)
+                L[i, j] = sum(p * q for p, q in zip(a[:2], b[:2], strict=True))
+        U, V = _u_centered(K), _u_centered(L)
+
+        def product(A: mpmath.matrix, B: mpmath.matrix) -> mpmath.mpf:
+            return sum(A[i, j] * B[i, j] for i in range(n) for j in range(n))
+
+        return float(product(U, V) / mpmath.sqrt(product(U, U) * product(V, V)))
+
+
+@SERVED_BY
+@pytest.mark.parametrize("workspace_bytes", [None, 30_000])
+@pytest.mark.parametrize("far", [1e3, 1e4])
+@pytest.mark.parametrize("kernel", ["multiquadric", "gaussian", "linear"])
+def test_near_samples_beside_a_far_one(
+    kernel: str,
+    far: float,
+    workspace_bytes: int | None,
+    served_by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The K of the near ones are nearly 1, and the far one makes the mean K small: 1e-5 was lost, and 1.7e-3 of 4."""
+    if served_by == "composition":
+        serve_compositions(monkeypatch)
+    x = 1e-3 * normal(16, 3).double()
+    x[3, 1] = far
+    kernels = {
+        "multiquadric": bx.InverseMultiquadric(),
+        "gaussian": bx.Gaussian(1.0, scale_by_dim=False),
+        "linear": bx.Linear(),
+    }
+    got = bx.cka(
+        x,
+        x[:, :2],
+        kernels[kernel],
+        bx.Linear(),
+        estimator="unbiased",
+        workspace_bytes=workspace_bytes,
+    )
+    assert abs(float(got) - _cka_in_50_digits(x, kernel)) < 1e-10
