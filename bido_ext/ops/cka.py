@@ -11,10 +11,13 @@ rounding, of either sign; ``has_differences`` and ``self_term_is_known`` tell th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from bido_ext._float64 import widened
+from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops._validate import check_choice, readable
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
@@ -22,8 +25,8 @@ from bido_ext.ops.hsic import ESTIMATORS, hsic_of_pairs
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
-from bido_ext.ops.workspace_of_rerun import bounded
-from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype
+from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
+from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype, group_dtype
 
 #: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
 GRAM_UNITS = 16
@@ -69,8 +72,8 @@ def cka(
         Biased: in [0, 1]. If a variable is constant, value and gradient are 0.
         Unbiased: in [-1, 1], about 0 for independent variables. It is NaN, without a gradient, if x or y
         has nothing to compare: constant features, labels that are all equal or all different, or samples
-        that a small bandwidth makes equally far from each other. It is also NaN if a far sample leaves float32
-        too few digits of the others; pass float64 then.
+        that a small bandwidth makes equally far from each other. On a GPU and in compiled graphs it is also NaN
+        if a far sample leaves float32 too few digits of the others; pass float64 then.
 
     Raises:
         TypeError: An argument is not a tensor of an allowed dtype.
@@ -138,27 +141,43 @@ def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
 
 
 def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -> Tensor:
-    def hsic_of(every: Pairs) -> tuple[Tensor, Tensor]:
-        return torch.ops.bido_ext.hsic(  # type: ignore[no-any-return]
-            group.variables, group.parameters, group.kinds, *every, True, tile, kept_tiles
-        )[:2]  # fmt: skip
+    def of(variables: list[Tensor], tile: int, kept_tiles: int) -> Tensor:
+        def hsic_of(every: Pairs) -> tuple[Tensor, Tensor]:
+            return torch.ops.bido_ext.hsic(  # type: ignore[no-any-return]
+                variables, group.parameters, group.kinds, *every, True, tile, kept_tiles
+            )[:2]  # fmt: skip
 
-    return unbiased_cka_of_pairs(group, pairs, hsic_of)
+        return unbiased_cka_of_pairs(group, pairs, hsic_of, group_dtype(variables, group.kinds))
+
+    values = of(group.variables, tile, kept_tiles)
+    if not readable(values) or not bool(values.isnan().any()):
+        return values
+    # Undefined, or a far sample left float32 too few digits of the others.
+    tile = tile_of_rerun(group.n, tile)
+    wide = widened(group.variables, group.kinds, exact=True)
+    with suppress(WorkspaceError):
+        if wide is not None and fits_in_float64(group.variables, group.kinds, tile):
+            return of(wide, tile, 0 if tile < group.n else kept_tiles)
+    return values
 
 
 def unbiased_cka_of_pairs(
-    group: Group, pairs: Pairs, hsic_of: Callable[[Pairs], tuple[Tensor, Tensor]]
+    group: Group,
+    pairs: Pairs,
+    hsic_of: Callable[[Pairs], tuple[Tensor, Tensor]],
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Unbiased CKA of each pair, NaN where it is undefined, from one call of ``hsic_of``.
 
     Args:
         hsic_of: Unbiased HSIC of pairs, and the row sums [m, n] of every Gram matrix without its diagonal.
+        dtype: Of the Gram matrices; default: the group's.
     """
     own = sorted({*pairs.first, *pairs.second})
     count, place = len(pairs.first), {v: i for i, v in enumerate(own)}
     values, sums = hsic_of(Pairs([*pairs.first, *own], [*pairs.second, *own]))
     squares = squares_of_gram(values[count:].detach(), torch.stack([sums[v] for v in own]))
-    known = self_term_is_known(values[count:].detach(), squares, group.n, group.dtype)
+    known = self_term_is_known(values[count:].detach(), squares, group.n, dtype or group.dtype)
     known &= torch.stack([has_differences(group.variables[v], group.kinds[v]) for v in own])
     norms = torch.where(known, values[count:], 1.0).sqrt().unbind()
     both = known.unbind()

@@ -157,3 +157,32 @@ def test_near_samples_beside_a_far_one(
         workspace_bytes=workspace_bytes,
     )
     assert abs(float(got) - _cka_in_50_digits(x, kernel)) < 1e-10
+
+
+@SERVED_BY
+@pytest.mark.parametrize("workspace_bytes", [None, 60_000])
+@pytest.mark.parametrize("far", [1e3, 1e4])
+def test_float32_features_are_looked_at_in_float64(
+    far: float, workspace_bytes: int | None, served_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CKA was NaN, though float64 has a value."""
+    if served_by == "composition":
+        serve_compositions(monkeypatch)
+    x = 1e-3 * normal(16, 3)
+    x[3, 1] = far
+    leaf, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    values = [
+        bx.cka(t, t.detach()[:, :2], bx.Linear(), bx.Linear(), estimator="unbiased",
+               workspace_bytes=workspace_bytes)
+        for t in (leaf, wide)
+    ]  # fmt: skip
+    assert relative_error(values[0], values[1]) < 1e-6
+    gradients = [torch.autograd.grad(v, t)[0] for v, t in zip(values, (leaf, wide), strict=True)]
+    assert relative_error(gradients[0], gradients[1]) < 1e-6
+
+
+def test_constant_features_are_undefined_in_float64_as_well() -> None:
+    """Constant up to the round-off of float32, which float64 takes for differences."""
+    x = 0.1 + 1e-9 * normal(16, 3)
+    x[::2] *= 1 + 1e-7
+    assert bool(bx.cka(x, normal(16, 2), estimator="unbiased").isnan())
