@@ -78,8 +78,10 @@ def test_truncated_missing_and_foreign_files_are_refused(model_file, tmp_path):
         load_model(model_file)
     with pytest.raises(ValueError, match=r"there is no checkpoint .*absent\.pt"):
         load_model(tmp_path / "absent.pt")
+    with pytest.raises(ValueError, match=r"is no file; give a checkpoint in it"):
+        load_model(tmp_path)
     save_atomic({"step": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"is a checkpoint, but not a bido_ext\.model file"):
+    with pytest.raises(ValueError, match=r"not a bido_ext\.model file; it is one of other software"):
         load_model(tmp_path / "other.pt")
 
 

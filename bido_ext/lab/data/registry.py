@@ -262,8 +262,10 @@ def listings(config: DataConfig) -> tuple[Listing, Listing]:
         ValueError: These are no data sets of files, or a folder is missing or holds something else.
     """
     spec = find_dataset(config.private)
-    if spec.listing is None or config.root is None:
+    if spec.listing is None:
         raise ValueError(f"data set {spec.name!r} is no folder of image files")
+    if config.root is None:
+        raise ValueError(f"data set {spec.name!r} needs its folder: give root, or FOLDER to bido data")
     private = spec.listing(config.root, config.seed)
     if config.private_only:
         return private, Listing()

@@ -27,6 +27,8 @@ def load_checkpoint(path: Path | str) -> Any:
     """
     path = Path(path)
     if not path.is_file():
+        if path.exists():
+            raise ValueError(f"path: {path} is no file; give a checkpoint in it, such as model.pt")
         raise ValueError(f"path: there is no checkpoint {path}")
     return load_plain(path, "checkpoint")
 
@@ -47,7 +49,9 @@ def load_format(
     """
     content = load_checkpoint(path)
     if not isinstance(content, dict) or content.get("format") != name:
-        raise ValueError(f"path: {path} is a checkpoint, but not a {name} file")
+        found = content.get("format") if isinstance(content, dict) else None
+        kind = f"a {found} file" if isinstance(found, str) else "one of other software"
+        raise ValueError(f"path: {path} is a checkpoint, but not a {name} file; it is {kind}")
     if content.get("version") != version:
         raise ValueError(
             f"path: {path} has format version {content.get('version')!r}, this release reads "
