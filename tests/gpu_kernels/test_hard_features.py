@@ -167,7 +167,9 @@ def test_measures(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("start", [0, 1, 2, 4, 7, 8])
+@pytest.mark.parametrize(
+    "start", [1, 4, 7, *(pytest.param(start, marks=pytest.mark.slow) for start in (0, 2, 8))]
+)
 def test_features_that_start_anywhere(stack: Any, dtype: torch.dtype, start: int) -> None:
     """Views off the 16 bytes that a vector wants, with rows whose length is a multiple of them."""
     numbers = normal(9 + N * 64).to(dtype)

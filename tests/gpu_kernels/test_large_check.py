@@ -13,7 +13,11 @@ from test_gpu_large_n import FAMILIES, LargeCheck, products
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("dtype", "precision"),
-    [(torch.float32, "highest"), (torch.float32, "high"), (torch.float16, "high")],
+    [
+        (torch.float32, "highest"),
+        pytest.param(torch.float32, "high", marks=pytest.mark.slow),
+        (torch.float16, "high"),
+    ],
 )
 def test_whole_matrices(cuda_kernels: Any, family: str, dtype: torch.dtype, precision: str) -> None:
     cuda_kernels.share_columns(False)

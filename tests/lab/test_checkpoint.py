@@ -81,7 +81,9 @@ def test_truncated_missing_and_foreign_files_are_refused(model_file, tmp_path):
     with pytest.raises(ValueError, match=r"is no file; give a checkpoint in it"):
         load_model(tmp_path)
     save_atomic({"step": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"not a bido_ext\.model file; it is one of other software"):
+    with pytest.raises(
+        ValueError, match=r"not a bido_ext\.model file; it is one of other software"
+    ):
         load_model(tmp_path / "other.pt")
 
 

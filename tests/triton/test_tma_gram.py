@@ -85,7 +85,10 @@ def test_against_float64(dtype: torch.dtype, n: int, d: int, minus_one: bool) ->
     assert torch.equal(got.diagonal(), torch.full((n,), 0.0 if minus_one else 1.0))
 
 
-@pytest.mark.parametrize("config", [Config(16, 16, 32, 1, 1), Config(16, 32, 16, 1, 1)])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(Config(16, 16, 32, 1, 1), marks=pytest.mark.slow), Config(16, 32, 16, 1, 1)],
+)
 # Each makes whole tiles only; whole ones, then a last one together; none whole.
 @pytest.mark.parametrize("programs", [1, 5, 30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
