@@ -161,9 +161,8 @@ class Accumulator {
   std::vector<std::vector<double>> shifts_;
 };
 
-// Row c of the Gram matrix of a float64 variable, c the sample nearest to the mean, less half of its own
-// entry: the entries less these are E_ij - E_ic - E_cj + E_cc, which is small wherever i and j are near c,
-// also of entries K near 1.
+// Row c of the Gram matrix of a float64 variable, c the sample nearest to the mean, less half of its median
+// m: the entries less these are E_ij - E_ic - E_cj + m, as small as entries differ, be they near 0 or near 1.
 template <typename T>
 std::vector<double> central_row(const GramTiles<T>& tiles, size_t v, int64_t n) {
   const T* norms = tiles.norms(v);
@@ -177,8 +176,11 @@ std::vector<double> central_row(const GramTiles<T>& tiles, size_t v, int64_t n) 
       row[J.begin + j] =
           static_cast<double>(b < block ? tile.data[j * tile.stride + i] : tile.data[i * tile.stride + j]);
   }
-  const double half = row[c] / 2;
+  std::vector<double> others = row;
+  others.erase(others.begin() + c);
+  const double half = median_of(others.data(), n - 1) / 2;
   for (double& entry : row) entry -= half;
+  row[c] = half;
   return row;
 }
 

@@ -186,3 +186,17 @@ def test_constant_features_are_undefined_in_float64_as_well() -> None:
     x = 0.1 + 1e-9 * normal(16, 3)
     x[::2] *= 1 + 1e-7
     assert bool(bx.cka(x, normal(16, 2), estimator="unbiased").isnan())
+
+
+@SERVED_BY
+@pytest.mark.parametrize("width", [1.0, 4.0, 8.0])
+def test_a_kernel_that_is_small_everywhere(
+    width: float, served_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K is 1e-3 to 1e-60 between samples: nothing may be added that is 1."""
+    if served_by == "composition":
+        serve_compositions(monkeypatch)
+    x = width * normal(12, 6).double()
+    kernel = bx.Gaussian(1.0, scale_by_dim=False)
+    got = bx.cka(x, x[:, :2], kernel, bx.Linear(), estimator="unbiased")
+    assert abs(float(got) - _cka_in_50_digits(x, "gaussian")) < 1e-10
