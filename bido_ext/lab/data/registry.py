@@ -265,7 +265,9 @@ def listings(config: DataConfig) -> tuple[Listing, Listing]:
     if spec.listing is None:
         raise ValueError(f"data set {spec.name!r} is no folder of image files")
     if config.root is None:
-        raise ValueError(f"data set {spec.name!r} needs its folder: give root, or FOLDER to bido data")
+        raise ValueError(
+            f"data set {spec.name!r} needs its folder: give root, or FOLDER to bido data"
+        )
     private = spec.listing(config.root, config.seed)
     if config.private_only:
         return private, Listing()
