@@ -53,14 +53,14 @@ def _held_elsewhere(folder):
     return process
 
 
-def test_two_runs_into_one_folder(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+def test_two_runs_into_one_folder(data, tmp_path):
+    impatient = replace(QUIET, patience=0.1)
     other = _held_elsewhere(tmp_path / "out")
     for train in (train_target, train_judge):
         with pytest.raises(
             ValueError, match=r"another run is writing into .*out; wait until it en"
         ):
-            train(data, CONFIG, tmp_path / "out", QUIET)
+            train(data, CONFIG, tmp_path / "out", impatient)
     assert not (tmp_path / "out" / "stage.json").exists()
     other.kill()  # whatever way a run ends, the folder is free
     other.wait()

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
+from bido_ext.lab.experiments import lock
 from bido_ext.lab.experiments.jobs import JobsError
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
@@ -111,7 +112,8 @@ def _kill(out, name):
             process.kill()
 
 
-def test_a_row_alone_and_another_one_at_the_same_row(tmp_path):
+def test_a_row_alone_and_another_one_at_the_same_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
     rows = sweep_rows(load_recipe("mnist-mcnn-none", smoke=True), POINTS, ())
     place = Place(tmp_path, smoke=True)
     with (

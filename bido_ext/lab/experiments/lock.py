@@ -17,12 +17,12 @@ FOR_OTHERS = 30 * 86_400.0  # what another process makes for all may take days
 
 
 @contextmanager
-def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
     """Hold ``folder`` for this process; the system lets go when the process ends, however it does.
 
     Args:
         folder: made if missing.
-        patience: seconds to wait for another run that holds it.
+        patience: seconds to wait for another run that holds it; default: ``PATIENCE``.
 
     Raises:
         ValueError: Another run holds it, or it is a file.
@@ -34,7 +34,7 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         with naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout:
         raise ValueError(
             f"another run is writing into {folder}; wait until it ends, or choose another folder"
