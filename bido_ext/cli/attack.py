@@ -11,6 +11,7 @@ import typer
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.list import attacks_that, rows_of
 from bido_ext.cli.options import (
+    AdaptiveSet,
     Crop,
     Data,
     Dataset,
@@ -95,12 +96,7 @@ def attack(
             "the surrogate."
         ),
     ] = None,
-    adaptive_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--adaptive-set", help="Any setting of the surrogate, as name=value; repeatable."
-        ),
-    ] = None,
+    adaptive_set: AdaptiveSet = None,
     force_foreign_gan: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+AdaptiveSet = Annotated[
+    list[str] | None,
+    typer.Option("--adaptive-set", help="Any setting of the surrogate, as name=value; repeatable."),
+]
 Data = Annotated[
     Path | None,
     typer.Option(

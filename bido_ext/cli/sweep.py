@@ -11,7 +11,7 @@ import typer
 
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.list import attacks_that
-from bido_ext.cli.options import Device, Fresh, Json, Seed, parse_weights, print_json
+from bido_ext.cli.options import AdaptiveSet, Device, Fresh, Json, Seed, parse_weights, print_json
 from bido_ext.cli.settings import with_settings
 
 
@@ -68,12 +68,7 @@ def sweep(
             "beside the plain attack; repeatable; none: not at all. Default: the recipe's."
         ),
     ] = None,
-    adaptive_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--adaptive-set", help="Any setting of the surrogate, as name=value; repeatable."
-        ),
-    ] = None,
+    adaptive_set: AdaptiveSet = None,
     jobs: Annotated[
         int, typer.Option(help="Rows at a time; above 1 each in a process with one thread.")
     ] = 1,

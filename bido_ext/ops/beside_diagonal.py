@@ -14,7 +14,7 @@ from torch import Tensor
 from bido_ext.reference.hsic import u_center
 
 #: With less left than this share of the entries, round-off of K is more than 1e-6 of what is left.
-LEAST_LEFT = 1e-9
+SMALLEST_SHARE = 1e-9
 
 
 def beside_diagonal(K: Tensor) -> Tensor:
@@ -30,5 +30,5 @@ def beside_diagonal(K: Tensor) -> Tensor:
         inf = float("inf")
         low, high = K.masked_fill(own, inf).amin(), K.masked_fill(own, -inf).amax()
         size = torch.maximum(low.abs(), high.abs())
-        lost = (low < high) & (U.abs().amax() < LEAST_LEFT * size)
+        lost = (low < high) & (U.abs().amax() < SMALLEST_SHARE * size)
     return torch.where(low < high, U, 0 * U).masked_fill(lost, float("nan"))

@@ -21,9 +21,7 @@ from bido_ext.ops._validate import is_labels, readable
 from bido_ext.ops.beside_diagonal import beside_diagonal
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.reference.gram_stack import GRAM, LABELS, group_dtype
-
-#: Float32 holds entries of a Gram matrix from here on without loss of digits of the smaller ones.
-SMALLEST = 1e-30
+from bido_ext.reference.resolution import SMALLEST
 
 Parameters = tuple[float | Tensor, ...]
 

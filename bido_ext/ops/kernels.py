@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bido_ext.ops._transforms import transforms_active, within_product
-from bido_ext.ops._validate import check_bool, check_positive
+from bido_ext.ops._validate import check_bool, check_positive, integer_or_none
 from bido_ext.ops.bandwidth import Sigma, check_sigma, constant_gamma, gamma_of
 from bido_ext.ops.learnable_sigma import tie_sigma
 from bido_ext.reference.kernel_entries import (
@@ -221,11 +220,8 @@ class Polynomial(Kernel):
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.degree, bool)
-            or not isinstance(self.degree, Integral)
-            or self.degree < 1
-        ):
+        degree = integer_or_none(self.degree)
+        if degree is None or degree < 1:
             raise ValueError(f"degree must be a positive integer, got {self.degree!r}.")
         if self.c != 0:
             check_positive(self.c, "c")
