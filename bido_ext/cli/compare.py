@@ -95,7 +95,10 @@ def compare(
     ] = "unbiased",
     kernel: Annotated[str, typer.Option("--kernel", help="Kernel: linear or gaussian.")] = "linear",
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for similarity.png and similarity.json.")
+        Path,
+        typer.Option(
+            "--out", help="Folder for similarity.png, similarity.svg and similarity.json."
+        ),
     ] = Path("runs/compare"),
     crop: Crop = None,
     seed: Seed = 0,
@@ -108,6 +111,7 @@ def compare(
     representation up to rotation and scale. 0 means that they have nothing in common. An estimate
     near 0 may be negative. In the picture the layers of MODEL go from bottom to top, and those of
     OTHER from left to right. A layer that gives the same output for all images is grey.
+    similarity.png has a light ground; similarity.svg is light or dark, as its reader's screen is.
 
     \b
     Example:
@@ -149,8 +153,17 @@ def compare(
         device=pick_device(device),
         progress=not json,
     )
-    picture, numbers = found.save(out)
+    picture, themed, numbers = found.save(out)
     if json:
-        print_json({**found.to_dict(), "picture": str(picture), "numbers": str(numbers)})
+        print_json(
+            {
+                **found.to_dict(),
+                "picture": str(picture),
+                "picture_svg": str(themed),
+                "numbers": str(numbers),
+            }
+        )
         return
-    typer.echo(f"{comparison_text(found)}\npicture: {picture}\nnumbers: {numbers}")
+    typer.echo(
+        f"{comparison_text(found)}\npicture: {picture}\n         {themed} (light or dark, as its reader has it)\nnumbers: {numbers}"
+    )

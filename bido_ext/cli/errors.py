@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, get_type_hints
 
 import typer
 
@@ -38,12 +38,13 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             without = " (without --fresh)" if kwargs.get("fresh") else ""
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
-            _stop(_of_path(error, kwargs) or _sentence(error), BAD_INPUT)
+            told = _of_weights(error, command, kwargs) or _of_path(error, command, kwargs)
+            _stop(told or _sentence(error), BAD_INPUT)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
         except Exception as error:
-            if told := _of_path(error, kwargs):
+            if told := _of_path(error, command, kwargs):
                 _stop(told, BAD_INPUT)
             from bido_ext.lab.data.atomic import NotWrittenError  # imports PyTorch
 
@@ -53,7 +54,50 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-def _of_path(error: BaseException, options: Mapping[str, Any]) -> str | None:
+def _of_weights(
+    error: BaseException, command: Callable[..., Any], options: Mapping[str, Any]
+) -> str | None:
+    """A refusal of a file of weights under the name of the option that gave it; None: it is none."""
+    if not hasattr(error, "told"):
+        return None
+    from bido_ext.lab.models.wanted import WeightsFileError  # imports PyTorch
+
+    if not isinstance(error, WeightsFileError):
+        return None
+    file, told = os.path.abspath(error.path), _text(error.told)
+    name = _giving(file, options)
+    return told if name is None else f"{_as_typed(command, name)}: {told}"
+
+
+def _giving(file: str, options: Mapping[str, Any]) -> str | None:
+    """The option whose value is ``file``, else that of the nearest folder that holds it."""
+    lengths: dict[str, int] = {}
+    for name, value in options.items():
+        for given in value if isinstance(value, list) else [value]:
+            if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+                continue
+            path = os.path.abspath(os.fspath(given))
+            # A word such as the name of a data set is no folder.
+            inside = isinstance(given, os.PathLike) and file.startswith(path + os.sep)
+            if path == file or inside:
+                lengths[name] = max(len(path), lengths.get(name, 0))
+    return max(lengths, key=lambda name: lengths[name]) if lengths else None
+
+
+def _as_typed(command: Callable[..., Any], name: str) -> str:
+    """A parameter of ``command`` as the user gives it: --other-weights, or MODEL."""
+    hint = get_type_hints(command, include_extras=True).get(name)
+    for told in getattr(hint, "__metadata__", ()):
+        if isinstance(told, typer.models.OptionInfo):
+            return next(iter(told.param_decls or ()), "--" + name.replace("_", "-"))
+        if isinstance(told, typer.models.ArgumentInfo):
+            return name.upper()
+    return name.replace("_", "-")
+
+
+def _of_path(
+    error: BaseException, command: Callable[..., Any], options: Mapping[str, Any]
+) -> str | None:
     """A refusal of the system that concerns a path among the options; None: it does not."""
     if not isinstance(error, OSError) or not error.filename or not error.strerror:
         return None
@@ -66,8 +110,8 @@ def _of_path(error: BaseException, options: Mapping[str, Any]) -> str | None:
         beside = os.path.dirname(where) == os.path.dirname(given)
         if beside or where.startswith(given + os.sep) or given.startswith(where + os.sep):
             return (
-                f"{name.replace('_', '-')}: the system refuses {os.fspath(value)!r} ({error.strerror}); give "
-                "another path, or the rights it needs"
+                f"{_as_typed(command, name)}: the system refuses {os.fspath(value)!r} ({error.strerror}); "
+                "give another path, or the rights it needs"
             )
     return None
 
@@ -99,9 +143,12 @@ def _notes() -> Iterator[None]:
 
 
 def _sentence(error: BaseException) -> str:
+    return _text(str(error)) or type(error).__name__
+
+
+def _text(message: str) -> str:
     # Names on disk need not be UTF-8.
-    text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(os.fsencode(message).decode("utf-8", "backslashreplace").split())
 
 
 def _stop(message: str, code: int) -> Any:

@@ -76,13 +76,18 @@ def evaluate(
       bido evaluate runs/ppa-faces/reconstructions.pt --evaluator runs/faces-evaluator/model.pt \\
         --dataset lfw --data ~/lfw --required 0.9
     """
+    from dataclasses import replace
+
     from bido_ext.lab.attacks.reconstructions import FORMAT as RECONSTRUCTIONS
+    from bido_ext.lab.attacks.reconstructions import FOUND
     from bido_ext.lab.data import DataConfig
     from bido_ext.lab.experiments.pipeline import pick_device
     from bido_ext.lab.experiments.presets import find_preset
     from bido_ext.lab.models.checkpoint import load_checkpoint
+    from bido_ext.lab.models.wanted import MODEL
 
-    content = load_checkpoint(file)
+    wanted = replace(MODEL, allowed=f"{FOUND.allowed}, {MODEL.allowed}")
+    content = load_checkpoint(file, wanted)
     kind = content.get("format") if isinstance(content, dict) else None
     where = pick_device(device)
     name = dataset or find_preset(preset).data

@@ -44,7 +44,7 @@ def suggest(
         ),
     ] = 4,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for weights.png and weights.json.")
+        Path, typer.Option("--out", help="Folder for weights.png, weights.svg and weights.json.")
     ] = Path("runs/suggest"),
     crop: Crop = None,
     seed: Seed = 0,
@@ -57,7 +57,8 @@ def suggest(
     each term with the push of the classification loss: the norm of its gradient when all classes
     are equally likely. A share of 30 % means that lambda_x times the gradient of its term is 0.3
     times the push. Below a few per cent, training hardly changes. Above 100 %, accuracy suffers.
-    Start with the pair in the middle.
+    Start with the pair in the middle. weights.png has a light ground; weights.svg is light or dark,
+    as its reader's screen is.
 
     \b
     Example:
@@ -90,8 +91,17 @@ def suggest(
         device=pick_device(device),
         progress=not json,
     )
-    picture, numbers = result.save(out)
+    picture, themed, numbers = result.save(out)
     if json:
-        print_json({**result.to_dict(), "picture": str(picture), "numbers": str(numbers)})
+        print_json(
+            {
+                **result.to_dict(),
+                "picture": str(picture),
+                "picture_svg": str(themed),
+                "numbers": str(numbers),
+            }
+        )
         return
-    typer.echo(f"{result.found}\npicture: {picture}\nnumbers: {numbers}")
+    typer.echo(
+        f"{result.found}\npicture: {picture}\n         {themed} (light or dark, as its reader has it)\nnumbers: {numbers}"
+    )

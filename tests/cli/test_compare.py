@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from themed import follows_the_reader
 from typer.testing import CliRunner
 
 import bido_ext as bx
@@ -57,9 +58,13 @@ def test_two_models_on_a_data_set(saved: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(document)
     with Image.open(tmp_path / "similarity.png") as picture:
         assert min(picture.size) > 200
+    assert follows_the_reader(tmp_path / "similarity.svg")
+    drawn = (tmp_path / "similarity.svg").read_text()
+    assert "CKA of the layers of mcnn (none) and scnn (untrained" in drawn
     told = json.loads(bido(*arguments, "--out", tmp_path, "--json").stdout)
     assert told["matrix"] == document["matrix"]
     assert Path(told["picture"]) == tmp_path / "similarity.png"
+    assert Path(told["picture_svg"]) == tmp_path / "similarity.svg"
 
 
 def test_one_model_with_itself_equals_the_class(saved: Path, tmp_path: Path) -> None:
@@ -101,6 +106,12 @@ def test_library_models_with_weights_on_a_folder(photos: Path, tmp_path: Path) -
     assert document["models"][0]["sha256"] == document["models"][1]["sha256"]
     assert 0 < document["matrix"][0][0] <= 1
     assert document["samples"] == 9
+
+
+def test_help_names_both_pictures() -> None:
+    told = " ".join(bido("--help").stdout.split())
+    assert "similarity.png, similarity.svg" in told
+    assert "light or dark" in told
 
 
 def test_grey_images_for_a_model_of_colour(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from themed import follows_the_reader
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
@@ -41,12 +42,21 @@ def test_a_ladder_for_each_measure(saved: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(document)
     with Image.open(tmp_path / "weights.png") as picture:
         assert min(picture.size) > 200
+    assert follows_the_reader(tmp_path / "weights.svg")
+    assert "Weights of BiDO for mcnn" in (tmp_path / "weights.svg").read_text()
     again = json.loads(suggest(saved, *common, "--json").stdout)
     assert again["ladders"] == document["ladders"]
+    assert Path(again["picture_svg"]) == tmp_path / "weights.svg"
     one = suggest(saved, *common, "--measures", "hsic", "--taps", "layer2", "--json")
     assert list(json.loads(one.stdout)["ladders"]["hsic"]["terms_x"]) == ["layer2"]
     identity = suggest(saved, *common, "--sampler", "identity", "--measures", "hsic", "--json")
     assert json.loads(identity.stdout)["settings"]["sampler"] == "identity"
+
+
+def test_help_names_both_pictures() -> None:
+    told = " ".join(suggest("--help").stdout.split())
+    assert "weights.png, weights.svg" in told
+    assert "light or dark" in told
 
 
 @pytest.mark.parametrize(

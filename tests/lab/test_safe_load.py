@@ -17,6 +17,7 @@ from bido_ext.lab.models import build_model, load_pretrained
 from bido_ext.lab.models.checkpoint import load_checkpoint, load_model, resume_or_none, save_model
 from bido_ext.lab.models.safe_load import load_plain, state_dict_of
 from bido_ext.lab.models.safe_save import save_atomic
+from bido_ext.lab.models.wanted import MODEL
 
 TINY = {"width": 0.0625, "image_size": 32}
 
@@ -120,7 +121,7 @@ def test_objects_of_other_programs_are_named_and_not_run(tmp_path, load):
 def test_files_that_torch_did_not_write(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth is not a readable checkpoint \(\w+.{10,}\)"):
-        load_plain(tmp_path / "w.pth", "checkpoint")
+        load_plain(tmp_path / "w.pth", MODEL)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -211,4 +212,4 @@ def test_a_checkpoint_without_its_entries(tmp_path):
 
 def test_the_mapping_itself_comes_first():
     state = {"state_dict": torch.ones(1), "b": torch.zeros(1)}
-    assert state_dict_of(state, "it") == state
+    assert state_dict_of(state, Path("it"), MODEL) == state

@@ -14,8 +14,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from bido_ext.lab.models.checkpoint import check_entries, load_checkpoint
+from bido_ext.lab.models.wanted import Wanted
 
 from .adversarial import FILE, STATE
+
+GAN = Wanted("run_dir", "GAN", "another --prior folder; bido attack trains a GAN there")
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Owner:
         """
         path = Path(run_dir) / FILE
         if path.exists():
-            owner = self._settings(load_checkpoint(path), path)["target"]
+            owner = self._settings(load_checkpoint(path, GAN), path)["target"]
             if owner != target:
                 raise ValueError(self.foreign(path, owner, target))
 
@@ -100,9 +103,9 @@ class Owner:
             ValueError: no such file, another kind of file, or a training that is not finished.
         """
         path = Path(run_dir) / FILE
-        content = load_checkpoint(path)
+        content = load_checkpoint(path, GAN)
         settings = self._settings(content, path)
-        check_entries(content, STATE, path)
+        check_entries(content, STATE, path, GAN)
         if content["step"] < settings["steps"]:
             raise ValueError(
                 f"{path} is the GAN of a training that stopped at step {content['step']} of "
@@ -119,6 +122,6 @@ class Owner:
     def _settings(self, content: Any, path: Path) -> dict[str, Any]:
         settings = content.get("settings") if isinstance(content, dict) else None
         if not isinstance(settings, dict) or settings.get("kind") != self.kind:
-            raise ValueError(f"{path} is not a {self.title} GAN; give another --prior folder")
-        check_entries(settings, {"target": str, "steps": int, "num_classes": int}, path)
+            raise GAN.refusal(path, f"is not a {self.title} GAN")
+        check_entries(settings, {"target": str, "steps": int, "num_classes": int}, path, GAN)
         return settings

@@ -12,8 +12,10 @@ from torch import Tensor
 from bido_ext.lab.attacks import Reconstructions
 from bido_ext.lab.models.checkpoint import load_format
 from bido_ext.lab.models.safe_save import save_atomic
+from bido_ext.lab.models.wanted import Wanted
 
 FORMAT, VERSION = "bido_ext.reconstructions", 1
+FOUND = Wanted("path", "checkpoint", "the reconstructions.pt of bido attack")
 _ENTRIES = {"config": dict, "classes": list, "images": Tensor}
 _ENTRIES |= dict.fromkeys(("latents", "target_confidence"), Tensor)
 
@@ -38,7 +40,7 @@ def load_reconstructions(path: Path) -> Reconstructions:
     """Read ``reconstructions.pt``.
 
     Raises:
-        ValueError: If the file is missing, damaged, or not such a file of this version.
+        WeightsFileError: If the file is missing, damaged, or not such a file of this version.
     """
     content = _content(path)
     return Reconstructions(
@@ -51,18 +53,18 @@ def attacked_model(path: Path) -> str | None:
     """Digest of the weights of the attacked model, where the file says it.
 
     Raises:
-        ValueError: As ``load_reconstructions``.
+        WeightsFileError: As ``load_reconstructions``.
     """
     digest: str | None = _content(path)["config"].get("target")
     return digest
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = load_format(path, FORMAT, VERSION, _ENTRIES)
+    content = load_format(path, FORMAT, VERSION, _ENTRIES, FOUND)
     images, classes = content["images"], content["classes"]
     if images.dim() != 5 or images.shape[1] != len(classes) or not images.isfinite().all():
-        raise ValueError(
-            f"path: {path} is damaged, its images are {tuple(images.shape)} for {len(classes)} "
-            "classes, or not finite; attack again"
+        raise FOUND.damaged(
+            path,
+            f"its images are {tuple(images.shape)} for {len(classes)} classes, or not finite",
         )
     return content

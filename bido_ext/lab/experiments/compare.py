@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bido_ext.lab.data import DataConfig, ImageSet
-from bido_ext.lab.data.atomic import replacing, write_text
+from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.data.decode import Preparation
 from bido_ext.lab.data.image_cache import decoded
 from bido_ext.lab.data.public_folder import public_folder
@@ -22,6 +22,7 @@ from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.lab.experiments.pipeline import load_images
 from bido_ext.lab.models import build_model, load_pretrained
 from bido_ext.lab.models.checkpoint import load_model, weights_digest
+from bido_ext.lab.report.picture_files import save_picture
 from bido_ext.nn.layer_similarity import LayerSimilarity
 from bido_ext.nn.similarity_matrix import SimilarityMatrix
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
@@ -102,19 +103,22 @@ class Comparison:
             "versions": package_versions(),
         }
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``similarity.png`` and ``similarity.json``; returns their paths."""
-        picture, numbers = folder / "similarity.png", folder / "similarity.json"
+    def save(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Write ``similarity.png``, ``similarity.svg`` and ``similarity.json``; returns their paths."""
+        numbers = folder / "similarity.json"
         names = [model["label"] for model in self.models]
         figure = self.similarity.plot(
             model=names[0],
             other=names[-1],
             title=f"{self.similarity.samples} images, {self.similarity.batches} mini-batches",
         )
-        with replacing(picture) as partial:
-            figure.savefig(partial, format="png", dpi=130)
+        told = f"{self.settings['measure'].upper()} of the layers of {' and '.join(names)}"
+        picture, themed = (
+            save_picture(figure, folder / f"similarity{suffix}", told)
+            for suffix in (".png", ".svg")
+        )
         write_text(numbers, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-        return picture, numbers
+        return picture, themed, numbers
 
 
 def compare_models(

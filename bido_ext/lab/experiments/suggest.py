@@ -14,10 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bido_ext.lab.data import DataConfig, ImageSet
-from bido_ext.lab.data.atomic import replacing, write_text
+from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.lab.experiments.pipeline import load_images
 from bido_ext.lab.models.checkpoint import load_model, weights_digest
+from bido_ext.lab.report.picture_files import save_picture
 from bido_ext.lab.training.batches import EpochBatches
 from bido_ext.lab.training.train_config import TrainConfig
 from bido_ext.nn.suggest_weights import suggest_weights
@@ -46,13 +47,15 @@ class Suggested:
             "versions": package_versions(),
         }
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``weights.png`` and ``weights.json``; returns their paths."""
-        picture, numbers = folder / "weights.png", folder / "weights.json"
-        with replacing(picture) as partial:
-            self.found.plot().savefig(partial, format="png", dpi=130)
+    def save(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Write ``weights.png``, ``weights.svg`` and ``weights.json``; returns their paths."""
+        numbers, figure = folder / "weights.json", self.found.plot()
+        told = f"Weights of BiDO for {self.model['arch']}, by the share of the gradient"
+        picture, themed = (
+            save_picture(figure, folder / f"weights{suffix}", told) for suffix in (".png", ".svg")
+        )
         write_text(numbers, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-        return picture, numbers
+        return picture, themed, numbers
 
 
 def suggest_for(

@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from bido_ext.lab.data import ImageSet
 from bido_ext.lab.judging.distances import frechet_distance
 from bido_ext.lab.models.checkpoint import load_checkpoint
+from bido_ext.lab.models.safe_load import check_finite_weights, state_dict_of
 from bido_ext.lab.models.safe_save import save_atomic
+from bido_ext.lab.models.wanted import Wanted
 
+INCEPTION = Wanted(
+    "weights",
+    "file of weights",
+    "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+)
 FEATURES = 2048
 BATCH = 64
 
@@ -29,10 +36,12 @@ def load_inception(weights: Path) -> nn.Module:
         weights: State dict of torch-fidelity's release, "weights-inception-2015-12-05-6726825d.pth".
 
     Raises:
-        ValueError: If the file is missing, holds more than tensors, or other weights.
+        WeightsFileError: If the file is missing, holds more than tensors, or other weights.
         ModuleNotFoundError: If torch-fidelity is not installed.
     """
-    state = load_checkpoint(weights)
+    weights = Path(weights)
+    state = state_dict_of(load_checkpoint(weights, INCEPTION), weights, INCEPTION)
+    check_finite_weights(state, weights, INCEPTION)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
@@ -50,8 +59,8 @@ def load_inception(weights: Path) -> nn.Module:
             )
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{weights} does not hold the FID network's weights ({reason})"
+            raise INCEPTION.refusal(
+                weights, f"does not hold the FID network's weights ({reason})"
             ) from None
     return network
 

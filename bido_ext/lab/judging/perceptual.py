@@ -18,7 +18,14 @@ from bido_ext.lab.data import ImageSet
 from bido_ext.lab.judging.distances import nearest_private
 from bido_ext.lab.judging.embedding import PrivateReference
 from bido_ext.lab.models.checkpoint import load_checkpoint
+from bido_ext.lab.models.safe_load import check_finite_weights, state_dict_of
+from bido_ext.lab.models.wanted import Wanted
 
+LPIPS = Wanted(
+    "weights",
+    "file of weights",
+    "torchvision's vgg16-397923af.pth or alexnet-owt-7be5be79.pth",
+)
 BATCH = 32
 # A weight that only this network has -> its name in torchmetrics.
 _BODIES = {"features.28.weight": "vgg", "features.10.weight": "alex"}
@@ -28,17 +35,19 @@ def load_lpips(weights: Path) -> nn.Module:
     """The LPIPS network: two batches of images (n, 3, h, w) in [-1, 1] -> (n, 1, 1, 1).
 
     Raises:
-        ValueError: The file is missing, or holds other weights.
+        WeightsFileError: The file is missing, or holds other weights.
         ModuleNotFoundError: torchmetrics is not installed.
     """
-    state = load_checkpoint(weights)
+    weights = Path(weights)
+    state = state_dict_of(load_checkpoint(weights, LPIPS), weights, LPIPS)
+    check_finite_weights(state, weights, LPIPS)
     try:
         from torchmetrics.functional.image.lpips import _LPIPS
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("LPIPS needs the package torchmetrics", name=error.name) from None
-    found = [net for key, net in _BODIES.items() if isinstance(state, dict) and key in state]
+    found = [net for key, net in _BODIES.items() if key in state]
     if not found:
-        raise ValueError(f"{weights} holds neither torchvision's VGG16 nor its AlexNet")
+        raise LPIPS.refusal(weights, "holds neither torchvision's VGG16 nor its AlexNet")
     net: Any = found[0]
     network: nn.Module = _LPIPS(pretrained=True, net=net, pnet_rand=True)
     body = network.get_submodule("net")
@@ -48,8 +57,8 @@ def load_lpips(weights: Path) -> nn.Module:
         body.load_state_dict({key: state[theirs] for key, theirs in places.items()})
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{weights} does not hold the weights of LPIPS's body ({reason})"
+        raise LPIPS.refusal(
+            weights, f"does not hold the weights of LPIPS's body ({reason})"
         ) from None
     return network
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .base import FeatureClassifier
 from .registry import build_model
 from .safe_save import save_atomic
+from .wanted import MODEL
 
 _SHOWN = 8
 UNKNOWN = "unknown"  # the defence: these files do not say it
@@ -150,21 +151,22 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout | None:
 
 
 def model_of(
-    state: Mapping[str, Tensor], layout: Layout, where: str
+    state: Mapping[str, Tensor], layout: Layout, path: Path
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a state dict of theirs, and what ``load_model`` tells of a file.
 
     Args:
         state: names without the prefix of ``DataParallel``.
         layout: from ``layout_of``.
-        where: what to call the file in errors.
+        path: the file it is from.
 
     Raises:
-        ValueError: a name is missing, has no place or comes with another shape (each is named).
+        WeightsFileError: a name is missing, has no place or comes with another shape (each is
+            named).
     """
     head = state.get(f"{layout.head}weight")
     if head is None or head.dim() != 2:
-        raise ValueError(f"{where} looks like {layout.name}, but lacks {layout.head}weight")
+        raise MODEL.refusal(path, f"looks like {layout.name}, but lacks {layout.head}weight")
     options = _options(state, layout)
     defence = "mid" if layout.is_mid else UNKNOWN
     model = build_model(layout.arch, len(head), defence, options)
@@ -180,7 +182,7 @@ def model_of(
     }
     if any(problems.values()):
         told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"{where} does not fit the authors' {layout.name} ({told})")
+        raise MODEL.refusal(path, f"does not fit the authors' {layout.name} ({told})")
     model.load_state_dict({str(layout.ours(name)): value for name, value in state.items()})
     facts = {
         "arch": layout.arch,

@@ -13,28 +13,24 @@ from .authors import layout_of, model_of
 from .registry import build_model
 from .safe_load import check_finite_weights, load_plain, state_or_none
 from .safe_save import save_atomic
+from .wanted import MODEL, RUN, Wanted, WeightsFileError
 
 FORMAT = "bido_ext.model"
 VERSION = 1
 _ENTRIES = {"arch": str, "num_classes": int, "defence": str, "metrics": dict, "state_dict": dict}
 
 
-def load_checkpoint(path: Path | str) -> Any:
+def load_checkpoint(path: Path | str, wanted: Wanted = MODEL) -> Any:
     """Read what ``save_atomic`` wrote, on the CPU, tensors and plain containers only.
 
     Raises:
-        ValueError: no such file, or it is damaged or holds other objects.
+        WeightsFileError: no such file, or it is damaged or holds other objects.
     """
-    path = Path(path)
-    if not path.is_file():
-        if path.exists():
-            raise ValueError(f"path: {path} is no file; give a checkpoint in it, such as model.pt")
-        raise ValueError(f"path: there is no checkpoint {path}")
-    return load_plain(path, "checkpoint")
+    return load_plain(Path(path), wanted)
 
 
 def load_format(
-    path: Path | str, name: str, version: int, entries: Mapping[str, type]
+    path: Path | str, name: str, version: int, entries: Mapping[str, type], wanted: Wanted
 ) -> dict[str, Any]:
     """Read a file of this package, checked before anything is taken from it.
 
@@ -43,36 +39,35 @@ def load_format(
         name: Of its format.
         version: That is read here.
         entries: What it must hold, and of which type.
+        wanted: What it should be, for errors.
 
     Raises:
-        ValueError: See ``load_checkpoint``; or another format or version, or a damaged file.
+        WeightsFileError: See ``load_checkpoint``; or another format or version, or a damaged file.
     """
-    content = load_checkpoint(path)
+    content = load_checkpoint(path, wanted)
     if not isinstance(content, dict) or content.get("format") != name:
         found = content.get("format") if isinstance(content, dict) else None
         kind = f"a {found} file" if isinstance(found, str) else "one of other software"
-        raise ValueError(f"path: {path} is a checkpoint, but not a {name} file; it is {kind}")
+        raise wanted.refusal(path, f"is a checkpoint, but not a {name} file; it is {kind}")
     if content.get("version") != version:
-        raise ValueError(
-            f"path: {path} has format version {content.get('version')!r}, this release reads "
-            f"{version!r}"
+        raise wanted.refusal(
+            path,
+            f"has format version {content.get('version')!r}, this release reads {version!r}",
         )
-    check_entries(content, entries, path)
+    check_entries(content, entries, path, wanted)
     return content
 
 
 def check_entries(
-    content: Mapping[str, Any], entries: Mapping[str, type], path: Path | str
+    content: Mapping[str, Any], entries: Mapping[str, type], path: Path | str, wanted: Wanted
 ) -> None:
-    """Raise ValueError unless ``content`` of ``path`` has ``entries`` of these types."""
+    """Raise WeightsFileError unless ``content`` of ``path`` has ``entries`` of these types."""
     for key, kind in entries.items():
         if key not in content:
-            raise ValueError(f"path: {path} is damaged, it has no {key!r}; make it anew")
+            raise wanted.damaged(path, f"it has no {key!r}")
         if not isinstance(content[key], kind):
-            raise ValueError(
-                f"path: {path} is damaged, its {key!r} is a {type(content[key]).__name__} and not a "
-                f"{kind.__name__}; make it anew"
-            )
+            found = type(content[key]).__name__
+            raise wanted.damaged(path, f"its {key!r} is a {found} and not a {kind.__name__}")
 
 
 def save_model(
@@ -114,32 +109,37 @@ def load_model(
         weights, metrics); of the authors' files the defence is "unknown" or "mid".
 
     Raises:
-        ValueError: not such a file, or the model of another architecture or number of classes.
+        WeightsFileError: not such a file, or the model of another architecture or number of
+            classes.
     """
+    path = Path(path)
     content = load_checkpoint(path)
     foreign = not isinstance(content, dict) or content.get("format") != FORMAT
-    state = state_or_none(content) if foreign else None
+    state = state_or_none(content, path, MODEL) if foreign else None
     layout = None if state is None else layout_of(state)
     if state is not None and layout is not None:
-        model, content = model_of(state, layout, f"path: {path}")
+        model, content = model_of(state, layout, path)
     else:
-        content = load_format(path, FORMAT, VERSION, _ENTRIES)
+        content = load_format(path, FORMAT, VERSION, _ENTRIES, MODEL)
     for key, expected in (("arch", expect_arch), ("num_classes", expect_num_classes)):
         if expected is not None and content[key] != expected:
-            raise ValueError(
-                f"path: {path} holds a model with {key}={content[key]!r}, expected {expected!r}"
+            raise WeightsFileError(
+                MODEL.argument,
+                path,
+                f"{path} holds a model with {key}={content[key]!r}, expected {expected!r}; give one "
+                "that fits",
             )
     if layout is None:
         model = _built(content, path)
-    check_finite_weights(model.state_dict(), f"path: {path}")
+    check_finite_weights(model.state_dict(), path, MODEL)
     return model.eval(), content
 
 
-def _built(content: dict[str, Any], path: Path | str) -> nn.Module:
+def _built(content: dict[str, Any], path: Path) -> nn.Module:
     """The model of a file of this package; its weights leave ``content``."""
     for key in ("arch_options", "weights"):  # files of the first releases have none
         content.setdefault(key, {})
-        check_entries(content, {key: dict}, path)
+        check_entries(content, {key: dict}, path, MODEL)
     model: nn.Module = build_model(
         content["arch"], content["num_classes"], content["defence"], content["arch_options"]
     )
@@ -147,8 +147,8 @@ def _built(content: dict[str, Any], path: Path | str) -> nn.Module:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"path: the weights in {path} do not fit the architecture {content['arch']!r} it names"
+        raise MODEL.damaged(
+            path, f"its weights do not fit the architecture {content['arch']!r} it names"
         ) from error
     return model
 
@@ -175,21 +175,22 @@ def resume_or_none(
         entries: What it must hold to continue from, and of which type.
 
     Raises:
-        ValueError: the checkpoint was made with other settings (the first that differs is named),
+        WeightsFileError: the checkpoint was made with other settings (the first that differs is named),
             or is damaged.
     """
     if not Path(path).exists():
         return None
-    state = load_checkpoint(path)
+    state = load_checkpoint(path, RUN)
     if not isinstance(state, dict):
         state = {}
-    check_entries(state, {"settings": dict}, path)
+    check_entries(state, {"settings": dict}, path, RUN)
     saved = state["settings"]
     for key, value in settings.items():
         if saved.get(key) != value:
-            raise ValueError(
-                f"run_dir: {path} was made with {key}={saved.get(key)!r}, now {key}={value!r};"
-                " give another folder, or resume=False to start over"
+            told = (
+                f"{path} was made with {key}={saved.get(key)!r}, now {key}={value!r}; give another "
+                "folder, or resume=False to start over"
             )
-    check_entries(state, entries or {}, path)
+            raise WeightsFileError(RUN.argument, path, told)
+    check_entries(state, entries or {}, path, RUN)
     return state

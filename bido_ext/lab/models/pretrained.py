@@ -13,6 +13,7 @@ from bido_ext.lab.models.safe_load import check_finite_weights, load_tensors, st
 from .authors import body_names
 from .base import FeatureClassifier
 from .mid import BottleneckClassifier
+from .wanted import PRETRAINED, WeightsFileError
 
 HEAD = "head"
 _SHOWN = 8
@@ -34,8 +35,9 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
             every weight from the file.
 
     Raises:
-        ValueError: The file is missing or damaged or holds weights that are not finite, ``reinit``
-            names no module, or a name is missing, unexpected or of another shape (each is named).
+        WeightsFileError: The file is missing or damaged, it holds weights that are not finite, or
+            a name is missing, unexpected or of another shape (each is named).
+        ValueError: ``reinit`` names no module.
     """
     under_mid = isinstance(model, BottleneckClassifier)
     body = model.body if isinstance(model, BottleneckClassifier) else model
@@ -43,7 +45,8 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
         raise TypeError(f"model must come from build_model, got {type(model).__name__}")
     fresh = _modules(body, reinit)
     wanted = body.state_dict()
-    given = _renamed(_read(Path(path)), wanted, body.file_prefixes, body.file_ignored)
+    path = Path(path)
+    given = _renamed(_read(path), wanted, body.file_prefixes, body.file_ignored)
     if under_mid:  # the bottleneck brings a head of its own, the file's has no place
         fresh = {*fresh, HEAD}
 
@@ -70,17 +73,19 @@ def load_pretrained(model: nn.Module, path: Path | str, reinit: Sequence[str] = 
         if names
     ]
     if problems:
-        raise ValueError(
-            f"pretrained: the weights in {path} do not fit the model ({'; '.join(problems)}); "
+        advice = (
             "modules named in reinit keep fresh weights"
+            if reinit
+            else "the model needs the name, the options and the number of classes of its weights"
         )
+        told = f"the weights in {path} do not fit the model ({'; '.join(problems)}); {advice}"
+        raise WeightsFileError(PRETRAINED.argument, path, told)
     body.load_state_dict({**wanted, **used})
 
 
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file of weights; a training is that of its content, wherever it lies."""
-    if not Path(path).is_file():
-        raise ValueError(f"pretrained: there is no file {path}")
+    PRETRAINED.check_is_file(Path(path))
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -102,10 +107,8 @@ def _modules(body: FeatureClassifier, reinit: Sequence[str]) -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"pretrained: there is no file {path}")
-    state = state_dict_of(load_tensors(path, "file of weights"), f"pretrained: {path}")
-    check_finite_weights(state, f"pretrained: {path}")
+    state = state_dict_of(load_tensors(path, PRETRAINED), path, PRETRAINED)
+    check_finite_weights(state, path, PRETRAINED)
     ours = body_names(state)  # of a file of the BiDO authors
     return state if ours is None else ours
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .wanted import Wanted
+
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Plain data of training scripts beside the weights: numbers of numpy, parsed options, times, paths.
 # None of them runs code when it is made anew.
@@ -36,16 +38,18 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     ]
 
 
-def load_plain(path: Path, what: str) -> Any:
+def load_plain(path: Path, wanted: Wanted) -> Any:
     """What ``torch.save`` wrote, on the CPU: tensors, containers, numbers, parsed options.
 
     Args:
         path: The file.
-        what: What to call it in errors, as "checkpoint".
+        wanted: What it should be, for errors.
 
     Raises:
-        ValueError: The file is damaged, or holds other objects (the first is named).
+        WeightsFileError: There is no such file, it is damaged, or it holds other objects (the first
+            is named).
     """
+    wanted.check_is_file(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             # Of files that other programs pickled PyTorch asks to be told; the reader is no developer.
@@ -55,18 +59,19 @@ def load_plain(path: Path, what: str) -> Any:
         *(RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile),
         *(ValueError, TypeError, AttributeError, KeyError, IndexError),
     ) as error:
-        raise ValueError(f"{path} is not a readable {what} ({_reason(error)})") from error
+        raise wanted.unreadable(path, _foreign_object(error)) from error
 
 
-def load_tensors(path: Path, what: str) -> Any:
+def load_tensors(path: Path, wanted: Wanted) -> Any:
     """As ``load_plain``; a file named ``.safetensors`` is read as such.
 
     Raises:
-        ValueError: See ``load_plain``.
+        WeightsFileError: See ``load_plain``.
         ModuleNotFoundError: A safetensors file without the package.
     """
     if path.suffix != ".safetensors":
-        return load_plain(path, what)
+        return load_plain(path, wanted)
+    wanted.check_is_file(path)
     try:
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
@@ -77,10 +82,10 @@ def load_tensors(path: Path, what: str) -> Any:
     try:
         return load_file(path)
     except Exception as error:  # safetensors has an error class of its own
-        raise ValueError(f"{path} is not a readable {what} ({error})") from error
+        raise wanted.unreadable(path) from error
 
 
-def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
+def state_dict_of(content: Any, path: Path, wanted: Wanted) -> dict[str, Tensor]:
     """The names and tensors in a checkpoint, whatever the training script wrapped around them.
 
     Taken is the mapping itself, or the one mapping of names to tensors inside it ("state_dict"
@@ -88,10 +93,11 @@ def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
 
     Args:
         content: From ``load_tensors``.
-        where: What to call it in errors.
+        path: The file it is from.
+        wanted: What that should be, for errors.
 
     Raises:
-        ValueError: There is none, or more than one.
+        WeightsFileError: There is none, or more than one.
     """
     while not _is_state(content):
         inner = {
@@ -102,36 +108,42 @@ def state_dict_of(content: Any, where: str) -> dict[str, Tensor]:
         if "state_dict" in inner:
             inner = {"state_dict": inner["state_dict"]}
         if len(inner) > 1:
-            raise ValueError(
-                f"{where} holds several mappings of names to tensors ({', '.join(map(str, inner))}); "
-                "save the wanted one in a file of its own"
+            names = ", ".join(map(str, inner))
+            raise wanted.refusal(
+                path,
+                f"holds several mappings of names to tensors ({names}); save the wanted one in a "
+                "file of its own",
             )
         if not inner:
-            raise ValueError(
-                f"{where} holds no mapping of names to tensors, but {_described(content)}; save "
-                "model.state_dict()"
+            raise wanted.refusal(
+                path,
+                f"holds no mapping of names to tensors, but {_described(content)}; save "
+                "model.state_dict()",
             )
         (content,) = inner.values()
-    return _without_prefixes(content)
+    state = _without_prefixes(content)
+    if state is None:
+        raise wanted.refusal(path, "holds a weight twice, with and without '_orig_mod.'")
+    return state
 
 
-def state_or_none(content: Any) -> dict[str, Tensor] | None:
+def state_or_none(content: Any, path: Path, wanted: Wanted) -> dict[str, Tensor] | None:
     """As ``state_dict_of``; None where there is no such mapping, or more than one."""
     try:
-        return state_dict_of(content, "")
+        return state_dict_of(content, path, wanted)
     except ValueError:
         return None
 
 
-def check_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
-    """Raise ValueError if a weight is nan or infinite; its name is told."""
+def check_finite_weights(state: Mapping[str, Tensor], path: Path, wanted: Wanted) -> None:
+    """Raise WeightsFileError if a weight of ``path`` is nan or infinite; its name is told."""
     bad = [
         name for name, value in state.items()
         if value.is_floating_point() and not bool(value.isfinite().all())
     ]  # fmt: skip
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise ValueError(f"{where} holds weights that are nan or infinite, in {bad[0]}{more}")
+        raise wanted.refusal(path, f"holds weights that are nan or infinite, in {bad[0]}{more}")
 
 
 def _is_state(content: Any) -> bool:
@@ -140,12 +152,12 @@ def _is_state(content: Any) -> bool:
     )
 
 
-def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     names = {name: name.replace("_orig_mod.", "") for name in state if name != "n_averaged"}
     while names and all(name.startswith("module.") for name in names.values()):
         names = {old: new.removeprefix("module.") for old, new in names.items()}
     if len(set(names.values())) < len(names):
-        raise ValueError("a state dict holds a weight twice, with and without '_orig_mod.'")
+        return None
     return {new: state[old] for old, new in names.items()}
 
 
@@ -156,15 +168,15 @@ def _described(content: Any) -> str:
     return ", ".join(parts) if parts else "nothing"
 
 
-def _reason(error: BaseException) -> str:
-    """PyTorch's first lines advise to execute the file; what it met is further down."""
-    text = str(error).strip()
-    if found := _GLOBAL.search(text):
-        return (
-            f"it holds a {found[1]}, which only running code from the file could make; where you "
-            "trust it, load it with its own program and save model.state_dict() alone"
-        )
-    text = text.split("WeightsUnpickler error:")[-1].strip()
-    if isinstance(error, (EOFError, LookupError)) or "Unsupported operand" in text:
-        return "it is no file of torch.save, or cut short"
-    return text.splitlines()[0].split(". ")[0] if text else repr(error)
+def _foreign_object(error: BaseException) -> str:
+    """What to tell of an object that PyTorch did not make; empty: it met none.
+
+    PyTorch's own lines advise to execute the file.
+    """
+    found = _GLOBAL.search(str(error))
+    if found is None:
+        return ""
+    return (
+        f"it holds a {found[1]}, which only running code from the file could make; where you "
+        "trust it, load it with its own program and save model.state_dict() alone"
+    )

@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bido_ext._drawing import look, new_figure, svg_of
-from bido_ext.lab.data.atomic import replacing
 from bido_ext.lab.report.label_places import PointLabel, place_labels
+from bido_ext.lab.report.picture_files import save_picture
 from bido_ext.lab.report.results import Results, Row
+
+_TITLE = "Natural accuracy against attack accuracy"
 
 # Colour and marker of a defence; the marker repeats the distinction for colour-blind readers.
 _STYLES = {
@@ -143,14 +145,9 @@ def save_tradeoff(results: Results, path: Path) -> Path:
         results: The run.
         path: ``.svg`` gives a picture that follows the reader's theme, anything else a PNG on white.
     """
-    with replacing(path) as partial:
-        if path.suffix == ".svg":
-            partial.write_text(tradeoff_svg(results), encoding="utf-8")
-        else:
-            tradeoff_figure(results).savefig(partial, format="png", dpi=160)
-    return path
+    return save_picture(tradeoff_figure(results), path, _TITLE, dpi=160)
 
 
 def tradeoff_svg(results: Results) -> str:
     """The plot as SVG, sharp at any zoom, light or dark as the reader has it."""
-    return svg_of(tradeoff_figure(results), "Natural accuracy against attack accuracy")
+    return svg_of(tradeoff_figure(results), _TITLE)

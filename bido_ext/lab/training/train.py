@@ -24,6 +24,7 @@ from bido_ext.lab.models import build_model, load_pretrained
 from bido_ext.lab.models.checkpoint import resume_or_none, save_model
 from bido_ext.lab.models.pretrained import file_sha256
 from bido_ext.lab.models.safe_save import save_atomic
+from bido_ext.lab.models.wanted import WeightsFileError
 
 from .batches import EpochBatches
 from .loss import StepLoss
@@ -157,10 +158,11 @@ def _fit(
     saved = resume_or_none(checkpoint, fixed, _STATE) if resume else None
     if saved is not None:
         if saved["epoch"] > config.epochs:
-            raise ValueError(
-                f"run_dir: {checkpoint} is at epoch {saved['epoch']} already, now epochs="
-                f"{config.epochs}; give another folder, or resume=False to start over"
+            told = (
+                f"{checkpoint} is at epoch {saved['epoch']} already, now epochs={config.epochs}; "
+                "give another folder, or resume=False to start over"
             )
+            raise WeightsFileError("run_dir", checkpoint, told)
         state = saved
         for part, name in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(saved[name])

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 
 from bido_ext.lab.models.safe_load import check_finite_weights, load_tensors, state_dict_of
+from bido_ext.lab.models.wanted import Wanted
 
 from .generator import StyleGan2
 from .layers import fir
+
+GENERATOR = Wanted(
+    "path",
+    "file of weights",
+    "the G_ema.state_dict() of an unconditional StyleGAN2-ADA generator (docs/attacks.md)",
+)
 
 
 def load_stylegan2(path: Path | str, *, truncation: float = 1.0) -> StyleGan2:
@@ -28,37 +35,34 @@ def load_stylegan2(path: Path | str, *, truncation: float = 1.0) -> StyleGan2:
         truncation: psi of ``StyleGan2.mapping``; PPA uses 0.5.
 
     Raises:
-        ValueError: no such file, a pickle, a class-conditional generator, or other weights.
+        WeightsFileError: no such file, a pickle, a class-conditional generator, or other weights.
     """
     path = Path(path)
     state = _read(path)
     if any(name.startswith("mapping.embed") for name in state):
-        raise ValueError(f"{path} holds a class-conditional generator; only unconditional ones fit")
+        raise GENERATOR.refusal(path, "holds a class-conditional generator")
     for name in [name for name in state if name.endswith("resample_filter")]:
         filter_ = state.pop(name)
         if filter_.shape != (4, 4) or not torch.allclose(filter_.float(), fir(torch.zeros(()))):
-            raise ValueError(f"{path}: {name} is not the filter [1, 3, 3, 1] of StyleGAN2")
+            raise GENERATOR.refusal(
+                path, f"is of another network: {name} is not the filter [1, 3, 3, 1] of StyleGAN2"
+            )
     try:
         generator = _build(state, truncation)
         generator.load_state_dict({name: value.float() for name, value in state.items()})
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} does not hold the weights of a StyleGAN2-ADA generator ({reason[:300]})"
+        raise GENERATOR.refusal(
+            path, f"does not hold the weights of a StyleGAN2-ADA generator ({reason[:300]})"
         ) from None
     return generator.eval()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path} is a pickle, which would run code; save its G_ema.state_dict() where you trust "
-            "it (docs/attacks.md) and give that file"
-        )
-    if not path.is_file():
-        raise ValueError(f"path: there is no file {path}")
-    state = state_dict_of(load_tensors(path, "file of weights"), str(path))
-    check_finite_weights(state, str(path))
+        raise GENERATOR.refusal(path, "is a pickle, which would run code")
+    state = state_dict_of(load_tensors(path, GENERATOR), path, GENERATOR)
+    check_finite_weights(state, path, GENERATOR)
     return state
 
 
