@@ -165,5 +165,6 @@ def compare(
         )
         return
     typer.echo(
-        f"{comparison_text(found)}\npicture: {picture}\n         {themed} (light or dark, as its reader has it)\nnumbers: {numbers}"
+        f"{comparison_text(found)}\npicture: {picture}, and {themed.name} (light or dark, as its "
+        f"reader's screen is)\nnumbers: {numbers}"
     )

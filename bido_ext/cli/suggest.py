@@ -103,5 +103,6 @@ def suggest(
         )
         return
     typer.echo(
-        f"{result.found}\npicture: {picture}\n         {themed} (light or dark, as its reader has it)\nnumbers: {numbers}"
+        f"{result.found}\npicture: {picture}, and {themed.name} (light or dark, as its reader's screen is)\n"
+        f"numbers: {numbers}"
     )

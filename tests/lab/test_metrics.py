@@ -255,7 +255,7 @@ def test_inception_distance_of_the_same_images_is_zero(reference):
 
 
 def test_inception_weights_come_from_a_file_of_tensors(tmp_path):
-    with pytest.raises(ValueError, match="there is no checkpoint"):
+    with pytest.raises(ValueError, match="weights: there is no file of weights"):
         load_inception(tmp_path / "absent.pth")
     torch.save({"conv": torch.zeros(1)}, tmp_path / "other.pth")
     pytest.importorskip("torch_fidelity")

@@ -119,6 +119,64 @@ def test_pivots_and_tuning_come_closer(distance):
     assert not torch.equal(other, pivots)
 
 
+class Patches(nn.Module):
+    """A small world: pictures of 8 x 8 pixels, spread evenly around grey."""
+
+    z_dim, shape = 4, (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 64)
+        nn.init.zeros_(self.layer.bias)
+
+    def mapping(self, z):
+        return z
+
+    def synthesis(self, latents):
+        return self.layer(latents).sigmoid().unflatten(1, self.shape)
+
+
+def which_half(images):
+    """Logits of: the left half is bright, the right half is, neither is."""
+    left, right = ((half - 0.5).mean((1, 2, 3)) for half in images.chunk(2, 3))
+    return 40 * torch.stack([left, right, -(left + right)], 1)
+
+
+@pytest.mark.parametrize("distance", ["mmd", "ct"])
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_what_the_second_round_is_for(distance, label):
+    """Tuned to the surest images of a class, the generator makes that class of fresh latents.
+
+    The second search draws its starts from them.  Tuned to the least sure ones it does not.
+    """
+    space = Patches()
+    tuning = Tuning(distance=distance, tune_steps=100, tune_lr=0.01, space_samples=200)
+    draws = torch.Generator().manual_seed(50)
+    seen, fresh = (torch.randn(count, 4, generator=draws) for count in (2000, 500))
+
+    def features(images):
+        return images.flatten(1)
+
+    @torch.no_grad()
+    def probability(generator):
+        return float(which_half(generator.synthesis(fresh)).softmax(1)[:, label].mean())
+
+    with torch.no_grad():
+        images = space.synthesis(seen)
+        sure = which_half(images).softmax(1)[:, label]
+    times = {}
+    for best in (True, False):
+        wanted = features(images[sure.topk(10, largest=best).indices])
+        pivots = find_pivots(tuning, space, wanted, features, 0, label)
+        made = tuned(tuning, space, pivots, wanted, features, label)
+        times[best] = probability(made) / probability(space)
+    assert times[True] > times[False] + 0.1
+    if distance == "mmd":  # as published
+        assert times[True] > 1.2
+        assert times[False] < 1
+
+
 def test_running_statistics_stay():
     space = DirectLatents(plain())
     made = tuned(SHORT, space, torch.randn(2, 100), torch.rand(2, 1024), lambda x: x.flatten(1), 0)
