@@ -19,6 +19,7 @@ import torch
 from benchmarks.machine import machine_line
 from benchmarks.published_attacks import published_gmi, published_ked
 from benchmarks.results import Record, default_path, save
+from bido_ext._counted import counted
 from bido_ext.lab.attacks import Critic, Gan, Generator, GmiConfig, KedConfig, invert, invert_ked
 from bido_ext.lab.attacks.ked import KedGan, TargetDiscriminator
 from bido_ext.lab.attacks.rows import Rows
@@ -156,7 +157,7 @@ def text(record: Record) -> str:
     """The record as lines to print."""
     spec = record["spec"]
     lines = [
-        f"{spec['name']}: {spec['n']} rows, {spec['steps']} steps, {record['threads']} threads"
+        f"{spec['name']}: {spec['n']} rows, {spec['steps']} steps, {counted(record['threads'], 'thread')}"
     ]
     lines += [
         f"  {row['name']:<32} {row['steps_of_a_row_per_s']:9.1f} row-steps/s  "

@@ -36,6 +36,7 @@ import bido_ext as bx
 from benchmarks.case import OWN
 from benchmarks.machine import machine_line
 from benchmarks.results import Record, default_path, save
+from bido_ext._counted import counted
 
 PEERS = Path(__file__).parent / "rivals" / "independence_peers.py"
 #: Permutations of the two hyppo calls from which 1000 are extrapolated.
@@ -254,7 +255,7 @@ def _check(case: Case, name: str, value: float, x: Tensor, y: Tensor) -> None:
 def text(record: Record) -> str:
     """The record as lines to print."""
     spec = record["spec"]
-    head = f"{spec['name']}: n = {spec['n']}, dims {spec['dims']}, {record['threads']} threads"
+    head = f"{spec['name']}: n = {spec['n']}, dims {spec['dims']}, {counted(record['threads'], 'thread')}"
     lines = [f"{head}; {record['form']}"]
     for row in record["rows"]:
         mark = "  (extrapolated)" if row["extrapolated"] else ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.case import is_own
 from benchmarks.results import Record, growth, load
 from benchmarks.table import TITLES, names_in
+from bido_ext._counted import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def draw(records: Sequence[Record]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.supxlabel(
-        f"{machine['device']}, {records[0]['threads']} threads, {records[0]['dtype']}, "
+        f"{machine['device']}, {counted(records[0]['threads'], 'thread')}, {records[0]['dtype']}, "
         f"PyTorch {machine['torch']}, commit {machine['commit']}",
         fontsize=7,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, device_slug
+from bido_ext._counted import counted
 
 FORMAT = "bido_ext.benchmark"
 VERSION = 1
@@ -100,7 +101,7 @@ def growth_text(records: Sequence[Record]) -> str:
     """The fitted exponents as lines to print; empty where no two records differ in n only."""
     return "\n".join(
         f"{fit['name']}, d = {', '.join(map(str, fit['dims'])) or 'n'}, {fit['dtype']}, "
-        f"{fit['threads']} threads: time {_power(fit['time'])}, memory {_power(fit['memory'])}"
+        f"{counted(fit['threads'], 'thread')}: time {_power(fit['time'])}, memory {_power(fit['memory'])}"
         for fit in growth(records)
     )
 

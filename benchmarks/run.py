@@ -20,6 +20,7 @@ from benchmarks.gate import GateError
 from benchmarks.registry import OPS, STEP_MEASURES, build, default_specs
 from benchmarks.results import Record, default_path, growth_text, save
 from benchmarks.runner import NothingToRunError, Settings, run_case
+from bido_ext._counted import counted
 from bido_ext.serving.measure import MIN_ROUNDS
 
 SMOKE_ROUNDS = 3
@@ -144,7 +145,7 @@ def text_table(record: Record) -> str:
     spec, floor = record["spec"], record["floor"]
     head = f"{spec['name']}  n = {spec['n']}  d = {', '.join(map(str, spec['dims'])) or spec['n']}"
     lines = [
-        f"{head}  {record['dtype']}  {record['threads']} threads  {record['rounds']} rounds",
+        f"{head}  {record['dtype']}  {counted(record['threads'], 'thread')}  {record['rounds']} rounds",
         _floor_line(floor),
     ]
     if record.get("gate", "run") != "run":

@@ -20,6 +20,7 @@ from benchmarks.machine import ROOT
 from benchmarks.results import RESULTS, Record, load
 from benchmarks.rivals import NAMES
 from benchmarks.wrapped import wrapped
+from bido_ext._counted import counted
 
 #: Relative error from which on a rival's result has no digit right in the measured dtype.
 NO_DIGITS = 1.0
@@ -76,7 +77,7 @@ def _caption(records: Sequence[Record], varies: bool) -> str:
         for m in (record["machine"] for record in records)
     }
     settings = {
-        f"{r['dtype']}, {r['threads']} threads, {r['rounds']} rounds"
+        f"{r['dtype']}, {counted(r['threads'], 'thread')}, {r['rounds']} rounds"
         + (f", freed memory {r['freed_memory']}" if "freed_memory" in r else "")
         for r in records
     }

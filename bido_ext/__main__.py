@@ -8,6 +8,7 @@ import torch
 
 import bido_ext
 from bido_ext.diagnosis import verdict
+from bido_ext.serving.report import backends_text
 
 
 def main() -> None:
@@ -26,13 +27,7 @@ def main() -> None:
         )
     else:
         print("no compiled parts: every op runs as plain PyTorch")
-    rows = [("op", "device", "implementation", "reason")]
-    rows += [(r.op, r.device, r.implementation, r.reason) for r in bido_ext.backends()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        print(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=True)), row[3]])
-        )
+    print(backends_text(bido_ext.backends()))
     print(verdict())
 
 

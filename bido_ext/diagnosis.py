@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from bido_ext._counted import counted
 from bido_ext.serving import libraries
 
 #: Seconds that the look into torch.compile's cache may take, newest files first.
@@ -85,7 +86,7 @@ def _threads() -> Finding | None:
     if threads <= cores:
         return None
     return Finding(
-        f"PyTorch uses {threads} threads on {cores} usable cores, which wait for each other",
+        f"PyTorch uses {threads} threads on {counted(cores, 'usable core')}, which wait for each other",
         f"Set OMP_NUM_THREADS={cores}, or call torch.set_num_threads({cores})",
     )
 

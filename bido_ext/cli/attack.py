@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bido_ext._counted import counted
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.list import attacks_that, rows_of
 from bido_ext.cli.options import (
@@ -230,7 +231,7 @@ def attack(
         return
     found = attacked.reconstructions
     confidence = float(found.target_confidence.mean())
-    asked = "" if found.queries is None else f"{found.queries} queries\n"
+    asked = "" if found.queries is None else f"{counted(found.queries, 'query', 'queries')}\n"
     if json:
         print_json(
             {

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bido_ext._counted import counted
 from bido_ext.cli.errors import FAILURE, plain_errors
 from bido_ext.cli.options import Json, Public, PublicData, print_json
 
@@ -66,7 +67,7 @@ def check(
         print_json(asdict(report))
     else:
         for part, count in report.counts.items():
-            typer.echo(f"{part:<8}{count} images")
+            typer.echo(f"{part:<8}{counted(count, 'image')}")
         if report.num_classes:
             low, high = report.images_per_class
             typer.echo(f"classes {report.num_classes} ({low} to {high} training images each)")

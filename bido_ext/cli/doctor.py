@@ -26,13 +26,14 @@ def doctor(json: Json = False) -> None:
     import bido_ext
     from bido_ext.diagnosis import findings, verdict
     from bido_ext.lab.experiments.environment import LAB_PACKAGES, machine_facts, package_versions
+    from bido_ext.serving.report import backends_text
 
-    rows, versions, machine = bido_ext.backends(), package_versions(), machine_facts()
+    versions, machine = package_versions(), machine_facts()
     missing = [name for name in LAB_PACKAGES if versions[name] == "not installed"]
     if json:
         print_json(
             {
-                "backends": [asdict(row) for row in rows],
+                "backends": [asdict(row) for row in bido_ext.backends()],
                 "build": bido_ext.build_info(),
                 "machine": machine,
                 "versions": versions,
@@ -41,12 +42,7 @@ def doctor(json: Json = False) -> None:
             }
         )
         return
-    lines = [("op", "device", "implementation", "reason")]
-    lines += [(row.op, row.device, row.implementation, row.reason) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        typer.echo("  ".join([*cells, line[3]]))
+    typer.echo(backends_text(bido_ext.backends()))
     for title, facts in (
         ("build", bido_ext.build_info()),
         ("machine", machine),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from bido_ext._counted import counted
+
 if TYPE_CHECKING:  # matplotlib is needed for the picture alone
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -43,7 +45,8 @@ class SimilarityMatrix:
         """The sizes alone; ``matrix`` has the numbers."""
         return (
             f"SimilarityMatrix({self.measure}, {self.estimator}, {len(self.layers)} x "
-            f"{len(self.other_layers)} layers, {self.samples} samples in {self.batches} mini-batches)"
+            f"{len(self.other_layers)} layers, {counted(self.samples, 'sample')} in "
+            f"{counted(self.batches, 'mini-batch', 'mini-batches')})"
         )
 
     def to_dict(self) -> dict[str, Any]:

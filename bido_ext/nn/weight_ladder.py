@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bido_ext._counted import counted
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -155,7 +157,7 @@ class WeightSuggestion:
     def __str__(self) -> str:
         lines = [
             f"classification loss {self.loss:.3g}, its gradient {self.gradient:.3g}, "
-            f"its push {self.push:.3g} (medians of {self.batches} batches)",
+            f"its push {self.push:.3g} (medians of {counted(self.batches, 'batch', 'batches')})",
             "",
             f"{'measure':<10}{'lambda_x':>12}{'lambda_y':>12}{'share of x':>12}{'share of y':>12}",
         ]

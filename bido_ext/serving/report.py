@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bido_ext._counted import counted
 from bido_ext.serving import libraries, verdicts
 from bido_ext.serving.choose import fastest
 from bido_ext.serving.implementations import functions_of
@@ -19,12 +21,19 @@ NEVER_RUN = "never run on hardware"
 
 @dataclass(frozen=True)
 class BackendRow:
-    """Which implementation serves ``op`` on ``device``, and why."""
+    """Which implementation serves ``op`` on ``device``, and why.
+
+    Attributes:
+        reason: In one line.
+        parts: The same in short pieces, where a choice is made among candidates: how many they are,
+            each of them, and what was measured.
+    """
 
     op: str
     device: str
     implementation: str
     reason: str
+    parts: tuple[str, ...] = ()
 
 
 def backends() -> list[BackendRow]:
@@ -58,10 +67,10 @@ def _on_gpu(row: Row) -> BackendRow:
     note = "" if torch.cuda.is_available() else " (no CUDA device here)"
     there = [i for i in row.on_gpu() if functions_of(row.op, i.name) and not _lacking(i)]
     if row.composition:
-        parts = [_candidates(row, there), *(_times(row) or [_HOW])] if there else [row.composition]
-        if there and row.composition_waits:
-            parts.append(f"where none of them serves, {row.composition}")
-        return BackendRow(row.op, "cuda", "composite", "; ".join(parts) + note)
+        if not there:
+            return BackendRow(row.op, "cuda", "composite", row.composition + note)
+        last = f"where none of them serves, {row.composition}" if row.composition_waits else ""
+        return _of_candidates(row, "composite", there, last, note)
     if libraries.FORCED == "reference":
         return BackendRow(row.op, "cuda", "reference", f"BIDO_EXT_BACKEND=reference{note}")
     if not row.on_gpu():
@@ -76,8 +85,7 @@ def _on_gpu(row: Row) -> BackendRow:
         return BackendRow(
             row.op, "cuda", "refused", f"BIDO_EXT_BACKEND={libraries.FORCED}: {why}{note}"
         )
-    reason = "; ".join([_candidates(row, there), *(_times(row) or [_HOW])])
-    return BackendRow(row.op, "cuda", there[0].name, reason + note)
+    return _of_candidates(row, there[0].name, there, "", note)
 
 
 def _lacking(implementation: Implementation) -> str | None:
@@ -96,12 +104,37 @@ _WHAT = {
 _HOW = "each serves after a check at first use, the fastest measured on the device first"
 
 
-def _candidates(row: Row, there: Sequence[Implementation]) -> str:
-    """How many there are, and in which order."""
+def _of_candidates(
+    row: Row, implementation: str, there: Sequence[Implementation], last: str, note: str
+) -> BackendRow:
+    """How many candidates there are, in which order, and what was measured of them."""
     listed = [f"{i.name}: {_words(i)}" for i in there]
     if row.composition and not row.composition_waits:
         listed.append(row.composition)
-    return f"{len(listed)} candidate{'s' * (len(listed) != 1)}: {', '.join(listed)}"
+    count = f"{counted(len(listed), 'candidate')}"
+    times, end = _times(row), [last] if last else []
+    reason = "; ".join([f"{count}: {', '.join(listed)}", *(times or [_HOW]), *end]) + note
+    parts = (f"{count}{note}", *listed, *times, *end)
+    return BackendRow(row.op, "cuda", implementation, reason, parts)
+
+
+def backends_text(rows: Sequence[BackendRow], width: int = 100) -> str:
+    """What ``backends`` gives, as a table of lines of at most ``width`` characters."""
+    table = [("op", "device", "implementation", "reason")]
+    table += [(r.op, r.device, r.implementation, r.parts[0] if r.parts else r.reason) for r in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(3)]
+    lines = []
+    for line, parts in zip(table, [(), *(r.parts for r in rows)], strict=True):
+        cells = [cell.ljust(w) for cell, w in zip(line, widths, strict=False)]
+        start = "  ".join([*cells, ""])
+        lines += textwrap.wrap(
+            line[3], width, initial_indent=start, subsequent_indent=" " * len(start)
+        )
+        for part in parts[1:]:
+            lines += textwrap.wrap(part, width, initial_indent="    - ", subsequent_indent=" " * 6)
+    if any(r.parts for r in rows):
+        lines += ["", *textwrap.wrap(f"Of several candidates {_HOW}.", width)]
+    return "\n".join(lines)
 
 
 def _words(implementation: Implementation) -> str:

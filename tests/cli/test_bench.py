@@ -68,7 +68,7 @@ def test_samples_may_be_given_as_the_readme_does():
 
 def test_table_names_everything():
     text = bench("--measure", "hsic", "--dims", "9,5,7", "--dtype", "float64").stdout
-    assert "n = 12, d = 9, 5, 7, labels of 10 classes; float64, cpu, 1 threads" in text
+    assert "n = 12, d = 9, 5, 7, labels of 10 classes; float64, cpu, 1 thread, medians" in text
     for word in (
         "x floor",
         "gradient error",

@@ -88,8 +88,12 @@ def test_doctor_shows_backends_and_versions():
     document = json.loads(bido("doctor", "--json").stdout)
     assert {row["op"] for row in document["backends"]} >= {"gaussian_gram", "hsic", "nhsic", "coco"}
     assert document["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert any(len(row["parts"]) > 2 for row in document["backends"] if row["device"] == "cuda")
     text = bido("doctor").stdout
     assert "gaussian_gram" in text
+    assert all(len(line) <= 100 for line in text.splitlines()), "short lines"
+    assert "    - triton: Triton kernel" in text, "a line for each candidate"
+    assert text.count("the fastest measured on the device first") == 1
     assert 'extra "lab"' in text
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bido_ext._counted import counted
 from bido_ext.lab.data import DataConfig, ImageSet
 from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.data.decode import Preparation
@@ -110,7 +111,8 @@ class Comparison:
         figure = self.similarity.plot(
             model=names[0],
             other=names[-1],
-            title=f"{self.similarity.samples} images, {self.similarity.batches} mini-batches",
+            title=f"{counted(self.similarity.samples, 'image')}, "
+            f"{counted(self.similarity.batches, 'mini-batch', 'mini-batches')}",
         )
         told = f"{self.settings['measure'].upper()} of the layers of {' and '.join(names)}"
         picture, themed = (
@@ -180,7 +182,8 @@ def comparison_text(found: Comparison) -> str:
     width = max(len(name) for name in result.layers)
     lines = [
         f"{result.measure.upper()} ({result.estimator}) of {len(result.layers)} x "
-        f"{len(result.other_layers)} layers, {result.samples} images in {result.batches} mini-batches",
+        f"{len(result.other_layers)} layers, {counted(result.samples, 'image')} in "
+        f"{counted(result.batches, 'mini-batch', 'mini-batches')}",
         f"{'layer':<{width}}  most similar in {found.models[-1]['label']}",
     ]
     for name, row in zip(result.layers, values, strict=True):

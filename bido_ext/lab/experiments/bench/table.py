@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bido_ext._counted import counted
 from bido_ext.lab.report.grid import grid
 
 HEADER = ("", "ms", "x floor", "value error", "gradient error")
@@ -26,8 +27,8 @@ def bench_table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{result['measure']}, value + gradient: n = {n}, d = {', '.join(map(str, dims))}{labels}; "
-            f"{result['dtype']}, {result['device']}, {result['threads']} threads, "
-            f"medians of {result['rounds']} rounds",
+            f"{result['dtype']}, {result['device']}, {counted(result['threads'], 'thread')}, "
+            f"medians of {counted(result['rounds'], 'round')}",
             "",
             grid(HEADER, lines),
             *notes,
