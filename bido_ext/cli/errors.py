@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import select
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from bido_ext.cli import MISSING_LAB
 
 P = ParamSpec("P")
 
-FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILURE, BAD_INPUT, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 
 
 def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -44,6 +46,8 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and not _output_is_read():
+                raise typer.Exit(READER_GONE) from None
             if told := _of_path(error, command, kwargs):
                 _stop(told, BAD_INPUT)
             from bido_ext.lab.data.atomic import NotWrittenError  # imports PyTorch
@@ -52,6 +56,17 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             _stop(_sentence(error) + ("" if isinstance(error, NotWrittenError) else hint), FAILURE)
 
     return wrapped
+
+
+def _output_is_read() -> bool:
+    """Whether stdout still has a reader; one such as ``head`` has seen enough and leaves."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return True
+    # The interpreter's own flush at exit must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return False
 
 
 def _of_weights(
