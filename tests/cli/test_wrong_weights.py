@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
+from bido_ext.cli.errors import plain_errors
 from bido_ext.lab.attacks import Reconstructions
 from bido_ext.lab.attacks.reconstructions import save_reconstructions
 from bido_ext.lab.models import build_model
 from bido_ext.lab.models.checkpoint import save_model
+from bido_ext.lab.models.wanted import WeightsFileError
 
 SMOKE = ("--preset", "smoke")
 
@@ -178,3 +181,19 @@ def test_weights_of_another_network(good, tmp_path):
     judged = ("evaluate", good["found"], *SMOKE, "--evaluator", good["model"])
     told = bido(*judged).stderr
     assert told.startswith(f"bido: --evaluator: {good['model']} holds a model with num_classes=5,")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("elsewhere.pt", ""), ("b/in/x.pt", "folders: "), ("x.pt", "out: ")],
+)
+def test_a_file_that_no_option_names_and_files_in_folders(file, told, tmp_path, capsys):
+    path = Path(file) if not told else tmp_path / file
+
+    @plain_errors
+    def command(out: Path, folders: list[Path], kernel: str) -> None:
+        raise WeightsFileError("path", path, f"{path} is damaged")
+
+    with pytest.raises(typer.Exit):
+        command(out=tmp_path, folders=[tmp_path / "a", tmp_path / "b"], kernel="b")
+    assert capsys.readouterr().err == f"bido: {told}{path} is damaged\n"
