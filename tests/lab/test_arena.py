@@ -137,7 +137,7 @@ def test_mistakes_in_the_file_are_named_before_anything_runs(tmp_path, change, w
 
 
 def test_no_such_arena():
-    with pytest.raises(ValueError, match="arena must be one of mnist"):
+    with pytest.raises(ValueError, match="arena must be one of lfw64, mnist, or"):
         load_arena("mnits")
 
 

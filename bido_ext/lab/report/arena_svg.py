@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of an arena as a picture: the darker a cell, the better the attack.
-
-Plain SVG, the same to the byte on every machine; light or dark as the reader has it.
-"""
+"""The table of an arena as a picture: the darker a cell, the better the attack."""
 
 from __future__ import annotations
 
-from html import escape
-
-from bido_ext._drawing import STYLE
 from bido_ext.lab.report.arena import ArenaResults, ArenaRow
+from bido_ext.lab.report.plain_svg import document, text
 
 _WIDE, _HIGH, _TOP = 78, 30, 92
 _CHARACTER = 7.4  # width of an average one at 14 pixels
 _RULES = """\
-text { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink) }
-.ground { fill: var(--ground) } .quiet { fill: var(--quiet); font-size: 12px }
-.head { font-size: 16px; font-weight: 600 } .natural { fill: var(--natural) } .plain { font-weight: 600 }
-.cell { fill: var(--attack) } .empty { fill: none; stroke: var(--grid) }
+.natural { fill: var(--natural) } .cell { fill: var(--attack) }
+.empty { fill: none; stroke: var(--grid) }
 .less, .more { fill: none; stroke: var(--ink); stroke-width: 2 } .more { stroke-dasharray: 3 3 }
 """
 
@@ -36,17 +29,16 @@ def arena_svg(results: ArenaResults, *, title: bool = True) -> str:
     bottom = _TOP + _HIGH * len(rows)
     height = bottom + 64
     parts = [
-        f'<rect class="ground" width="{width}" height="{height}" rx="8"/>',
-        _text(20, 30, results.title if title else "", "head"),
-        _text(left - 16, _TOP - 14, "natural", "natural", "end"),
+        text(20, 30, results.title if title else "", "head"),
+        text(left - 16, _TOP - 14, "natural", "natural", "end"),
     ]
     for k, attack in enumerate(results.attacks):
-        parts.append(_text(left + _WIDE * k + _WIDE / 2, _TOP - 14, attack, "", "middle"))
+        parts.append(text(left + _WIDE * k + _WIDE / 2, _TOP - 14, attack, "", "middle"))
     for i, row in enumerate(rows):
         y = _TOP + _HIGH * i
         parts += [
-            _text(20, y + 20, row.model, "plain" if row.is_control else ""),
-            _text(left - 16, y + 20, f"{100 * row.natural:.1f}", "natural", "end"),
+            text(20, y + 20, row.model, "plain" if row.is_control else ""),
+            text(left - 16, y + 20, f"{100 * row.natural:.1f}", "natural", "end"),
         ]
         for k, attack in enumerate(results.attacks):
             parts += _cell(row, attack, left + _WIDE * k, y)
@@ -55,13 +47,9 @@ def arena_svg(results: ArenaResults, *, title: bool = True) -> str:
         f"{results.done} of {results.sweeps} sweeps.",
         "Framed: surely less than an undefended model of the same natural accuracy; dashed: more.",
     ]
-    parts += [_text(20, bottom + 26 + 20 * i, line, "quiet") for i, line in enumerate(lines)]
-    body = "\n".join(parts)
+    parts += [text(20, bottom + 26 + 20 * i, line, "quiet") for i, line in enumerate(lines)]
     label = f"Attack accuracy of {len(results.attacks)} attacks on {len(rows)} classifiers"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'role="img" aria-label="{label}">\n<style>\n{STYLE}{_RULES}</style>\n{body}\n</svg>\n'
-    )
+    return document(width, height, label, _RULES, parts)
 
 
 def _cell(row: ArenaRow, attack: str, x: float, y: float) -> list[str]:
@@ -74,9 +62,5 @@ def _cell(row: ArenaRow, attack: str, x: float, y: float) -> list[str]:
     if row.sure.get(attack):
         side = "less" if row.differences[attack] < 0 else "more"
         parts.append(f'<rect class="{side}" {box}/>')
-    parts.append(_text(x + _WIDE / 2, y + 20, f"{100 * share:.1f}", "", "middle"))
+    parts.append(text(x + _WIDE / 2, y + 20, f"{100 * share:.1f}", "", "middle"))
     return parts
-
-
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
