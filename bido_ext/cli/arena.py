@@ -45,6 +45,12 @@ def arena(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be run, sweep by sweep, and stop.")
     ] = False,
+    sweep: Annotated[
+        int | None,
+        typer.Option(
+            help="Run this sweep of the plan alone, from 1 on, and write no table: for job arrays."
+        ),
+    ] = None,
     device: Device = "auto",
     fresh: Fresh = False,
     json: Json = False,
@@ -64,10 +70,16 @@ def arena(
       bido arena mnist --out runs/arena --jobs 2
       bido arena my-arena.toml --out runs/mine --plan
     """
-    from bido_ext.lab.experiments.arena import ArenaPlace, load_arena, run_arena
-    from bido_ext.lab.experiments.arena.run import rows_of
+    from bido_ext.lab.experiments.arena import (
+        ArenaPlace,
+        load_arena,
+        run_arena,
+        run_one,
+        sweeps_of,
+    )
     from bido_ext.lab.experiments.pipeline import pick_device
     from bido_ext.lab.experiments.stage import RunOptions
+    from bido_ext.lab.report import text_table
     from bido_ext.lab.report.arena import arena_text
 
     if smoke and data is not None:
@@ -75,11 +87,15 @@ def arena(
     if jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
     chosen, training = load_arena(name, smoke=smoke)
+    sweeps = sweeps_of(chosen, training, smoke=smoke)
+    if sweep is not None and not 1 <= sweep <= len(sweeps):
+        raise ValueError(f"--sweep must be 1 to {len(sweeps)}, see --plan; got {sweep}")
     if plan:
-        for seed in chosen.all_seeds:
-            for attack in chosen.attacks:
-                rows = rows_of(chosen, training, attack, seed, smoke=smoke)
-                typer.echo(f"seed {seed}, {attack.name}: {', '.join(row.name for row in rows)}")
+        for number, each in enumerate(sweeps, 1):
+            names = ", ".join(row.name for row in each.rows)
+            typer.echo(f"{number} {each.attack}, seed {each.seed}: {names}")
+        trained = len({(each.seed, row.name) for each in sweeps for row in each.rows})
+        typer.echo(f"{trained} trainings, {sum(len(each.rows) for each in sweeps)} attacks")
         return
     command = ["bido", "arena", name, "--out", str(out)]
     command += ["--data", str(data)] if data is not None else []
@@ -89,9 +105,17 @@ def arena(
         fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
     )
     place = ArenaPlace(out, data, smoke, second_judge=second_judge)
-    results = run_arena(
-        chosen, training, place, command=shlex.join(command), jobs=jobs, options=options
-    )
+    line = shlex.join(command)
+    if sweep is not None:
+        one = sweeps[sweep - 1]
+        swept = run_one(one, place, command=line, jobs=jobs, options=options)
+        if json:
+            print_json(swept.to_dict())
+        else:
+            report = out / one.folder / "report.html"
+            typer.echo(f"\n{text_table(swept)}\n\nreport: {report}")
+        return
+    results = run_arena(chosen, training, place, command=line, jobs=jobs, options=options)
     if json:
         print_json(results.to_dict())
         return

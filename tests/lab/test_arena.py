@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 from bido_ext.cli.app import app
 from bido_ext.lab.attacks import ATTACKS
 from bido_ext.lab.defences import DEFENCES
-from bido_ext.lab.experiments.arena import ArenaPlace, arena_names, load_arena, run_arena
+from bido_ext.lab.experiments.arena import (
+    ArenaPlace,
+    arena_names,
+    load_arena,
+    run_arena,
+    run_one,
+    sweeps_of,
+)
 from bido_ext.lab.experiments.arena.run import rows_of
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.stage import RunOptions
@@ -82,6 +89,9 @@ def test_models_are_trained_once_and_meet_every_attack(tmp_path):
         assert swept.rows[0].attack.attack_accuracy == cell.attack_accuracy
         assert f'href="{cell.report}"' in page
         assert (place.out / cell.report).is_file()
+    (alone, _) = sweeps_of(arena, training, smoke=True)
+    swept = run_one(alone, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
+    assert swept.rows[0].attack.attack_accuracy == results.cells[0].attack_accuracy
     told = io.StringIO()
     again = run_arena(arena, training, place, options=QUIET, narrator=Narrator(10, told))
     assert [c.attack_accuracy for c in again.cells] == [c.attack_accuracy for c in results.cells]
@@ -205,8 +215,17 @@ def test_the_plan_of_the_command_names_every_sweep(tmp_path):
     run = CliRunner().invoke(app, ["arena", _written(tmp_path), "--out", str(tmp_path), "--plan"])
     assert run.exit_code == 0, run.output
     assert run.stdout.splitlines() == [
-        "seed 0, gmi: none",
-        "seed 0, brep: none",
-        "seed 3, gmi: bido-hsic+ls-0.05-0.5--0.05-0.5-0.75",
-        "seed 3, brep: bido-hsic+ls-0.05-0.5--0.05-0.5-0.75",
+        "1 gmi, seed 0: none",
+        "2 brep, seed 0: none",
+        "3 gmi, seed 3: bido-hsic+ls-0.05-0.5--0.05-0.5-0.75",
+        "4 brep, seed 3: bido-hsic+ls-0.05-0.5--0.05-0.5-0.75",
+        "2 trainings, 4 attacks",
     ]
+
+
+def test_a_sweep_that_is_not_in_the_plan_is_refused(tmp_path):
+    command = ["arena", _written(tmp_path), "--out", str(tmp_path / "out"), "--sweep", "5"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 2
+    assert "--sweep must be 1 to 4" in run.output
+    assert not (tmp_path / "out").exists()

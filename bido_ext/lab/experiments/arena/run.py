@@ -17,6 +17,7 @@ from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
+from bido_ext.lab.report import Results
 from bido_ext.lab.report.arena import ArenaResults, write_arena
 
 from .load import recipe_of
@@ -40,10 +41,6 @@ class ArenaPlace:
     from_scratch: bool = False
     second_judge: bool = False
 
-    def of_seed(self, seed: int) -> Path:
-        """Folder of all that has one seed."""
-        return self.out / f"seed-{seed}"
-
 
 def rows_of(
     arena: Arena, training: Mapping[str, Any], attack: ArenaAttack, seed: int, *, smoke: bool
@@ -59,6 +56,58 @@ def rows_of(
             recipe=replace(row.recipe, target=replace(row.recipe.target, **own.get(row.name, {}))),
         )
         for row in sweep_rows(recipe, points, arena.controls)
+    )
+
+
+@dataclass(frozen=True)
+class ArenaSweep:
+    """One attack with one seed on all its models: a column of the table, or a part of one."""
+
+    seed: int
+    attack: str
+    rows: tuple[SweepRow, ...]
+
+    @property
+    def folder(self) -> str:
+        """Within the arena's."""
+        return f"seed-{self.seed}/{self.attack}"
+
+
+def sweeps_of(
+    arena: Arena, training: Mapping[str, Any], *, smoke: bool = False
+) -> tuple[ArenaSweep, ...]:
+    """All sweeps of an arena, in the order in which they are run."""
+    return tuple(
+        ArenaSweep(seed, attack.name, rows_of(arena, training, attack, seed, smoke=smoke))
+        for seed in arena.all_seeds
+        for attack in arena.attacks
+    )
+
+
+def run_one(
+    sweep: ArenaSweep,
+    place: ArenaPlace,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    options: RunOptions | None = None,
+    narrator: Narrator | None = None,
+) -> Results:
+    """Run one sweep, and write its own report; several processes may each run another one.
+
+    Args:
+        sweep: From ``sweeps_of``.
+        place, command, jobs, options, narrator: As of ``run_arena``.
+
+    Raises:
+        ValueError, JobsError: As ``run_arena``.
+    """
+    there = Place(
+        place.out / sweep.folder, place.data_root, place.smoke, place.from_scratch,
+        place.second_judge, place.out / f"seed-{sweep.seed}" / MODELS,
+    )  # fmt: skip
+    return run_sweep(
+        sweep.rows, there, command=command, jobs=jobs, options=options, narrator=narrator
     )
 
 
@@ -89,28 +138,18 @@ def run_arena(
         ValueError: ``jobs`` below 1, or what ``run_recipe`` raises.
         JobsError: A row of several jobs failed or was killed; the others are finished.
     """
-    options = RunOptions(on_change="rerun") if options is None else options
-    plan = [(seed, attack) for seed in arena.all_seeds for attack in arena.attacks]
-    sweeps = {
-        (seed, attack.name): rows_of(arena, training, attack, seed, smoke=place.smoke)
-        for seed, attack in plan
-    }
-    narrator = narrator or Narrator(stages=5 * sum(map(len, sweeps.values())))
+    sweeps = sweeps_of(arena, training, smoke=place.smoke)
+    narrator = narrator or Narrator(stages=5 * sum(len(sweep.rows) for sweep in sweeps))
     results = ArenaResults(
         arena.name, arena.title, command, tuple(attack.name for attack in arena.attacks),
-        len(plan), arena.notes, place.smoke,
+        len(sweeps), arena.notes, place.smoke,
     )  # fmt: skip
     with locked(place.out):
-        for (seed, attack), rows in sweeps.items():
-            narrator.say(f"\n==== {attack}, seed {seed}")
-            folder = place.of_seed(seed)
-            there = Place(
-                folder / attack, place.data_root, place.smoke, place.from_scratch,
-                place.second_judge, folder / MODELS,
-            )  # fmt: skip
-            swept = run_sweep(
-                rows, there, command=command, jobs=jobs, options=options, narrator=narrator
+        for sweep in sweeps:
+            narrator.say(f"\n==== {sweep.attack}, seed {sweep.seed}")
+            swept = run_one(
+                sweep, place, command=command, jobs=jobs, options=options, narrator=narrator
             )
-            results = results.with_sweep(swept, attack, f"seed-{seed}/{attack}/report.html")
+            results = results.with_sweep(swept, sweep.attack, f"{sweep.folder}/report.html")
             write_arena(results, place.out)
     return results
