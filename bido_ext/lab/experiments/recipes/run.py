@@ -17,6 +17,7 @@ from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.pipeline import LabData, Trained, train_judge, train_target
+from bido_ext.lab.experiments.second_judge import second_judge_of
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.judging import (
     AttackMetrics,
@@ -31,7 +32,6 @@ from bido_ext.lab.report import AdaptiveAttack
 from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
-from .second_judge import second_judge_of
 from .summary import RecipeResult
 
 
@@ -241,7 +241,7 @@ def _run(
     ) as told:
         metrics, reference = _judged(data, evaluator, attack.attacked)
         if second_judge:
-            config = second_judge_of(plan)
+            config = second_judge_of(plan.evaluator, plan.target)
             images = inputs.images(size_of(config), private_only=True)
             other = train_judge(images, config, folders.judges / "second_evaluator", options)
             found = attack.attacked.reconstructions
