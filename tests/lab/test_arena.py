@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -139,11 +140,30 @@ def test_arenas_of_the_package(name):
         (('title = "Two attacks"', 'title = "Two attacks"\ncontrols = [1.5]'), "controls"),
         (('recipe = "mnist-mcnn-none"', 'recipe = "mnist"'), "recipe must be one of"),
         (('recipe = "mnist-mcnn-none"', ""), "the key 'recipe' is missing"),
+        (("lr = 2e-3", 'defence = "ls"'), "defence must stand in [[models]]"),
+        (('name = "brep"', 'name = "brep"\npreset = "quikc"'), "preset must be one of"),
+        (('[[models]]\ndefence = "none"\n[[models]]', "[[model]]"), "needs at least one"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_file_are_named_before_anything_runs(tmp_path, change, words):
-    with pytest.raises(ValueError, match=words.replace("[", r"\[").replace("?", r"\?")):
+    with pytest.raises(ValueError, match=re.escape(words)):
         load_arena(_written(tmp_path, SMALL.replace(*change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('defence = "none"', 'defence = "tl-dmi"'), "tl-dmi-0.6: .* needs pretrained"),
+        (('defence = "none"', 'defence = "rolss"'), "rolss-1-0: .* this network has none"),
+        (("seeds = [3]", "training = { epochz = 3 }"), "did you mean 'epochs'"),
+    ],
+)
+def test_a_defence_that_cannot_be_had_is_refused_before_the_first_training(tmp_path, change, words):
+    path = _written(tmp_path, SMALL.replace(*change))
+    run = CliRunner().invoke(app, ["arena", path, "--out", str(tmp_path / "out")])
+    assert run.exit_code == 2
+    assert re.search(words, run.output), run.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_such_arena():

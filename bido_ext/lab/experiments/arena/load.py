@@ -18,6 +18,8 @@ from .schema import Arena, ArenaAttack, ArenaModel
 
 #: Of a smoke run: so many models and attacks, the first ones.
 SMOKE_MODELS, SMOKE_ATTACKS = 2, 2
+#: Of a training's settings, what each model has for itself.
+_OF_MODELS = {"defence", "weights", "seed", "stop"}
 
 
 def arena_names() -> list[str]:
@@ -50,10 +52,13 @@ def load_arena(name: str, *, smoke: bool = False) -> tuple[Arena, dict[str, Any]
             f"arena must be one of {', '.join(arena_names())}, or a .toml file, got {name!r}"
         )
     table = read_toml(path, "arena")
-    training = {key: table.pop(key, {}) for key in ("target", "evaluator")}
     where = f"arena {name}"
+    training = {key: table.pop(key, {}) for key in ("target", "evaluator")}
+    _check_training(training, where)
     for key, kind in (("models", ArenaModel), ("attacks", ArenaAttack)):
         rows = table.get(key, [])
+        if rows == []:
+            raise ValueError(f"{where}: it needs at least one table [[{key}]]")
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise ValueError(f"{where}: {key} must be tables [[{key}]], got {rows!r}")
         table[key] = tuple(
@@ -69,6 +74,17 @@ def load_arena(name: str, *, smoke: bool = False) -> tuple[Arena, dict[str, Any]
     for attack in arena.attacks:  # before hours are spent on the first
         recipe_of(arena, training, attack, arena.all_seeds[0], smoke=smoke)
     return arena, training
+
+
+def _check_training(training: Mapping[str, Any], where: str) -> None:
+    for key, own in training.items():
+        if not isinstance(own, Mapping):
+            raise ValueError(f"{where}: {key} must be a table [{key}], got {own!r}")
+        if taken := _OF_MODELS & set(own):
+            raise ValueError(
+                f"{where}.{key}: {', '.join(sorted(taken))} must stand in [[models]], or follows "
+                "from seeds and controls"
+            )
 
 
 def recipe_of(

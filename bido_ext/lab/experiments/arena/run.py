@@ -9,16 +9,19 @@ its own report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.recipes.schema import from_table
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
 from bido_ext.lab.report import Results
 from bido_ext.lab.report.arena import ArenaResults, write_arena
+from bido_ext.lab.training.check import check_defence
+from bido_ext.lab.training.train_config import TrainConfig
 
 from .load import recipe_of
 from .schema import Arena, ArenaAttack
@@ -49,14 +52,23 @@ def rows_of(
     recipe = recipe_of(arena, training, attack, seed, smoke=smoke)
     models = [model for model in arena.models if seed in arena.seeds_of(model)]
     points = [(model.defence, model.weights) for model in models]
-    own = {model.name: model.training for model in models if model.training and not smoke}
+    own = {model.name: model.training for model in models if not smoke}
     return tuple(
-        replace(
-            row,
-            recipe=replace(row.recipe, target=replace(row.recipe.target, **own.get(row.name, {}))),
-        )
+        replace(row, recipe=replace(row.recipe, target=_with(row, own.get(row.name, {}), arena)))
         for row in sweep_rows(recipe, points, arena.controls)
     )
+
+
+def _with(row: SweepRow, settings: Mapping[str, Any], arena: Arena) -> TrainConfig:
+    """The row's training with its own settings; what it would refuse is told now."""
+    where = f"arena {arena.name}: {row.name}"
+    table = {**asdict(row.recipe.target), **settings}
+    target = from_table(TrainConfig, table, where)
+    try:
+        check_defence(target, num_classes=2, images=1000)  # of any data set
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return target
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from bido_ext.lab.attacks import find_attack
 from bido_ext.lab.defences import resolve_weights
+from bido_ext.lab.experiments.presets import find_preset
 from bido_ext.lab.training.checked import Names, checked
 
 #: Of a file: seeds and shares in lists.
@@ -60,6 +61,7 @@ class ArenaAttack:
 
     def __post_init__(self) -> None:
         find_attack(self.name)
+        find_preset(self.preset)
 
 
 @checked
