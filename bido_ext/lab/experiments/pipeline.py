@@ -21,7 +21,7 @@ from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.stage import RunOptions, Stage
 from bido_ext.lab.models.checkpoint import load_model
 from bido_ext.lab.models.pretrained import file_sha256
-from bido_ext.lab.training.splits import check_training
+from bido_ext.lab.training.check import check_training
 from bido_ext.lab.training.train import TrainConfig, TrainResult, train_classifier, train_evaluator
 
 

@@ -72,6 +72,7 @@ _MUST = {
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
     "literal_error": "one of {expected}",
+    "too_short": "a list of at least {min_length}",
 }
 
 

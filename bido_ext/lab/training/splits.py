@@ -11,9 +11,8 @@ from torch.utils.data import TensorDataset
 from bido_ext.lab.data.digits import DigitTask
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.data.task import ImageTask
-from bido_ext.lab.models import build_model, find_model, load_pretrained
+from bido_ext.lab.models import find_model
 
-from .batches import EpochBatches
 from .train_config import TrainConfig
 
 Task = DigitTask | ImageTask
@@ -38,21 +37,6 @@ def splits_of(config: TrainConfig, task: Task, *, evaluator: bool) -> Splits:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     val, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
     return Splits(images.subset(train), images.subset(val), task.judge_test, task.judge_classes)
-
-
-def check_training(config: TrainConfig, task: Task, *, evaluator: bool) -> None:
-    """Refuse what the training would refuse.
-
-    Raises:
-        ValueError: the images, the batches or the pretrained weights do not fit.
-    """
-    data = splits_of(config, task, evaluator=evaluator)
-    train = ImageSet.of(data.train)
-    check_images(config, train)
-    EpochBatches(config, train.labels)
-    if config.pretrained:
-        model = build_model(config.arch, data.num_classes, config.defence, config.model_options)
-        load_pretrained(model, config.pretrained, config.reinit)
 
 
 def check_images(config: TrainConfig, train: ImageSet) -> None:

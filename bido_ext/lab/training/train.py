@@ -141,7 +141,7 @@ def _fit(
     batches = EpochBatches(config, train.labels)
     if config.pretrained:
         load_pretrained(model, config.pretrained, config.reinit)
-    defence = Defence(config.defence, config.weights, config.taps or _taps_of(model))
+    defence = Defence(config.defence, config.weights, config.taps or taps_of(model))
     # channels_last: the faster layout for convolutions
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = Plan(
@@ -283,7 +283,8 @@ def _epoch(
     return row
 
 
-def _taps_of(model: nn.Module) -> tuple[str, ...]:
+def taps_of(model: nn.Module) -> tuple[str, ...]:
+    """The layers that BiDO watches unless others are named."""
     taps: tuple[str, ...] = tuple(getattr(model, "taps", ()))
     return taps
 
