@@ -25,7 +25,7 @@ def test_is_skipped():
 
 
 def run_with(tmp_path: Path, reason: str, strict: str) -> subprocess.CompletedProcess[str]:
-    for name in ("conftest.py", "allowed_skips.txt"):
+    for name in ("conftest.py", "quick_interpreter.py", "allowed_skips.txt"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_one.py").write_text(TESTS.format(reason=reason))
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")

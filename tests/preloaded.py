@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python code as `python -c` runs it, in a fork of a process that has imported PyTorch, which takes seconds.
+
+Not for tests of what is imported, of signals, or of what happens when an interpreter ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+
+def server() -> ForkServerContext:
+    """Processes of this context are forked from one, of each worker, that has PyTorch and nothing of ours."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed"])
+    return context
+
+
+def run_python(
+    code: str, *arguments: str, env: Mapping[str, str] | None = None, cwd: str | Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What ``subprocess.run([sys.executable, "-c", code, *arguments], env=env, cwd=cwd)`` gives, with its output."""
+    environment = dict(os.environ if env is None else env)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = server().Process(
+            target=_run, args=(code, arguments, environment, cwd or os.getcwd(), out, err)
+        )
+        process.start()
+        process.join()
+        command = ["python", "-c", code, *arguments]
+        return subprocess.CompletedProcess(
+            command, process.exitcode or 0, out.read_text(), err.read_text()
+        )
+
+
+def _run(
+    code: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    cwd: str | Path,
+    out: Path,
+    err: Path,
+) -> None:
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    # What pytest put there is not on the path of a new process.
+    installed = [p for p in sys.path if p.startswith((sys.prefix, sys.base_prefix))]
+    given = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = ["", *given, *installed]
+    sys.argv = ["-c", *arguments]
+    status = 0
+    try:
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
