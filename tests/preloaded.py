@@ -13,14 +13,31 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+
+
+class _Process(ForkServerProcess):
+    """Has the environment of the process that starts it, as one that is spawned."""
+
+    def start(self) -> None:
+        self._environment = dict(os.environ)
+        super().start()
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class _Context(ForkServerContext):
+    Process = _Process
 
 
 def server() -> ForkServerContext:
     """Processes of this context are forked from one, of each worker, that has PyTorch and nothing of ours."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context = _Context()
+    context.set_forkserver_preload(["torch", "torch.distributed", "torchvision"])
     return context
 
 
