@@ -6,7 +6,8 @@ Not for tests of what is imported, of signals, or of what happens when an interp
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -48,8 +49,9 @@ def run_python(
     environment = dict(os.environ if env is None else env)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
+        path = _path_of_a_new_process()
         process = server().Process(
-            target=_run, args=(code, arguments, environment, cwd or os.getcwd(), out, err)
+            target=_run, args=(code, arguments, environment, path, cwd or os.getcwd(), out, err)
         )
         process.start()
         process.join()
@@ -59,23 +61,32 @@ def run_python(
         )
 
 
+@functools.cache
+def _path_of_a_new_process() -> list[str]:
+    """Where it looks for modules beside PYTHONPATH; pytest has put more on its own."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    code = "import json, sys; print(json.dumps(sys.path[1:]))"
+    told = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, check=True)
+    path: list[str] = json.loads(told.stdout)
+    return path
+
+
 def _run(
     code: str,
     arguments: tuple[str, ...],
     environment: dict[str, str],
+    path: list[str],
     cwd: str | Path,
     out: Path,
     err: Path,
 ) -> None:
-    for path, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    # What pytest put there is not on the path of a new process.
-    installed = [p for p in sys.path if p.startswith((sys.prefix, sys.base_prefix))]
     given = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = ["", *given, *installed]
+    sys.path[:] = ["", *given, *path]
     sys.argv = ["-c", *arguments]
     status = 0
     try:
