@@ -47,6 +47,12 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """What ``subprocess.run([sys.executable, "-c", code, *arguments], env=env, cwd=cwd)`` gives, with its output."""
     environment = dict(os.environ if env is None else env)
+    if environment.get("TRITON_INTERPRET") and not os.environ.get("TRITON_INTERPRET"):
+        # PyTorch has loaded Triton by then, as the compiler.
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=environment, cwd=cwd, capture_output=True, text=True, check=False,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         path = _path_of_a_new_process()
