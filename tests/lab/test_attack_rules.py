@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import sys
 import types
 from dataclasses import replace
@@ -70,11 +72,23 @@ def prior_of(spec: AttackSpec, target: nn.Module, folder: Path):
     return made.generator if spec.any_generator else made
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Target and prior of each attack, made once."""
+
+    @functools.cache
+    def of(name):
+        target = build_model("mcnn", 5).eval()
+        return target, prior_of(CASES[name], target, tmp_path_factory.mktemp("prior"))
+
+    return of
+
+
 @pytest.fixture(params=list(CASES))
-def case(request, tmp_path_factory):
-    """(attack, its target, its prior)."""
-    target, spec = build_model("mcnn", 5).eval(), CASES[request.param]
-    return spec, target, prior_of(spec, target, tmp_path_factory.mktemp("prior"))
+def case(request, trained):
+    """(attack, its target, its prior), copies for the test alone."""
+    target, prior = copy.deepcopy(trained(request.param))
+    return CASES[request.param], target, prior
 
 
 def run(case, classes=range(5), **options):
