@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.process import Ended, run_limited
-from benchmarks.gpu_check.steps import Step
+from benchmarks.gpu_check.steps import Commands, Step
 
 #: A step gets at least this of what is left.
 SHORTEST = 10.0
@@ -64,7 +64,7 @@ class Progress:
         exits = [task.ended.exit for task in self.tasks if task.ended]
         left_out = sum(task.ended is None for task in self.tasks)
         return {
-            "status": status_of(exits, left_out, len(self.tasks)), "brings": self.step.brings,
+            "status": self._status(exits, left_out), "brings": self.step.brings,
             "limit": round(self.limit, 1), "seconds": round(self.spent, 1), "left_out": left_out,
             "exits": exits,
             "parts": [
@@ -73,6 +73,11 @@ class Progress:
                 for task in self.tasks if task.ended
             ],
         }  # fmt: skip
+
+    def _status(self, exits: list[int | None], left_out: int) -> str:
+        if self.step.lacks:
+            return f"needs {self.step.lacks}"
+        return status_of(exits, left_out, len(self.tasks))
 
 
 def run_steps(
@@ -91,7 +96,7 @@ def run_steps(
     for index, step in enumerate(steps):
         left = deadline - time.monotonic()
         share = step.seconds / sum(s.seconds for s in steps[index:])
-        one = Progress(step, [Task(command) for command in step.commands(device, out)])
+        one = Progress(step, [Task(command) for command in _commands(step, device, out)])
         progress.append(one)
         one.limit = min(left, max(left * share, SHORTEST))
         _first_turn(one)
@@ -101,6 +106,10 @@ def run_steps(
         _run(one, task, seconds)
         if not changed():
             return
+
+
+def _commands(step: Step, device: str, out: Path) -> Commands:
+    return [] if step.lacks else step.commands(device, out)
 
 
 def _first_turn(one: Progress) -> None:

@@ -7,6 +7,7 @@ soon as they have them.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Step:
 
     Attributes:
         evenly: Whether its commands share its time evenly, so that one that hangs leaves time to the others.
+        package: What it imports beside PyTorch; without it the step is left out, and the table says so.
     """
 
     name: str
@@ -32,6 +34,13 @@ class Step:
     commands: Callable[[str, Path], Commands]
     brings: str
     evenly: bool = False
+    package: str = ""
+
+    @property
+    def lacks(self) -> str:
+        """The package that is not installed, or nothing."""
+        absent = self.package and importlib.util.find_spec(self.package) is None
+        return self.package if absent else ""
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -140,7 +149,13 @@ STEPS = (
         "headline", 120, headline, "each op by every implementation, beside the rivals", evenly=True
     ),
     Step("step", 75, step, "the BiDO step, eager and as a graph, its launches", evenly=True),
-    Step("training", 60, training, "a VGG16 training step with and without BiDO"),
+    Step(
+        "training",
+        60,
+        training,
+        "a VGG16 training step with and without BiDO",
+        package="torchvision",
+    ),
     Step("streaming", 30, streaming, "n = 65,536"),
     Step("tests", 60, tests, "pytest -m gpu"),
     Step("sanitizer", 90, sanitizer, "memcheck and racecheck", evenly=True),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bido_ext._version import __version__
+from bido_ext.cli.arena import arena
 from bido_ext.cli.attack import attack
 from bido_ext.cli.bench import bench
 from bido_ext.cli.compare import compare
@@ -56,6 +57,7 @@ def bido(
     Step by step:   bido train, then bido attack, then bido evaluate
     Choose weights: bido suggest
     Published runs: bido list recipes, then bido run RECIPE or bido sweep RECIPE
+    All at once:    bido arena, every defence against every attack in one table
     Ask people:     bido study
     Compare layers: bido compare
     Measure speed:  bido bench, bido tune
@@ -66,7 +68,7 @@ def bido(
 
 
 for _command in (
-    train, suggest, attack, evaluate, export, compare, demo, run, sweep, bench, tune, doctor,
+    train, suggest, attack, evaluate, export, compare, demo, run, sweep, arena, bench, tune, doctor,
 ):  # fmt: skip
     app.command()(_command)
 app.command("list")(list_)

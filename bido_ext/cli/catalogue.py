@@ -24,6 +24,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     from bido_ext.lab.attacks import ATTACKS
     from bido_ext.lab.data import DATASETS
     from bido_ext.lab.defences import DEFENCES
+    from bido_ext.lab.experiments.arena import arena_names, load_arena
     from bido_ext.lab.experiments.presets import PRESETS
     from bido_ext.lab.experiments.recipes import load_recipe, recipe_names
     from bido_ext.lab.models import LIBRARY_MODELS, MODELS, build_model
@@ -78,6 +79,17 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
                 "attack": recipe.attack.name,
             }
             for recipe in recipes
+        ]
+    if kind == "arenas":
+        arenas = [load_arena(name)[0] for name in arena_names()]
+        return [
+            {
+                "name": arena.name,
+                "description": arena.title,
+                "models": [model.name for model in arena.models],
+                "attacks": [attack.name for attack in arena.attacks],
+            }
+            for arena in arenas
         ]
     if kind == "datasets":
         return [

@@ -12,7 +12,7 @@ import typer
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.options import Json, print_json
 
-KINDS = ("attacks", "defences", "models", "datasets", "presets", "recipes")
+KINDS = ("attacks", "defences", "models", "datasets", "presets", "recipes", "arenas")
 #: Written by ``python -m bido_ext.cli.catalogue``, so that a list need not load PyTorch.
 CATALOGUE = Path(__file__).parent / "catalogue.json"
 

@@ -57,6 +57,7 @@ def _forward(
     with torch.autocast(parameters.device.type, enabled=False):
         stack = gram_stack_of(variables, parameters, kinds, wanted)
         group = CocoGroup(variables, parameters, kinds, first, second, wide, wanted, stack)
+        group.note_wanted()
         values, kept = _vectors_of_pairs(group, vectors_of)
         nothing = torch.zeros((), dtype=torch.bool, device=values.device)
         bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]

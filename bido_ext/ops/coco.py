@@ -105,6 +105,7 @@ def _default(
     with torch.autocast(variables[0].device.type, enabled=False):
         stack = gram_stack_of(variables, parameters, kinds, wanted)
         group = CocoGroup(variables, parameters, kinds, first, second, wide, wanted, stack)
+        group.note_wanted()
         values, kept = (coco_frobenius if norm == "fro" else coco_spectral).forward(group)
         nothing = torch.zeros((), dtype=torch.bool, device=values.device)
         bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]

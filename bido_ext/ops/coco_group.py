@@ -24,8 +24,8 @@ class CocoGroup:
     Attributes:
         stack: Gram matrices up to centering, (wanted, n, n).
         wide: Whether the n x n algebra runs in float64.
-        unresolved: By variable, for the Gram matrices made so far: whether float32 does not hold it, 0-d.
-        sizes: By variable: the round-off of its entries, 0-d, and |Kc| in the Frobenius and the spectral norm.
+        unresolved: By variable, for the Gram matrices noted so far: whether float32 does not hold it, 0-d.
+        sizes: By variable, on the CPU: the round-off of its entries, and |Kc| in the Frobenius norm.
     """
 
     variables: Sequence[Tensor]
@@ -37,38 +37,56 @@ class CocoGroup:
     wanted: Sequence[int]
     stack: Tensor
     unresolved: dict[int, Tensor] = field(default_factory=dict)
-    sizes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sizes: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def note_wanted(self) -> None:
+        """Looks at the Gram matrices of the wanted variables; the forward has to, the backward has not."""
         for E, i in zip(self.stack, self.wanted, strict=True):
             self._note(i, E)
 
     def _note(self, i: int, E: Tensor) -> None:
         self.unresolved[i] = unresolved(E, self.kinds[i])
-        if E.device.type != "cpu":  # float64 is no second try there
+        if E.device.type != "cpu" or E.dtype == torch.float64:  # float64 is no second try there
             return
-        Kc = center_stack(E, torch.float64)
-        roundoff = roundoff_of(E)
-        size = torch.stack([torch.linalg.vector_norm(Kc), _spectral_norm(Kc)])
-        self.sizes[i] = (0 * roundoff if self.kinds[i] == GRAM else roundoff), size
+        roundoff = 0.0 if self.kinds[i] == GRAM else float(roundoff_of(E))
+        size = torch.linalg.vector_norm(center_stack(E, torch.float64))
+        self.sizes[i] = roundoff, float(size)
 
     def noise(self, values: Tensor, norm: str) -> Tensor:
         """Which of the values (pairs,), sqrt(|Kc Lc|) / n in either norm, float32 entries do not hold."""
-        which, bad = ("fro", "spectral").index(norm), []
-        for value, pair in zip(values, self.pairs, strict=True):
-            for i in pair:
-                if self.kinds[i] == LABELS and i not in self.sizes:
-                    of_class = same_class(self.variables[i], torch.float64).sum(1)
-                    square = of_class.sum() - 2 * of_class.square().mean() + of_class.mean() ** 2
-                    size = torch.stack([square.clamp_min(0).sqrt(), of_class.amax()])
-                    self.sizes[i] = 0 * square, size * scalar(self.parameters[i])
-            (own, size), (of_other, size_of_other) = (self.sizes[i] for i in pair)
-            sizes = torch.stack([size_of_other[which], size[which]])
-            product = (value * self.n).square()
-            bad.append(
-                (product > 0) & product_is_noise(torch.stack([own, of_other]), sizes, product)
-            )
-        return torch.stack(bad) if bad else torch.zeros_like(values, dtype=torch.bool)
+        bad = [False] * len(self.pairs)
+        if self.stack.dtype != torch.float64:
+            products = [(value * self.n) ** 2 for value in values.tolist()]
+            both = zip(products, self.pairs, strict=True)
+            bad = [product > 0 and self._is_noise(product, pair, norm) for product, pair in both]
+        return torch.tensor(bad, dtype=torch.bool, device=values.device)
+
+    def _is_noise(self, product: float, pair: tuple[int, int], norm: str) -> bool:
+        """By the Frobenius norms, which are the larger ones, and only then by the spectral norms."""
+        of_labels = {i: self._norms_of_labels(i) for i in pair if self.kinds[i] == LABELS}
+        noted = [(0.0, of_labels[i][0]) if i in of_labels else self.sizes[i] for i in pair]
+        roundoffs, sizes = zip(*noted, strict=True)
+        if not product_is_noise(roundoffs, sizes[::-1], product) or norm == "fro":
+            return product_is_noise(roundoffs, sizes[::-1], product)
+        sizes = tuple(
+            of_labels[i][1] if i in of_labels else float(_spectral_norm(self._centered_features(i)))
+            for i in pair
+        )
+        return product_is_noise(roundoffs, sizes[::-1], product)
+
+    def _norms_of_labels(self, i: int) -> tuple[float, float]:
+        """|Lc| of labels in the Frobenius norm, and the largest class, which bounds the spectral one."""
+        of_class = same_class(self.variables[i], torch.float64).sum(1)
+        square = of_class.sum() - 2 * of_class.square().mean() + of_class.mean() ** 2
+        scale = float(scalar(self.parameters[i]))
+        return float(square.clamp_min(0).sqrt()) * scale, float(of_class.amax()) * scale
+
+    def _centered_features(self, i: int) -> Tensor:
+        """H K H of features in float64, (n, n)."""
+        if i in self.wanted:
+            return center_stack(self.stack[list(self.wanted).index(i)], torch.float64)
+        E = gram_stack_of(self.variables, self.parameters, self.kinds, [i])[0]
+        return center_stack(E, torch.float64)
 
     @property
     def n(self) -> int:
@@ -100,10 +118,9 @@ class CocoGroup:
 
 
 def _spectral_norm(K: Tensor) -> Tensor:
-    """Of symmetric K (n, n), 0-d, from below: a few steps of the power method."""
+    """Of symmetric K (n, n) in float64, 0-d, from below: a few steps of the power method."""
     v = power_start(len(K), K.dtype, K.device)
-    size = torch.linalg.vector_norm(v)
-    for _ in range(4):
-        v = K @ (v / torch.where(size > 0, size, 1.0))
-        size = torch.linalg.vector_norm(v)
-    return size
+    for _ in range(3):  # of entries that float32 holds: no step overflows
+        v = K @ v
+    before = torch.linalg.vector_norm(v)
+    return torch.linalg.vector_norm(K @ v) / torch.where(before > 0, before, 1.0)

@@ -66,10 +66,9 @@ def unresolved(E: Tensor, kind: int = GAUSSIAN) -> Tensor:
         return bad | (norms.amax() > LARGEST_OUTLIER * norms.median())
     if kind in NOT_SMOOTH:  # float64 makes near distances from differences
         return torch.ones_like(bad)
-    means = 1 + E.sum(1, dtype=torch.float64) / (n - 1)
-    return bad | (
-        means.topk(max(1, n // SHARE_OF_ROWS), largest=False).values.mean() < SMALLEST_MEAN
-    )
+    sums = E.sum(1, dtype=torch.float64)  # of K - 1, whose diagonal is 0
+    smallest = sums.topk(max(1, n // SHARE_OF_ROWS), largest=False).values.mean()
+    return bad | (smallest < (SMALLEST_MEAN - 1) * (n - 1))
 
 
 def unbiased_cancels(E: Tensor) -> Tensor:
@@ -89,18 +88,16 @@ def far_or_extreme(E: Tensor, kind: int) -> Tensor:
     """Whether entries of a Gram matrix of features, or of a block of it, are beyond float32; 0-d bool."""
     if E.dtype == torch.float64 or kind >= LABELS or E.numel() == 0:
         return torch.zeros((), dtype=torch.bool, device=E.device)
-    size = E.abs().amax()
-    extreme = ~((size >= SMALLEST) & (size <= LARGEST))
-    if kind == LINEAR:
-        return extreme
-    if E.device.type != "cpu":
+    size = torch.linalg.vector_norm(E, float("inf"))
+    if kind != LINEAR and E.device.type != "cpu":
         return size.isnan()
-    if kind in NOT_SMOOTH:
+    if kind == GAUSSIAN:
+        return ~((size >= SMALLEST) & (size <= -math.expm1(-FARTHEST)))
+    extreme = ~((size >= SMALLEST) & (size <= LARGEST))
+    if kind == LINEAR or kind in NOT_SMOOTH:
         return extreme
-    far = size > -math.expm1(-FARTHEST)
-    if kind != GAUSSIAN:  # of the inverse multiquadric K^-2 = 1 + D
-        far = (1 - size).square() * FARTHEST_MULTIQUADRIC < 1
-    return extreme | far
+    # Of the inverse multiquadric K^-2 = 1 + D.
+    return extreme | ((1 - size).square() * FARTHEST_MULTIQUADRIC < 1)
 
 
 def too_coarse_for_ridge(E: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -135,17 +132,20 @@ def amplifies_roundoff(E: Tensor, S: Tensor, eps: float) -> Tensor:
     return ~(roundoff * rest <= allowed * eps * n)
 
 
-def product_is_noise(roundoff: Tensor, size_of_other: Tensor, product: Tensor) -> Tensor:
-    """Whether the round-off of K, times Lc, is seen beside Kc Lc; 0-d bool.
+def product_is_noise(
+    roundoffs: Sequence[float], sizes_of_others: Sequence[float], product: float
+) -> bool:
+    """Whether the round-off of K, times Lc, is seen beside Kc Lc.
 
     So it is with labels that tell only what K is nearly blind to, as the order within clusters far apart.
 
     Args:
-        roundoff: As in ``roundoff_of``, of both variables in turn, (2,); 0 where there is none.
-        size_of_other: |Lc|_F and |Kc|_F, (2,).
+        roundoffs: As in ``roundoff_of``, of both variables in turn; 0 where there is none.
+        sizes_of_others: |Lc| and |Kc|.
         product: |Kc Lc|_F, or its largest singular value.
     """
-    return (roundoff * size_of_other).sum() > LARGEST_PRODUCT_NOISE * product
+    noise = sum(u * size for u, size in zip(roundoffs, sizes_of_others, strict=True))
+    return noise > LARGEST_PRODUCT_NOISE * product
 
 
 def roundoff_of(E: Tensor) -> Tensor:

@@ -60,6 +60,9 @@ def test_a_step_that_hangs_or_crashes_costs_itself_alone(
         Step("crashes", 1, lambda device, out: [python("import os; os.abort()")], "nothing"),
         Step("works", 1, lambda device, out: [python("print(1)")], "something"),
         Step("needs more", 1, lambda device, out: [], "what a GPU shows"),
+        Step(
+            "lacks", 1, lambda device, out: [[sys.executable, "-c", "1/0"]], "x", package="no_such"
+        ),
     )
     monkeypatch.setattr(gpu_check, "STEPS", steps)
     quick(monkeypatch)
@@ -68,6 +71,7 @@ def test_a_step_that_hangs_or_crashes_costs_itself_alone(
     told = json.loads((tmp_path / "summary.json").read_text())["steps"]
     assert {name: step["status"] for name, step in told.items()} == {
         "hangs": "cut", "crashes": "wrong", "works": "right", "needs more": "needs a GPU",
+        "lacks": "needs no_such",
     }  # fmt: skip
     assert "1 stopped at the limit" in capsys.readouterr().out
 

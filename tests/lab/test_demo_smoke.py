@@ -65,8 +65,10 @@ def test_the_run_leaves_the_documented_files(finished):
         assert (out / row.picture).is_file()
         assert (out / "defences" / row.name / "model.pt").is_file()
         assert (out / "attacks" / "gmi" / row.name / "reconstructions.pt").is_file()
-    for name in ("evaluator/model.pt", "gan/gan.pt", "tradeoff.png"):
+    for name in ("evaluator/model.pt", "second_evaluator/model.pt", "gan/gan.pt", "tradeoff.png"):
         assert (out / name).is_file()
+    assert {row.second.arch for row in results.rows if row.second} == {"lenet3"}
+    assert "Second judge: lenet3" in (out / "report.html").read_text()
     stages = 4 + 2 * len(SWEEP)
     assert "[ 1/12]" in told
     assert f"[{stages}/{stages}]" in told
@@ -75,7 +77,7 @@ def test_the_run_leaves_the_documented_files(finished):
 def test_a_second_run_reuses_every_stage_and_gives_the_same_numbers(finished):
     out, results, _ = finished
     again, told = run(out)
-    assert told.count("reused") == 2 + 2 * len(SWEEP)
+    assert told.count("reused") == 3 + 2 * len(SWEEP)
     assert replace(again, created=results.created) == results
 
 
@@ -85,7 +87,7 @@ def begun(finished, tmp_path) -> tuple[Path, DemoPreset]:
     shutil.copytree(finished[0], tmp_path / "begun")
     short = replace(TINY, sweep=SWEEP[:1])
     _, told = run(tmp_path / "begun", short)
-    assert told.count("reused") == 4
+    assert told.count("reused") == 5
     return tmp_path / "begun", short
 
 
@@ -93,7 +95,7 @@ def test_only_what_a_change_touches_is_run_again(begun):
     out, short = begun
     other = replace(short, attack=replace(short.attack, steps=short.attack.steps + 1))
     _, told = run(out, other)
-    assert told.count("reused") == 3
+    assert told.count("reused") == 4
     assert told.count("configuration changed (settings.steps: 6 -> 7), so it is run again") == 1
 
 
@@ -118,7 +120,7 @@ def test_the_single_commands_make_the_stages_of_the_demo(finished):
     assert document["attack_accuracy"] == row.attack.attack_accuracy
     assert document["frechet_distance"] == pytest.approx(row.attack.frechet_distance)
     _, told = run(out)
-    assert told.count("reused") == 2 + 2 * len(SWEEP)
+    assert told.count("reused") == 3 + 2 * len(SWEEP)
 
 
 def test_an_interrupted_stage_continues(tmp_path):
@@ -163,7 +165,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(finished, tmp_pat
         run(tmp_path, two)
     assert not (tmp_path / "results.json").exists()
     results, told = run(tmp_path, two)
-    assert told.count("reused") == 5
+    assert told.count("reused") == 6
     assert told.count("continues where it was interrupted") == 1
     for row, unbroken in zip(results.rows, finished[1].rows[:2], strict=True):
         assert row.attack == unbroken.attack

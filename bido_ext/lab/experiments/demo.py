@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole story: train an evaluator and a prior, then train, attack and judge each defence.
 
-Folder of a run: ``evaluator/``, ``gan/``, ``defences/<name>/``, ``attacks/gmi/<name>/``,
+Folder of a run: ``evaluator/``, ``second_evaluator/``, ``gan/``, ``defences/<name>/``, ``attacks/gmi/<name>/``,
 ``results.json``, ``report.html``, ``tradeoff.png``.  Each step lives in its own resumable stage,
 so a run that is called again does only what is missing or has changed.
 """
@@ -9,7 +9,7 @@ so a run that is called again does only what is missing or has changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,16 @@ from bido_ext.lab.experiments.pipeline import (
     train_target,
 )
 from bido_ext.lab.experiments.presets import DEMO_ATTACK, DemoPreset
+from bido_ext.lab.experiments.recipes.inputs import size_of
+from bido_ext.lab.experiments.second_judge import second_judge_of
 from bido_ext.lab.experiments.stage import RunOptions
-from bido_ext.lab.judging import PrivateReference, judge_attack, save_comparison
+from bido_ext.lab.judging import (
+    PrivateReference,
+    SecondJudge,
+    judge_attack,
+    save_comparison,
+    second_opinion,
+)
 from bido_ext.lab.report import (
     EvaluatorResult,
     Results,
@@ -69,18 +77,27 @@ def run_demo(
     """
     run = _Run(preset.with_seed(seed), Path(out), seed, data_root, options, narrator)
     with locked(run.out):
-        data, evaluator, gan, reference, prior_seconds = run.prepare()
-        rows = tuple(
-            run.defence(data, evaluator, gan, reference, defence, weights)
-            for defence, weights in run.preset.sweep
-        )
-        results = run.results(data, evaluator, prior_seconds, rows)
+        shared = run.prepare()
+        rows = tuple(run.defence(shared, defence, weights) for defence, weights in run.preset.sweep)
+        results = run.results(shared, rows)
         with run.narrator.stage("Write the report", "Numbers, pictures and plot in one file."):
             write_results(results, run.out / "results.json")
             save_tradeoff(results, run.out / "tradeoff.png")
             save_tradeoff(results, run.out / "tradeoff.svg")
             write_report(results, run.out / "report.html")
         return results
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What every attack shares: data, judges, prior, private features."""
+
+    data: LabData
+    evaluator: Trained
+    second: Trained
+    second_arch: str
+    gan: Any
+    reference: PrivateReference
 
 
 class _Run:
@@ -100,8 +117,8 @@ class _Run:
         self.options = RunOptions(on_change="rerun") if options is None else options
         self.narrator = narrator or Narrator(stages=4 + 2 * len(preset.sweep))
 
-    def prepare(self) -> tuple[LabData, Trained, Any, PrivateReference, float]:
-        """What every attack shares: data, evaluator, prior, private features."""
+    def prepare(self) -> _Shared:
+        """Load the data, train the judges and the generator."""
         preset, say = self.preset, self.narrator.stage
         with say(
             f"Load the data: {preset.data}",
@@ -114,8 +131,8 @@ class _Run:
                 f"{len(task.test)} test images; {len(task.public)} public images"
             )
         with say(
-            "Train the evaluation classifier (all ten digits)",
-            "It judges the reconstructions later; the attacker never uses it.",
+            "Train two evaluation classifiers (all ten digits)",
+            "They judge the reconstructions later; the attacker never uses them.",
         ) as told:
             evaluator = train_judge(data, preset.evaluator, self.out / "evaluator", self.options)
             required = preset.required_evaluator_accuracy
@@ -124,6 +141,13 @@ class _Run:
             told.append(
                 f"test accuracy {100 * evaluator.test_accuracy:.2f}%, required "
                 f"{100 * required:.1f}%: {met}"
+            )
+            config = second_judge_of(preset.evaluator, preset.target)
+            images = load_data(preset.data, self.data_root, size_of(config))
+            second = train_judge(images, config, self.out / "second_evaluator", self.options)
+            told.append(second.note)
+            told.append(
+                f"second judge ({config.arch}): test accuracy {100 * second.test_accuracy:.2f}%"
             )
             reference = PrivateReference.of(evaluator.model, *task.train.tensors)
         with say(
@@ -134,18 +158,11 @@ class _Run:
                 DEMO_ATTACK.name, PublicSet.of(data), preset.prior, self.out / "gan", self.options
             )
             told.append(note)
-        return data, evaluator, gan, reference, gan.seconds
+        return _Shared(data, evaluator, second, config.arch, gan, reference)
 
-    def defence(
-        self,
-        data: LabData,
-        evaluator: Trained,
-        gan: Any,
-        reference: PrivateReference,
-        defence: str,
-        weights: Mapping[str, float],
-    ) -> Row:
+    def defence(self, shared: _Shared, defence: str, weights: Mapping[str, float]) -> Row:
         """Train one defended model, attack it and judge the attack."""
+        data, evaluator = shared.data, shared.evaluator
         preset, config = self.preset, self.preset.target_for(defence, weights)
         name = "-".join([defence, *(f"{value:g}" for value in config.weights.values())])
         label = label_of(defence)
@@ -165,15 +182,19 @@ class _Run:
             f"{preset.attack.steps} steps in the generator's latents.",
         ) as told:
             attacked = attack_target(
-                DEMO_ATTACK.name, target.model, gan, preset.attack, range(data.task.num_classes),
+                DEMO_ATTACK.name, target.model, shared.gan, preset.attack, range(data.task.num_classes),
                 attack_dir, self.options,
             )  # fmt: skip
             found = attacked.reconstructions
-            judged = (evaluator.model, found.images, found.classes, reference)
+            judged = (evaluator.model, found.images, found.classes, shared.reference)
             metrics = judge_attack(*judged, draws=found.draws)
             picture = save_comparison(attack_dir / "comparison.png", *judged)
             told.append(attacked.note)
             told.append(f"attack accuracy {attack_text(metrics)}")
+            opinion = second_opinion(
+                evaluator.model, shared.second.model, found.images, found.classes
+            )
+            told.append(f"by the second judge {100 * opinion.attack_accuracy:.1f}%")
         return Row(
             name=name,
             defence=defence,
@@ -187,16 +208,12 @@ class _Run:
             seconds={"training": target.seconds, "attack": attacked.seconds},
             config=config.plain(),
             commands=self.commands.row(name, defence, config.weights),
+            second=SecondJudge(shared.second_arch, shared.second.test_accuracy, opinion),
         )
 
-    def results(
-        self,
-        data: LabData,
-        evaluator: Trained,
-        prior_seconds: float,
-        rows: tuple[Row, ...],
-    ) -> Results:
+    def results(self, shared: _Shared, rows: tuple[Row, ...]) -> Results:
         """Everything of the run in one document."""
+        data, evaluator = shared.data, shared.evaluator
         preset, task = self.preset, data.task
         assert isinstance(task, DigitTask)  # as of every preset
         return Results(
@@ -205,7 +222,8 @@ class _Run:
             preset=preset.name,
             seed=self.seed,
             seconds=evaluator.seconds
-            + prior_seconds
+            + shared.second.seconds
+            + shared.gan.seconds
             + sum(seconds for row in rows for seconds in row.seconds.values()),
             machine={**machine_facts(), "device": str(self.options.device)},
             versions=package_versions(),

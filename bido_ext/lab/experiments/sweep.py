@@ -59,6 +59,7 @@ class Place:
     Attributes:
         out: Folder of the sweep.
         data_root, smoke, from_scratch, second_judge: As of ``run_recipe``.
+        models: Folder of the classifiers, which other attacks meet too; None: they lie in ``out``.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class Place:
     smoke: bool = False
     from_scratch: bool = False
     second_judge: bool = False
+    models: Path | None = None
 
 
 def sweep_rows(
@@ -125,6 +127,8 @@ def run_row(
         smoke=place.smoke,
         from_scratch=place.from_scratch,
         shared=place.out,
+        judges=place.models,
+        target=None if place.models is None else place.models / row.name,
         second_judge=place.second_judge,
         options=replace(options, patience=FOR_OTHERS),
         narrator=narrator,

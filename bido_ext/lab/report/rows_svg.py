@@ -1,24 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a run as a picture: a disc for natural accuracy, a diamond for attack accuracy.
-
-Plain SVG, the same to the byte on every machine; light or dark as the reader has it.
-"""
+"""The rows of a run as a picture: a disc for natural accuracy, a diamond for attack accuracy."""
 
 from __future__ import annotations
 
-from html import escape
-
-from bido_ext._drawing import STYLE
+from bido_ext.lab.report.plain_svg import document, text
 from bido_ext.lab.report.results import Results, Row
 
 _SCALE, _TOP, _STEP = 450, 96, 34
 _CHARACTER = 7.7  # width of an average one at 14 pixels
 _RULES = """\
-text { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink) }
-.ground { fill: var(--ground) } .grid { stroke: var(--grid) }
-.quiet { fill: var(--quiet); font-size: 12px } .head { font-size: 16px; font-weight: 600 }
-.natural { fill: var(--natural) } .attack { fill: var(--attack) }
-.bar { stroke: var(--attack); stroke-width: 2 } .plain { font-weight: 600 }
+.grid { stroke: var(--grid) } .natural { fill: var(--natural) } .attack { fill: var(--attack) }
+.bar { stroke: var(--attack); stroke-width: 2 }
 .chance { stroke: var(--quiet); stroke-dasharray: 3 4 }
 """
 
@@ -39,43 +31,38 @@ def rows_svg(results: Results, note: str) -> str:
         return round(left + _SCALE * share, 1)
 
     parts = [
-        f'<rect class="ground" width="{width}" height="{height}" rx="8"/>',
-        _text(20, 30, "What a defence costs, and what it buys", "head"),
-        _text(20, 52, note, "quiet"),
-        _text(right + 80, _TOP - 26, "natural", "natural", "end"),
-        _text(right + 140, _TOP - 26, "attack", "attack", "end"),
+        text(20, 30, "What a defence costs, and what it buys", "head"),
+        text(20, 52, note, "quiet"),
+        text(right + 80, _TOP - 26, "natural", "natural", "end"),
+        text(right + 140, _TOP - 26, "attack", "attack", "end"),
     ]
     for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
         parts.append(_upright(at(share), bottom, "grid"))
-        parts.append(_text(at(share), bottom + 34, f"{100 * share:.0f} %", "quiet", "middle"))
+        parts.append(text(at(share), bottom + 34, f"{100 * share:.0f} %", "quiet", "middle"))
     parts.append(_upright(at(chance), bottom, "chance"))
     for i, row in enumerate(rows):
         y, attack = _TOP + _STEP * i, row.attack
         middle = at(attack.attack_accuracy)
         parts += [
             f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>',
-            _text(left - 16, y + 5, _name(row), "" if row.weights else "plain", "end"),
+            text(left - 16, y + 5, _name(row), "" if row.weights else "plain", "end"),
             f'<line class="bar" x1="{at(attack.ci_low)}" x2="{at(attack.ci_high)}"'
             f' y1="{y}" y2="{y}"/>',
             f'<path class="attack" d="M{middle} {y - 7}l7 7l-7 7l-7 -7z"/>',
             f'<circle class="natural" cx="{at(row.natural_accuracy)}" cy="{y}" r="6"/>',
-            _text(right + 80, y + 5, f"{100 * row.natural_accuracy:.1f}", "natural", "end"),
-            _text(right + 140, y + 5, f"{100 * attack.attack_accuracy:.1f}", "attack", "end"),
+            text(right + 80, y + 5, f"{100 * row.natural_accuracy:.1f}", "natural", "end"),
+            text(right + 140, y + 5, f"{100 * attack.attack_accuracy:.1f}", "attack", "end"),
         ]
     y = bottom + 56
     parts += [
         f'<circle class="natural" cx="{left}" cy="{y - 4}" r="5"/>',
-        _text(left + 12, y, "natural accuracy: further right is better", "quiet"),
+        text(left + 12, y, "natural accuracy: further right is better", "quiet"),
         f'<path class="attack" d="M{left + 262} {y - 10}l6 6l-6 6l-6 -6z"/>',
-        _text(left + 274, y, "attack accuracy, 95 % interval: further left is safer", "quiet"),
-        _text(20, y, f"dotted: chance, {100 * chance:.0f} %", "quiet"),
+        text(left + 274, y, "attack accuracy, 95 % interval: further left is safer", "quiet"),
+        text(20, y, f"dotted: chance, {100 * chance:.0f} %", "quiet"),
     ]
-    body = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'role="img" aria-label="Natural and attack accuracy of {len(rows)} classifiers">\n'
-        f"<style>\n{STYLE}{_RULES}</style>\n{body}\n</svg>\n"
-    )
+    label = f"Natural and attack accuracy of {len(rows)} classifiers"
+    return document(width, height, label, _RULES, parts)
 
 
 def _name(row: Row) -> str:
@@ -83,10 +70,6 @@ def _name(row: Row) -> str:
     if row.stop < 1:
         weights = f"stopped at {100 * row.stop:g} %"
     return f"{row.label} ({weights})" if weights else row.label
-
-
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def _upright(x: float, bottom: float, kind: str) -> str:

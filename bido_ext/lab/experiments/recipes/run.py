@@ -17,6 +17,7 @@ from bido_ext.lab.experiments.environment import machine_facts, package_versions
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.pipeline import LabData, Trained, train_judge, train_target
+from bido_ext.lab.experiments.second_judge import second_judge_of
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.judging import (
     AttackMetrics,
@@ -31,7 +32,6 @@ from bido_ext.lab.report import AdaptiveAttack
 from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
-from .second_judge import second_judge_of
 from .summary import RecipeResult
 
 
@@ -43,6 +43,8 @@ def run_recipe(
     smoke: bool = False,
     from_scratch: bool = False,
     shared: Path | None = None,
+    judges: Path | None = None,
+    target: Path | None = None,
     second_judge: bool = False,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
@@ -58,6 +60,9 @@ def run_recipe(
         from_scratch: Start from fresh weights where the recipe names a file.
         shared: Folder of what runs with other targets share: made-up data, the evaluation
             classifier, and the generator unless it belongs to the target; default: ``out``.
+        judges: Folder of the evaluation classifiers, if that is another one; default: ``shared``.
+        target: Folder of the attacked classifier, which other attacks meet too; default: ``target``
+            in ``out``.
         second_judge: Train a second evaluation classifier too, and say where the two disagree.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
@@ -70,6 +75,7 @@ def run_recipe(
     """
     options = RunOptions(on_change="rerun") if options is None else options
     shared = out if shared is None else shared
+    folders = _Folders(out, shared, judges or shared, target or out / "target")
     settings = attack_settings(recipe, smoke=smoke, from_scratch=from_scratch)
     if smoke:
         inputs = Inputs.small(recipe, shared, options.progress)
@@ -86,7 +92,7 @@ def run_recipe(
         inputs.check_public()
     with locked(out):
         found = _run(
-            plan, inputs, settings, out, shared, second_judge, options,
+            plan, inputs, settings, folders, second_judge, options,
             narrator or Narrator(stages=5 + len(settings.adaptive)),
         )  # fmt: skip
         config = {
@@ -104,6 +110,16 @@ def run_recipe(
         write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
         found.draw(out)  # last: the numbers do not wait for a picture
         return result
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Of a run, of what others share with it, of the evaluation classifiers, of the target."""
+
+    out: Path
+    shared: Path
+    judges: Path
+    target: Path
 
 
 @dataclass(frozen=True)
@@ -178,8 +194,7 @@ def _run(
     plan: Recipe,
     inputs: Inputs,
     settings: AttackSettings,
-    out: Path,
-    shared: Path,
+    folders: _Folders,
     second_judge: bool,
     options: RunOptions,
     narrator: Narrator,
@@ -195,19 +210,28 @@ def _run(
     with say(
         "Train the evaluation classifier", "It judges later; the attacker never uses it."
     ) as told:
-        evaluator = train_judge(judged_on, plan.evaluator, shared / "evaluator", options)
+        evaluator = train_judge(judged_on, plan.evaluator, folders.judges / "evaluator", options)
         told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
     with say("Train the classifier", f"Its defence: {plan.target.defence}.") as told:
-        target = train_target(data, plan.target, out / "target", options)
+        target = train_target(data, plan.target, folders.target, options)
         told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
     with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
-        attack = run_attack(inputs, settings, data.task.num_classes, target, out, shared, options)
+        attack = run_attack(
+            inputs, settings, data.task.num_classes, target, folders.out, folders.shared, options
+        )
         told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
     adaptive: dict[str, tuple[AttackRun, AttackMetrics]] = {}
     for kind in settings.adaptive:
         with say("Attack it adaptively", f"On {kind}, not on the classifier alone.") as told:
             run = run_attack(
-                inputs, settings, data.task.num_classes, target, out, shared, options, kind=kind
+                inputs,
+                settings,
+                data.task.num_classes,
+                target,
+                folders.out,
+                folders.shared,
+                options,
+                kind=kind,
             )
             adaptive[kind] = (run, _judged(data, evaluator, run.attacked)[0])
             told += [run.generator and f"generator: {run.generator}", run.attacked.note]
@@ -217,9 +241,9 @@ def _run(
     ) as told:
         metrics, reference = _judged(data, evaluator, attack.attacked)
         if second_judge:
-            config = second_judge_of(plan)
+            config = second_judge_of(plan.evaluator, plan.target)
             images = inputs.images(size_of(config), private_only=True)
-            other = train_judge(images, config, shared / "second_evaluator", options)
+            other = train_judge(images, config, folders.judges / "second_evaluator", options)
             found = attack.attacked.reconstructions
             opinion = second_opinion(evaluator.model, other.model, found.images, found.classes)
             second = SecondJudge(config.arch, other.test_accuracy, opinion)

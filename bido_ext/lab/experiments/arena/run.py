@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run an arena: for each seed and attack a sweep over all models, which are trained once.
+
+Folder of an arena: ``arena.json``, ``arena.svg``, ``arena.html`` with the one table, made anew after
+every sweep; ``seed-0/models/`` with the classifiers; ``seed-0/gmi/`` with the sweep of one attack and
+its own report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bido_ext.lab.experiments.lock import locked
+from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.stage import RunOptions
+from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
+from bido_ext.lab.report import Results
+from bido_ext.lab.report.arena import ArenaResults, write_arena
+
+from .load import recipe_of
+from .schema import Arena, ArenaAttack
+
+MODELS = "models"
+
+
+@dataclass(frozen=True)
+class ArenaPlace:
+    """Where an arena is, and with which data.
+
+    Attributes:
+        out: Folder of the arena.
+        data_root, smoke, from_scratch, second_judge: As of ``run_recipe``.
+    """
+
+    out: Path
+    data_root: Path | None = None
+    smoke: bool = False
+    from_scratch: bool = False
+    second_judge: bool = False
+
+
+def rows_of(
+    arena: Arena, training: Mapping[str, Any], attack: ArenaAttack, seed: int, *, smoke: bool
+) -> tuple[SweepRow, ...]:
+    """The models that one attack meets with one seed, and the undefended model stopped early."""
+    recipe = recipe_of(arena, training, attack, seed, smoke=smoke)
+    models = [model for model in arena.models if seed in arena.seeds_of(model)]
+    points = [(model.defence, model.weights) for model in models]
+    own = {model.name: model.training for model in models if model.training and not smoke}
+    return tuple(
+        replace(
+            row,
+            recipe=replace(row.recipe, target=replace(row.recipe.target, **own.get(row.name, {}))),
+        )
+        for row in sweep_rows(recipe, points, arena.controls)
+    )
+
+
+@dataclass(frozen=True)
+class ArenaSweep:
+    """One attack with one seed on all its models: a column of the table, or a part of one."""
+
+    seed: int
+    attack: str
+    rows: tuple[SweepRow, ...]
+
+    @property
+    def folder(self) -> str:
+        """Within the arena's."""
+        return f"seed-{self.seed}/{self.attack}"
+
+
+def sweeps_of(
+    arena: Arena, training: Mapping[str, Any], *, smoke: bool = False
+) -> tuple[ArenaSweep, ...]:
+    """All sweeps of an arena, in the order in which they are run."""
+    return tuple(
+        ArenaSweep(seed, attack.name, rows_of(arena, training, attack, seed, smoke=smoke))
+        for seed in arena.all_seeds
+        for attack in arena.attacks
+    )
+
+
+def run_one(
+    sweep: ArenaSweep,
+    place: ArenaPlace,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    options: RunOptions | None = None,
+    narrator: Narrator | None = None,
+) -> Results:
+    """Run one sweep, and write its own report; several processes may each run another one.
+
+    Args:
+        sweep: From ``sweeps_of``.
+        place, command, jobs, options, narrator: As of ``run_arena``.
+
+    Raises:
+        ValueError, JobsError: As ``run_arena``.
+    """
+    there = Place(
+        place.out / sweep.folder, place.data_root, place.smoke, place.from_scratch,
+        place.second_judge, place.out / f"seed-{sweep.seed}" / MODELS,
+    )  # fmt: skip
+    return run_sweep(
+        sweep.rows, there, command=command, jobs=jobs, options=options, narrator=narrator
+    )
+
+
+def run_arena(
+    arena: Arena,
+    training: Mapping[str, Any],
+    place: ArenaPlace,
+    *,
+    command: str = "",
+    jobs: int = 1,
+    options: RunOptions | None = None,
+    narrator: Narrator | None = None,
+) -> ArenaResults:
+    """Attack every model of the arena with every attack; finished steps are reused.
+
+    Args:
+        arena, training: From ``load_arena``.
+        place: Folder and data.
+        command: The command line, for the report.
+        jobs: Models at a time, above 1 each in a process of its own with one thread.
+        options: How to run; by default stages whose configuration changed are run again.
+        narrator: Where to tell the story; by default stderr.
+
+    Returns:
+        What was written to ``arena.json``.
+
+    Raises:
+        ValueError: ``jobs`` below 1, or what ``run_recipe`` raises.
+        JobsError: A row of several jobs failed or was killed; the others are finished.
+    """
+    sweeps = sweeps_of(arena, training, smoke=place.smoke)
+    narrator = narrator or Narrator(stages=5 * sum(len(sweep.rows) for sweep in sweeps))
+    results = ArenaResults(
+        arena.name, arena.title, command, tuple(attack.name for attack in arena.attacks),
+        len(sweeps), arena.notes, place.smoke,
+    )  # fmt: skip
+    with locked(place.out):
+        for sweep in sweeps:
+            narrator.say(f"\n==== {sweep.attack}, seed {sweep.seed}")
+            swept = run_one(
+                sweep, place, command=command, jobs=jobs, options=options, narrator=narrator
+            )
+            results = results.with_sweep(swept, sweep.attack, f"{sweep.folder}/report.html")
+            write_arena(results, place.out)
+    return results
