@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick_interpreter import quicken
 
 if not torch.cuda.is_available():
     # The Triton kernels run in Triton's interpreter; triton must learn so before anything imports it.
@@ -19,12 +21,19 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     torch.manual_seed(0)
+    quicken()
     # Uninitialised memory becomes NaN, so that an element no kernel wrote shows up.
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before)
+
+
+def pytest_collection_finish() -> None:
+    # The modules and the tests stay for the whole run: the garbage collector need not walk them each time.
+    gc.collect()
+    gc.freeze()
 
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"

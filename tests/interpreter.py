@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from quick_interpreter import quicken
 
 
 def skip_where_the_interpreter_is_broken() -> None:
@@ -16,3 +17,4 @@ def skip_where_the_interpreter_is_broken() -> None:
         pytest.skip(
             f"Triton {triton.__version__}'s interpreter does not run with numpy {numpy.__version__}"
         )
+    quicken()

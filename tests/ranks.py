@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from preloaded import server
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -22,8 +22,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
     The function must live in a module that can be imported, its results must be tensors and containers.
     """
-    # PyTorch is imported once, by the process that all ranks of all tests are forked from.
-    multiprocessing.set_forkserver_preload(["bido_ext"])
+    server()  # PyTorch is imported once, by the process that all ranks of all tests are forked from
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             _rank, (world_size, folder, function, args), world_size, start_method="forkserver"

@@ -51,6 +51,8 @@ def test_there_are_the_four() -> None:
     assert names == set(PICTURES)
 
 
+# Seven trainings: as long as the two others together. Its calls are those of README, which the tests run.
+@pytest.mark.slow
 def test_bido_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     text = run(ROOT / "docs/notebooks/bido_in_a_loop.ipynb", monkeypatch)
     right = [float(x) for x in re.findall(r"([\d.]+)% right", text)]

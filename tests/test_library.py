@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import run_python
 
 import bido_ext as bx
 from bido_ext.serving.choose import choose
@@ -31,10 +31,7 @@ def run(
         environment["BIDO_EXT_BACKEND"] = backend
     # The package at hand, also where it was built in place and never installed.
     environment["PYTHONPATH"] = str(path or PACKAGE.parent)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False,
-        cwd=path or "/",
-    )  # fmt: skip
+    return run_python(code, env=environment, cwd=path or "/")
 
 
 TABLE = "import bido_ext as bx; print([(r.op, r.device, r.implementation, r.reason) for r in bx.backends()])"

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from preloaded import run_python
 
 SETTINGS = {
     "pass": False,
@@ -34,10 +33,7 @@ for setting in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def understood() -> dict[str, bool]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(list(SETTINGS))],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_python(PROGRAM, json.dumps(list(SETTINGS)))
     assert done.returncode == 0, done.stderr
     return dict(json.loads(line) for line in done.stdout.splitlines())
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import run_python
 
 HERE = Path(__file__).parent
 TESTS = """
@@ -24,16 +24,19 @@ def test_is_skipped():
 """
 
 
+#: What `python -m pytest` does.
+PYTEST = "import sys, pytest; sys.exit(pytest.console_main())"
+
+
 def run_with(tmp_path: Path, reason: str, strict: str) -> subprocess.CompletedProcess[str]:
-    for name in ("conftest.py", "allowed_skips.txt"):
+    for name in ("conftest.py", "quick_interpreter.py", "allowed_skips.txt"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_one.py").write_text(TESTS.format(reason=reason))
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+    return run_python(
+        PYTEST, "-q", "-p", "no:cacheprovider",
         cwd=tmp_path,
         env=os.environ | {"BIDO_EXPECT_NO_SKIPS": strict, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import server
 
-from benchmarks.lfw import attack, table
+from benchmarks.lfw import attack, parallel, table
 from benchmarks.lfw.cells import ATTACKS, CELLS, Cell
 from benchmarks.lfw.judge import FaceJudge
 from benchmarks.lfw.kept import kept_rows
@@ -117,7 +118,9 @@ class StandIn:
         return {"name": cell.name, "process": os.getpid(), "threads": torch.get_num_threads()}
 
 
-def test_cells_are_shared_among_processes():
+def test_cells_are_shared_among_processes(monkeypatch):
+    # Forked from a process that has PyTorch, which a spawned one takes seconds to import.
+    monkeypatch.setattr(parallel, "get_context", lambda kind: server())
     cells = [Cell("none", seed=seed) for seed in range(3)]
     rows = list(rows_of(StandIn, cells, 2))
     assert sorted(row["name"] for row in rows) == [cell.name for cell in cells]

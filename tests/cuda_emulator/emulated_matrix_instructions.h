@@ -62,6 +62,14 @@ inline float truncated(double sum) {
   return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
+// `start` and the products of two rows of operands, which float32 holds exactly.
+template <int kElements>
+float dot(float start, const float* x, const float* y) {
+  double sum = start;
+  for (int e = 0; e < kElements; ++e) sum += static_cast<double>(x[e]) * y[e];
+  return truncated(sum);
+}
+
 template <Element E>
 constexpr int kElementBytes = E == Element::tf32 ? 4 : 2;
 
@@ -92,20 +100,20 @@ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
   const auto of_lane = [&](int lane) {
     return reinterpret_cast<const emulated::Operands*>(given + lane * emulator::kExchangeStride);
   };
-  constexpr int kBytes = emulated::kElementBytes<E>, kPerWord = 4 / kBytes;
+  constexpr int kBytes = emulated::kElementBytes<E>, kPerWord = 4 / kBytes, kElements = 8 * kPerWord;
   const int lane = static_cast<int>(threadIdx.x) % emulator::kLanes;
-  for (int r = 0; r < 4; ++r) {
-    const int row = lane / 4 + 8 * (r / 2), column = 2 * (lane % 4) + r % 2;
-    double sum = c[r];
-    for (int word = 0; word < 8; ++word) {
-      const uint32_t* const x = &of_lane(row % 8 * 4 + word % 4)->a[row / 8 + 2 * (word / 4)];
-      const uint32_t* const y = &of_lane(column * 4 + word % 4)->b[word / 4];
-      for (int e = 0; e < kPerWord; ++e)
-        sum += static_cast<double>(emulated::element<E>(reinterpret_cast<const char*>(x) + e * kBytes)) *
-               emulated::element<E>(reinterpret_cast<const char*>(y) + e * kBytes);
+  float rows[2][kElements], columns[2][kElements];
+  for (int word = 0; word < 8; ++word)
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t* const x = &of_lane(lane / 4 * 4 + word % 4)->a[half + 2 * (word / 4)];
+      const uint32_t* const y = &of_lane((2 * (lane % 4) + half) * 4 + word % 4)->b[word / 4];
+      for (int e = 0; e < kPerWord; ++e) {
+        rows[half][word * kPerWord + e] = emulated::element<E>(reinterpret_cast<const char*>(x) + e * kBytes);
+        columns[half][word * kPerWord + e] =
+            emulated::element<E>(reinterpret_cast<const char*>(y) + e * kBytes);
+      }
     }
-    c[r] = emulated::truncated(sum);
-  }
+  for (int r = 0; r < 4; ++r) c[r] = emulated::dot<kElements>(c[r], rows[r / 2], columns[r % 2]);
 }
 
 inline uint64_t tile_descriptor(uint32_t address) {
@@ -115,27 +123,36 @@ inline uint64_t tile_descriptor(uint32_t address) {
 
 namespace emulated {
 
-// `bytes` bytes of a K-major tile with the 128-byte swizzle, from byte `byte` of row `row` on.
-inline const char* of_descriptor(uint64_t descriptor, int row, int byte, int bytes) {
+// 16 bytes of a K-major tile with the 128-byte swizzle, from byte `byte` of row `row` on.
+inline const char* of_descriptor(uint64_t descriptor, int row, int byte) {
   if (descriptor >> 62 != 1) throw std::runtime_error("CUDA emulator: only the 128-byte swizzle is known");
   const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
   const auto group = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
   const uint32_t plain = start + row / 8 * group + row % 8 * 128 + byte;
-  return shared(plain ^ ((plain >> 7 & 7) << 4), bytes);
+  return shared(plain ^ ((plain >> 7 & 7) << 4), 16);
+}
+
+// The 32 bytes of a row that one instruction reads.
+template <Element E>
+void read_row(float* out, uint64_t descriptor, int row) {
+  constexpr int kBytes = kElementBytes<E>, kHalf = 16 / kBytes;
+  for (int half = 0; half < 2; ++half) {
+    const char* const at = of_descriptor(descriptor, row, 16 * half);
+    for (int e = 0; e < kHalf; ++e) out[half * kHalf + e] = element<E>(at + e * kBytes);
+  }
 }
 
 template <Element E>
 void multiply_now(float* c, uint64_t a, uint64_t b, bool add) {
-  constexpr int kBytes = kElementBytes<E>;
+  constexpr int kElements = 32 / kElementBytes<E>;
   const int lane = static_cast<int>(threadIdx.x) % emulator::kLanes;
   const int warp = static_cast<int>(threadIdx.x) / emulator::kLanes % 4;
+  float rows[2][kElements], columns[2][kElements];
+  for (int half = 0; half < 2; ++half) read_row<E>(rows[half], a, warp * 16 + lane / 4 + 8 * half);
   for (int k = 0; k < 64; ++k) {
-    const int row = warp * 16 + lane / 4 + 8 * (k % 4 / 2), column = k / 4 * 8 + 2 * (lane % 4) + k % 2;
-    double sum = add ? c[k] : 0.0;
-    for (int byte = 0; byte < 32; byte += kBytes)
-      sum += element<E>(of_descriptor(a, row, byte, kBytes)) *
-             element<E>(of_descriptor(b, column, byte, kBytes));
-    c[k] = truncated(sum);
+    if (k % 4 == 0)
+      for (int half = 0; half < 2; ++half) read_row<E>(columns[half], b, k / 4 * 8 + 2 * (lane % 4) + half);
+    c[k] = dot<kElements>(add ? c[k] : 0.0f, rows[k % 4 / 2], columns[k % 2]);
   }
 }
 

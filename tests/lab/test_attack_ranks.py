@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attack_of_ranks as part
 import pytest
 import torch
+from preloaded import run_python
 from ranks import run_ranks
 from typer.testing import CliRunner
 
@@ -76,7 +80,44 @@ def test_attacks_of_several_searches(tmp_path: Path) -> None:
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_command_under_torchrun(tmp_path: Path) -> None:
+def under_torchrun(arguments: list[str]) -> str:
+    """What `torchrun --nproc-per-node 2 -m bido_ext` prints."""
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    run = subprocess.run(
+        [*launcher, "-m", "bido_ext", *arguments], env=environment, capture_output=True, text=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def as_under_torchrun(arguments: list[str]) -> str:
+    """The same with the variables that torchrun sets, in forks of a process that has PyTorch."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+
+    def rank(number: int) -> subprocess.CompletedProcess[str]:
+        own = {"RANK": str(number), "LOCAL_RANK": str(number)}
+        code = "import runpy; runpy.run_module('bido_ext', run_name='__main__')"
+        return run_python(code, *arguments, env={**os.environ, **shared, **own})
+
+    with ThreadPoolExecutor(2) as both:
+        runs = list(both.map(rank, range(2)))
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr[-3000:]
+    return "".join(run.stdout for run in runs)
+
+
+@pytest.mark.parametrize(
+    "start", [as_under_torchrun, pytest.param(under_torchrun, marks=pytest.mark.slow)]
+)
+def test_the_command_under_torchrun(tmp_path: Path, start: Callable[[list[str]], str]) -> None:
     """LOMMA has a prior, students and a search: all three are shared."""
     common = ["--preset", "smoke", "--device", "cpu", "--json"]
     model = tmp_path / "t" / "model.pt"
@@ -86,21 +127,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     once = [*attack, "--prior", str(tmp_path / "g1"), "--out", str(tmp_path / "a1")]
     assert CliRunner().invoke(app, once).exit_code == 0
     shared = [*attack, "--prior", str(tmp_path / "g2"), "--out", str(tmp_path / "a2")]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    run = subprocess.run(
-        [*launcher, "-m", "bido_ext", *shared], env=environment, capture_output=True, text=True,
-        timeout=600, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    document = json.loads(run.stdout)  # one rank speaks
+    document = json.loads(start(shared))  # one rank speaks
     assert document["attack"] == "lomma"
     one, two = (load_reconstructions(tmp_path / a / "reconstructions.pt") for a in ("a1", "a2"))
     torch.testing.assert_close(two.images, one.images, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import copy
+import functools
 import sys
 import types
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import run_python
 from torch import nn
 
 from bido_ext.lab import attacks
@@ -70,11 +72,23 @@ def prior_of(spec: AttackSpec, target: nn.Module, folder: Path):
     return made.generator if spec.any_generator else made
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Target and prior of each attack, made once."""
+
+    @functools.cache
+    def of(name):
+        target = build_model("mcnn", 5).eval()
+        return target, prior_of(CASES[name], target, tmp_path_factory.mktemp("prior"))
+
+    return of
+
+
 @pytest.fixture(params=list(CASES))
-def case(request, tmp_path_factory):
-    """(attack, its target, its prior)."""
-    target, spec = build_model("mcnn", 5).eval(), CASES[request.param]
-    return spec, target, prior_of(spec, target, tmp_path_factory.mktemp("prior"))
+def case(request, trained):
+    """(attack, its target, its prior), copies for the test alone."""
+    target, prior = copy.deepcopy(trained(request.param))
+    return CASES[request.param], target, prior
 
 
 def run(case, classes=range(5), **options):
@@ -156,6 +170,7 @@ def test_a_checkpoint_of_another_run_is_refused(case, tmp_path):
         run(case, run_dir=tmp_path, config=replace(config, steps=4))
     with pytest.raises(ValueError, match="was made with classes="):
         run(case, [0], run_dir=tmp_path)
+    torch.manual_seed(1)
     other = build_model("mcnn", 5).eval()
     spec, _, prior = case
     if spec.prior.of_target:
@@ -166,7 +181,7 @@ def test_a_checkpoint_of_another_run_is_refused(case, tmp_path):
 
 KILLED = """
 import os, sys
-folder, tests, threads = sys.argv[1:]
+folder, tests, threads, *names = sys.argv[1:]
 sys.path[:0] = [tests]
 sys.modules["bido_ext.lab.judging"] = None  # cannot be imported: the attacks must not need it
 import torch
@@ -183,7 +198,7 @@ def die_after_the_third(*arguments):
 
 search._save = die_after_the_third
 statuses = []
-for name in rules.CASES:
+for name in names:
     if (child := os.fork()) == 0:
         torch.set_num_threads(int(threads))
         torch.use_deterministic_algorithms(True, warn_only=True)  # as the tests' conftest.py
@@ -204,13 +219,22 @@ def attack_in_two_batches(name: str, folder: Path):
     )
 
 
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
-    child = subprocess.run(
-        [*command, str(torch.get_num_threads())], capture_output=True, text=True, check=False
-    )
-    assert child.stdout.split() == ["9"] * len(CASES), child.stderr
-    for name in CASES:
+#: These search with the steps of another attack, so what a checkpoint of theirs holds is seen there too.
+BORROWED = ("lomma-ked", "ppdg")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param([name for name in CASES if name not in BORROWED], id="steps of its own"),
+        pytest.param(BORROWED, id="steps of another", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path, names):
+    arguments = (tmp_path, Path(__file__).parent, torch.get_num_threads(), *names)
+    child = run_python(KILLED, *map(str, arguments))
+    assert child.stdout.split() == ["9"] * len(names), child.stderr
+    for name in names:
         whole = attack_in_two_batches(name, tmp_path / f"whole {name}")
         checkpoint = load_checkpoint(tmp_path / name / "latents.pt")
         assert (len(checkpoint["done"]), checkpoint["step"]) == (1, 2), "within the second batch"

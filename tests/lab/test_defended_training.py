@@ -34,7 +34,7 @@ def train(out, *arguments, code=0):
         ("bido-hsic+ls", 2),
         ("mid+midre", 2),
         ("at-at+label-only", 1),
-        ("trap-mid", 1),
+        pytest.param("trap-mid", 1, marks=pytest.mark.slow),  # the next one has it too
         ("mid+trap-mid", 1),
         ("dp-sgd+ls+midre", 1),
     ],

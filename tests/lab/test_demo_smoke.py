@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from bido_ext.lab.data.synthetic import synthetic_digits
 from bido_ext.lab.experiments.demo import run_demo
 from bido_ext.lab.experiments.narrator import Narrator
 from bido_ext.lab.experiments.pipeline import load_data, train_target
-from bido_ext.lab.experiments.presets import PRESETS, find_preset
+from bido_ext.lab.experiments.presets import PRESETS, DemoPreset, find_preset
 from bido_ext.lab.experiments.stage import RunOptions, Stage
 from bido_ext.lab.report import Results, read_results
 
@@ -80,24 +81,32 @@ def test_a_second_run_reuses_every_stage_and_gives_the_same_numbers(finished):
     assert replace(again, created=results.created) == results
 
 
-def test_only_what_a_change_touches_is_run_again(finished, tmp_path):
+@pytest.fixture
+def begun(finished, tmp_path) -> tuple[Path, DemoPreset]:
+    """A finished run of the first defence alone, as it lies in the folder of all."""
+    shutil.copytree(finished[0], tmp_path / "begun")
     short = replace(TINY, sweep=SWEEP[:1])
-    run(tmp_path, short)
+    _, told = run(tmp_path / "begun", short)
+    assert told.count("reused") == 5
+    return tmp_path / "begun", short
+
+
+def test_only_what_a_change_touches_is_run_again(begun):
+    out, short = begun
     other = replace(short, attack=replace(short.attack, steps=short.attack.steps + 1))
-    _, told = run(tmp_path, other)
+    _, told = run(out, other)
     assert told.count("reused") == 4
     assert told.count("configuration changed (settings.steps: 6 -> 7), so it is run again") == 1
 
 
-def test_a_retrained_target_is_attacked_again(tmp_path):
-    short = replace(TINY, sweep=SWEEP[:1])
-    run(tmp_path, short)
+def test_a_retrained_target_is_attacked_again(begun):
+    out, short = begun
     retrained = replace(short, target=replace(short.target, lr=3e-3))
-    _, told = run(tmp_path, retrained)
+    _, told = run(out, retrained)
     assert told.count("configuration changed") == 2  # the model, and the attack on its weights
     assert "configuration changed (target:" in told
     longer = replace(retrained, target=replace(retrained.target, epochs=2))
-    _, told = run(tmp_path, longer)
+    _, told = run(out, longer)
     assert told.count("continues (training.epochs: 1 -> 2)") == 1
 
 
@@ -151,13 +160,14 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(finished, tmp_pat
 
     spec = replace(ATTACKS["gmi"], run=killed_at_the_second)
     monkeypatch.setitem(ATTACKS, "gmi", spec)
+    two = replace(TINY, sweep=SWEEP[:2])
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
+        run(tmp_path, two)
     assert not (tmp_path / "results.json").exists()
-    results, told = run(tmp_path)
+    results, told = run(tmp_path, two)
     assert told.count("reused") == 6
     assert told.count("continues where it was interrupted") == 1
-    for row, unbroken in zip(results.rows, finished[1].rows, strict=True):
+    for row, unbroken in zip(results.rows, finished[1].rows[:2], strict=True):
         assert row.attack == unbroken.attack
         assert row.natural_accuracy == unbroken.natural_accuracy
 

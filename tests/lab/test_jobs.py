@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import server
 
+from bido_ext.lab.experiments import jobs
 from bido_ext.lab.experiments.jobs import THREADS, JobsError, Piece, share
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
@@ -83,6 +86,14 @@ def test_two_at_the_same_time(tmp_path):
     assert first != second != os.getpid()
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes are forked from one that has PyTorch; the slow tests start them as users do."""
+    made = types.SimpleNamespace(get_context=lambda kind: server())
+    monkeypatch.setattr(jobs, "multiprocessing", made)
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_death_costs_its_own_piece_alone(tmp_path):
     with pytest.raises(JobsError, match="3 of 4 not finished, the same command") as caught:
         share(pieces(dies, tmp_path, 4), 2, Narrator(1, io.StringIO()))

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import run_python
 
 CODE = """
 import sys
@@ -65,9 +64,6 @@ def test_products_are_right(isa: str) -> None:
     """A machine without the set takes the best one it has, which must be right as well."""
     tests = str(Path(__file__).resolve().parents[1])
     environment = {k: v for k, v in os.environ.items() if k != "BIDO_EXT_BACKEND"}
-    result = subprocess.run(
-        [sys.executable, "-c", CODE.format(tests=tests)],
-        env={**environment, "BIDO_EXT_CPU_ISA": isa}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    result = run_python(CODE.format(tests=tests), env={**environment, "BIDO_EXT_CPU_ISA": isa})
     assert result.returncode == 0, result.stderr
     assert "right" in result.stdout

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from preloaded import run_python
 from serving.conftest import CPU, Functions, StandIns
 
 from bido_ext import _disk_cache
@@ -191,10 +192,7 @@ print("lives", chosen is default_of("double_center"))
 
 def test_one_that_kills_the_process_when_timed_is_remembered() -> None:
     """For shapes that share the verdict; the check had passed."""
-    runs = [
-        subprocess.run([sys.executable, "-c", KILLS], capture_output=True, text=True, check=False)
-        for _ in range(2)
-    ]
+    runs = [run_python(KILLS) for _ in range(2)]
     assert runs[0].returncode == 9, runs[0].stderr
     assert runs[1].stdout.strip() == "lives True", runs[1].stderr
 

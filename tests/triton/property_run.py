@@ -6,6 +6,7 @@ A process of its own: BIDO_EXT_BACKEND is read at import.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -22,6 +23,8 @@ MOST_ROWS = 40
 def main(count: int) -> None:
     """Prints the worst ratio of error to budget of each measure; fails on the first one above 1."""
     spec = importlib.util.spec_from_file_location("cases", TESTS / "ops" / "test_property.py")
+    importlib.import_module("triton.runtime.interpreter")
+    importlib.import_module("quick_interpreter").quicken()
     assert spec is not None
     assert spec.loader is not None
     test = importlib.util.module_from_spec(spec)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
+import quick_interpreter
 from interpreter import skip_where_the_interpreter_is_broken
+from preloaded import run_python
 
 STEP = """
 import os, torch, bido_ext as bx
@@ -27,6 +28,11 @@ value.backward()
 print(float(value), float(big.grad.norm()))
 """
 
+QUICK = """
+import sys; sys.path.append({tests!r})
+import triton.runtime.interpreter, quick_interpreter; quick_interpreter.quicken()
+"""
+
 
 @pytest.mark.parametrize(
     "stream",
@@ -42,10 +48,10 @@ def test_a_whole_step_through_the_kernels(stream: dict[str, str]) -> None:
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("BIDO_EXT", "TRITON_I"))
         }
-        done = subprocess.run(
-            [sys.executable, "-c", STEP], env={**environment, **extra}, capture_output=True, text=True,
-            check=False, cwd="/",
-        )  # fmt: skip
+        code = STEP
+        if extra.get("BIDO_EXT_BACKEND") == "triton":
+            code = QUICK.format(tests=str(Path(quick_interpreter.__file__).parent)) + STEP
+        done = run_python(code, env={**environment, **extra}, cwd="/")
         assert done.returncode == 0, done.stderr[-3000:]
         results.append([float(word) for word in done.stdout.split()])
     native, triton, reference = results
