@@ -64,26 +64,6 @@ GROUP_ROWS = 8
 
 
 @triton.jit
-def squared_norms_kernel(
-    x, center, norms, n, d, x_stride,
-    CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    x_rows = x + rows.to(tl.int64)[:, None] * x_stride
-    sums = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for k in range(0, d, BLOCK_K):
-        columns = k + tl.arange(0, BLOCK_K)
-        mask = (rows < n)[:, None] & (columns < d)[None, :]
-        a = tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        if CENTERED:
-            a -= tl.load(center + columns, mask=columns < d, other=0.0)[None, :]
-        if TF32:
-            a = round_to_tf32(a)
-        sums += a * a
-    tl.store(norms + rows, tl.sum(sums, 1), mask=rows < n)
-
-
-@triton.jit
 def row_offsets(row_count, stride, BLOCK: tl.constexpr):
     """Offsets of the rows of a block from its first one, 32 bits wide: 64-bit addresses per element would
     not fit the registers. Rows beyond the last one repeat it; they are never stored."""
@@ -211,17 +191,6 @@ def gram_panel_kernel(
         tl.store(mirror + (j[None, :] * out_stride + i[:, None]), value, mask=mask)
     target = out + i_begin.to(tl.int64) * out_stride + j_begin
     tl.store(target + (i[:, None] * out_stride + j[None, :]), value, mask=mask)
-
-
-def squared_norms(f: Features, norms: Tensor) -> Tensor:
-    """|x_i - center|^2, float32 [n], of the operands exactly as the product takes them; fills ``norms``."""
-    BLOCK_M, BLOCK_K = 8, 256
-    with on_device(f.x):
-        squared_norms_kernel[(triton.cdiv(f.n, BLOCK_M),)](
-            f.x, f.center, norms, f.n, f.d, f.x.stride(0), CENTERED=f.centered,
-            TF32=f.centered and input_precision() == "tf32", BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K,
-        )  # fmt: skip
-    return norms
 
 
 def gram_panel(

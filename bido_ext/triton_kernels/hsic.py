@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bido_ext.reference.kernel_entries import GRAM, LABELS, scalar
 from bido_ext.triton_kernels.features import Features, features_of
-from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_panel import gram_panel
 from bido_ext.triton_kernels.gram_stack import fill_grams
 from bido_ext.triton_kernels.hsic_sums import (
     column_sums_kernel,
@@ -26,6 +26,7 @@ from bido_ext.triton_kernels.hsic_sums import (
 )
 from bido_ext.triton_kernels.hsic_weights import hsic_weights_kernel
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.norms import squared_norms
 from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import gradient_dtype, multiply_panel
 

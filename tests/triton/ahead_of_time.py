@@ -221,7 +221,7 @@ def main_tma(capability: int, every: bool) -> None:
                 for wanted in minus_one:
                     with compiling(capability) as compiled:
                         tma_gram._launch(f, operands, parameter, torch.empty(n, n), wanted, config)
-                    passes = [one for one in prepared if one[0] == "operands_kernel"]
+                    passes = [one for one in prepared if one[0] == "squared_norms_kernel"]
                     for name, kernel in [*passes, *compiled]:
                         sass = instructions(kernel.asm["cubin"])
                         fact = {
