@@ -77,6 +77,6 @@ def _gradient(f: Features, grams: Tensor, fill: partial[None]) -> Tensor:
 
 def panel_rows(n: int, entry_bytes: int) -> int:
     """Of equal panels of weights that take no more than those of the other form, which are float32."""
-    most = plain.WEIGHT_ROWS * 4 // entry_bytes
+    most = plain.WEIGHT_ROWS * 4 // entry_bytes // TILE_ROWS * TILE_ROWS
     each = triton.cdiv(n, triton.cdiv(n, most))
     return triton.cdiv(each, TILE_ROWS) * TILE_ROWS

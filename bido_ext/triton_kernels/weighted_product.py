@@ -21,12 +21,19 @@ from bido_ext.triton_kernels.launch import INTERPRETED, Config, on_device, size_
 from bido_ext.triton_kernels.table import table
 
 #: As in gram_panel.
-CONFIGS = (
-    Config(64, 64, 32, 4, 3),
-    Config(64, 64, 32, 8, 3),
-    Config(128, 64, 32, 8, 3),
-    Config(128, 128, 32, 8, 2),
-)
+CONFIGS = {
+    "tf32x3": (
+        Config(64, 64, 32, 4, 3),
+        Config(64, 64, 32, 8, 3),
+        Config(128, 64, 32, 8, 3),
+    ),
+    "tf32": (
+        Config(64, 64, 32, 4, 3),
+        Config(64, 64, 32, 8, 3),
+        Config(128, 64, 32, 8, 3),
+        Config(128, 128, 32, 8, 2),
+    ),
+}
 GROUP_ROWS = 8
 
 
@@ -138,7 +145,7 @@ def multiply_panel(
             size_class(widest),
         )
         rows_written = targets[0][row_begin : row_begin + rows]
-        run(tuned("weighted_product", CONFIGS, run, key, weights, rows_written))
+        run(tuned("weighted_product", CONFIGS[precision], run, key, weights, rows_written))
 
 
 def gradient_dtype(f: Features) -> torch.dtype:
