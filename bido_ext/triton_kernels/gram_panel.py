@@ -7,11 +7,13 @@ image; a panel (streaming) is rectangular.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.reference.kernel_entries import NOT_SMOOTH
+from bido_ext.reference.kernel_entries import GAUSSIAN, LINEAR, NOT_SMOOTH
 from bido_ext.triton_kernels.entry import (
     ENERGY,
     LAPLACIAN,
@@ -59,6 +61,9 @@ NEAR_CONFIGS = {
     "tf32": (Config(64, 64, 32, 8, 3), Config(64, 64, 32, 8, 2)),
     "half": (Config(64, 64, 64, 8, 4), Config(64, 64, 32, 8, 4)),
 }
+#: Entries of a block that smooth kernels other than the Gaussian have room for: with 128 x 128 they spill 370 to
+#: 1120 bytes on sm_90.
+LONG_EPILOGUE = 128 * 64
 #: Blocks of rows that share their columns in the second-level cache.
 GROUP_ROWS = 8
 
@@ -193,6 +198,16 @@ def gram_panel_kernel(
     tl.store(target + (i[:, None] * out_stride + j[None, :]), value, mask=mask)
 
 
+def configs_for(kind: int, precision: str) -> Sequence[Config]:
+    """Those whose epilogue of that kernel fits into registers."""
+    if kind in NOT_SMOOTH:
+        return NEAR_CONFIGS[precision]
+    able = CONFIGS[precision]
+    if kind in (GAUSSIAN, LINEAR):
+        return able
+    return [config for config in able if config.m * config.n <= LONG_EPILOGUE]
+
+
 def gram_panel(
     f: Features, norms: Tensor, parameter: Tensor, out: Tensor, row_begin: int = 0,
     column_begin: int = 0, minus_one: bool = True,
@@ -212,8 +227,7 @@ def gram_panel(
                 BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS, **config.options(),
             )  # fmt: skip
 
-    configs = NEAR_CONFIGS if f.kind in NOT_SMOOTH else CONFIGS
-    candidates = configs[precision if f.centered else "half"]
+    candidates = configs_for(f.kind, precision if f.centered else "half")
     key = (
         str(f.x.dtype),
         f.kind,

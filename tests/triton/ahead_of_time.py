@@ -101,7 +101,7 @@ def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> N
     ):
         launch_group(256, [512, 512], ([1, 1], [0, 2]), [1], dtype, unbiased=False)
         if aligned:  # panels of the kernels that have branches of their own
-            for kind in (LAPLACIAN, ENERGY, RATIONAL_QUADRATIC):
+            for kind in (LAPLACIAN, ENERGY, RATIONAL_QUADRATIC, INVERSE_MULTIQUADRIC):
                 x = torch.zeros(256, 512, dtype=dtype)
                 (f,) = features.features_of([x], [kind])
                 row, out = torch.ones(2, dtype=torch.float64), torch.empty(256, 256)
