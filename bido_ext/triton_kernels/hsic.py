@@ -266,7 +266,8 @@ def fill_weights(
             len(wanted) * weights.stride(0), weights if totals is None else totals,
             table(of_wanted, sums.device), table(partners, sums.device), n, row_begin, rows,
             HAS_LABELS=sources.has_labels, UNBIASED=unbiased, PARTS=parts,
-            TOTALS=totals is not None, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+            TOTALS=totals is not None, BLOCK_M=ROWS,
+            BLOCK_N=COLUMNS if parts == 1 else COLUMNS // 2,  # or sm_100 spills
         )  # fmt: skip
 
 
