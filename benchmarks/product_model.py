@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On paper: what share of an H200 three designs of the forward product can reach.
+"""On paper: what share of an H200 three designs of the forward product can reach, and of the backward one.
 
     python -m benchmarks.product_model
 
@@ -60,6 +60,8 @@ DEPTH = 32
 #: Cycles a second. Instructions per entry of the epilogue as built: counted in its machine code for sm_90.
 CLOCK = PEAK / (2 * FMA * PROCESSORS)
 ENTRY = 40
+#: The same of an entry of a gradient; rows of weights that exist at a time (bido_ext/triton_kernels/hsic.py).
+GRADIENT_ENTRY, WEIGHT_ROWS = 20, 4096
 #: Instructions of a thread per four operands: load, four subtractions, eight of rounding, store; split: more.
 INSTRUCTIONS = {1: 14, 2: 26}
 
@@ -113,6 +115,22 @@ def _as_built(design: Design, tiles: int, d: int, rate: float) -> float:
     return time
 
 
+def seconds_backward(design: Design, n: int, d: int) -> float:
+    """Of the product of weights that are there with the features of one variable; nothing is symmetric."""
+    rate = PEAK * ATTAINABLE * share_of_peak(design)
+    if not design.symmetric:  # the library; the row sums, and rows times them, are other passes
+        return 2.0 * n * n * d / (rate * EVEN) + (4.0 * n * n + 20.0 * n * d) / COPY + 3 * LAUNCH
+    size = design.rows * design.columns
+    of_tile = 2.0 * size * n / (rate / PROCESSORS) + size * GRADIENT_ENTRY / 128 / CLOCK
+    time = 0.0
+    for begin in range(0, n, WEIGHT_ROWS):
+        down = math.ceil(min(WEIGHT_ROWS, n - begin) / design.rows)
+        rounds = math.ceil(down * math.ceil(d / design.columns) / PROCESSORS)
+        time += rounds * of_tile + LAUNCH
+    # Features are written transposed, once.
+    return time if design.copies else time + 8.0 * n * d / COPY + LAUNCH
+
+
 def floor(n: int, d: int) -> float:
     """Half a product at the attainable rate."""
     return n * n * d / (PEAK * ATTAINABLE)
@@ -120,16 +138,29 @@ def floor(n: int, d: int) -> float:
 
 def table() -> str:
     """The table of docs/heavy_product.md, in Markdown."""
-    lines = [
-        "| design | matrix unit | " + " | ".join(f"n = {n}, d = {d}" for n, d in SHAPES) + " |",
-        "|---|---:|" + "---:|" * len(SHAPES),
-    ]
+    lines = _header(" matrix unit |")
     for design in DESIGNS:
         cells = [f"{seconds(design, n, d) / floor(n, d):.2f}" for n, d in SHAPES]
         lines.append(f"| {design.name} | {share_of_peak(design):.0%} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def backward_table() -> str:
+    """The same of the backward product; its unit is a whole product."""
+    lines = _header("")
+    for design in DESIGNS:
+        if design.copies or design.built or not design.symmetric:
+            cells = [f"{seconds_backward(design, n, d) / floor(n, d) / 2:.2f}" for n, d in SHAPES]
+            lines.append(f"| {design.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _header(more: str) -> list[str]:
+    shapes = " | ".join(f"n = {n}, d = {d}" for n, d in SHAPES)
+    return [f"| design |{more} {shapes} |", "|---|" + "---:|" * (len(SHAPES) + bool(more))]
+
+
 if __name__ == "__main__":
     print(table())
+    print(backward_table())
     sys.exit(0)

@@ -10,7 +10,7 @@ import torch
 from bido_ext.reference.kernel_entries import LABELS, NOT_SMOOTH
 from bido_ext.serving.limits import features_of, narrow_rows, no_float64
 from bido_ext.serving.report import NEVER_RUN
-from bido_ext.serving.row import Arguments, Implementation
+from bido_ext.serving.row import Arguments, Implementation, Limit
 
 #: Fewer samples do not give every processor a tile; narrower features are not worth a pass of their own.
 LEAST_SAMPLES, LEAST_WIDTH = 2048, 1024
@@ -18,11 +18,11 @@ LEAST_SAMPLES, LEAST_WIDTH = 2048, 1024
 CAPABILITIES = (9, 10)
 
 
-def tma_form(op: str) -> Implementation:
-    """Of the accuracy of the Triton kernels."""
+def tma_form(op: str, *limits: Limit) -> Implementation:
+    """Of the accuracy of the Triton kernels; what else an op does not give it."""
     return Implementation(
         "tma",
-        (no_float64, narrow_rows, heavy, with_tma),
+        (no_float64, narrow_rows, *limits, heavy, with_tma),
         f"n >= {LEAST_SAMPLES}, d >= {LEAST_WIDTH}",
         module=f"bido_ext.triton_kernels.{op}_tma",
         what=f"Triton kernel on features copied by TMA, sm_90 and sm_100 ({NEVER_RUN})",

@@ -11,6 +11,7 @@ from torch import Tensor
 from bido_ext import reference
 from bido_ext.rows._inputs import Layer
 from bido_ext.rows._split import split_form
+from bido_ext.rows._tma import tma_form
 from bido_ext.serving.check import Check
 from bido_ext.serving.limits import group_of_at_most, narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
@@ -57,6 +58,12 @@ def backward_of(arguments: Arguments, result: tuple[Tensor, Tensor, Tensor]) -> 
     )  # fmt: skip
 
 
+def not_streaming(arguments: Arguments) -> str | None:
+    """The Gram matrices of the features are kept."""
+    n, tile = arguments["variables"][0].shape[0], arguments["tile"]
+    return f"streaming, in panels of {tile} rows" if tile < n else None
+
+
 ROW = Row(
     "hsic",
     ("hsic", "hsic_backward"),
@@ -66,6 +73,7 @@ ROW = Row(
         Implementation("cuda", (no_float64, group_of_at_most(MOST_IN_GROUP))),
         Implementation("composed"),
         split_form("hsic"),
+        tma_form("hsic", not_streaming),
     ),
     check=check,
     backward_of=backward_of,

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bido_ext.reference.kernel_entries import GAUSSIAN
 from bido_ext.triton_kernels.features import Features, features_of
-from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_panel import gram_panel
 from bido_ext.triton_kernels.gram_stack import gram_weights
+from bido_ext.triton_kernels.norms import squared_norms
 from bido_ext.triton_kernels.resolution import mark_unresolved
 from bido_ext.triton_kernels.weighted_product import weighted_products
 

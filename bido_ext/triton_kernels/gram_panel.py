@@ -7,11 +7,13 @@ image; a panel (streaming) is rectangular.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.reference.kernel_entries import NOT_SMOOTH
+from bido_ext.reference.kernel_entries import GAUSSIAN, LINEAR, NOT_SMOOTH
 from bido_ext.triton_kernels.entry import (
     ENERGY,
     LAPLACIAN,
@@ -59,28 +61,11 @@ NEAR_CONFIGS = {
     "tf32": (Config(64, 64, 32, 8, 3), Config(64, 64, 32, 8, 2)),
     "half": (Config(64, 64, 64, 8, 4), Config(64, 64, 32, 8, 4)),
 }
+#: Entries of a block that smooth kernels other than the Gaussian have room for: with 128 x 128 they spill 370 to
+#: 1120 bytes on sm_90.
+LONG_EPILOGUE = 128 * 64
 #: Blocks of rows that share their columns in the second-level cache.
 GROUP_ROWS = 8
-
-
-@triton.jit
-def squared_norms_kernel(
-    x, center, norms, n, d, x_stride,
-    CENTERED: tl.constexpr, TF32: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    x_rows = x + rows.to(tl.int64)[:, None] * x_stride
-    sums = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for k in range(0, d, BLOCK_K):
-        columns = k + tl.arange(0, BLOCK_K)
-        mask = (rows < n)[:, None] & (columns < d)[None, :]
-        a = tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        if CENTERED:
-            a -= tl.load(center + columns, mask=columns < d, other=0.0)[None, :]
-        if TF32:
-            a = round_to_tf32(a)
-        sums += a * a
-    tl.store(norms + rows, tl.sum(sums, 1), mask=rows < n)
 
 
 @triton.jit
@@ -213,15 +198,14 @@ def gram_panel_kernel(
     tl.store(target + (i[:, None] * out_stride + j[None, :]), value, mask=mask)
 
 
-def squared_norms(f: Features, norms: Tensor) -> Tensor:
-    """|x_i - center|^2, float32 [n], of the operands exactly as the product takes them; fills ``norms``."""
-    BLOCK_M, BLOCK_K = 8, 256
-    with on_device(f.x):
-        squared_norms_kernel[(triton.cdiv(f.n, BLOCK_M),)](
-            f.x, f.center, norms, f.n, f.d, f.x.stride(0), CENTERED=f.centered,
-            TF32=f.centered and input_precision() == "tf32", BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K,
-        )  # fmt: skip
-    return norms
+def configs_for(kind: int, precision: str) -> Sequence[Config]:
+    """Those whose epilogue of that kernel fits into registers."""
+    if kind in NOT_SMOOTH:
+        return NEAR_CONFIGS[precision]
+    able = CONFIGS[precision]
+    if kind in (GAUSSIAN, LINEAR):
+        return able
+    return [config for config in able if config.m * config.n <= LONG_EPILOGUE]
 
 
 def gram_panel(
@@ -243,8 +227,7 @@ def gram_panel(
                 BLOCK_N=config.n, BLOCK_K=config.k, GROUP=GROUP_ROWS, **config.options(),
             )  # fmt: skip
 
-    configs = NEAR_CONFIGS if f.kind in NOT_SMOOTH else CONFIGS
-    candidates = configs[precision if f.centered else "half"]
+    candidates = configs_for(f.kind, precision if f.centered else "half")
     key = (
         str(f.x.dtype),
         f.kind,

@@ -15,8 +15,9 @@ from bido_ext.triton_kernels.double_center import double_center
 from bido_ext.triton_kernels.entry import LINEAR as LINEAR_KIND
 from bido_ext.triton_kernels.entry import RATIONAL_QUADRATIC, feature_weight
 from bido_ext.triton_kernels.features import Features, features_of, launches
-from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_panel import gram_panel
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.norms import squared_norms
 from bido_ext.triton_kernels.resolution import mark_unresolved
 from bido_ext.triton_kernels.split_gram import pays, split_grams
 from bido_ext.triton_kernels.table import table

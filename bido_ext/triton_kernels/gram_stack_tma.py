@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bido_ext.triton_kernels import gram_stack as plain
 from bido_ext.triton_kernels.features import Features
-from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
+from bido_ext.triton_kernels.gram_panel import gram_panel
+from bido_ext.triton_kernels.norms import squared_norms
 from bido_ext.triton_kernels.tma_gram import SMOOTH, tma_gram
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bido_ext.reference.kernel_entries import GRAM, LABELS, scalar
 from bido_ext.triton_kernels.features import Features, features_of
-from bido_ext.triton_kernels.gram_panel import gram_panel, squared_norms
-from bido_ext.triton_kernels.gram_stack import fill_grams
+from bido_ext.triton_kernels.gram_panel import gram_panel
+from bido_ext.triton_kernels.gram_stack import Fill, fill_grams
 from bido_ext.triton_kernels.hsic_sums import (
     column_sums_kernel,
     hsic_values_kernel,
@@ -26,6 +26,7 @@ from bido_ext.triton_kernels.hsic_sums import (
 )
 from bido_ext.triton_kernels.hsic_weights import hsic_weights_kernel
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.norms import squared_norms
 from bido_ext.triton_kernels.table import table
 from bido_ext.triton_kernels.weighted_product import gradient_dtype, multiply_panel
 
@@ -49,7 +50,7 @@ class Sources:
     has_labels: bool
 
 
-def _sources(
+def sources_of(
     variables: Sequence[Tensor], kinds: Sequence[int], parameters: Tensor
 ) -> tuple[Sources, list[int]]:
     """The sources, and the variables that need a matrix of their own after those of the features: Gram
@@ -64,7 +65,7 @@ def _sources(
     return Sources(slots, labels, scale, label_index >= 0), extra
 
 
-def _with_extra(
+def with_extra(
     grams: Tensor, extra: Sequence[int], variables: Sequence[Tensor], parameters: Tensor,
     kinds: Sequence[int],
 ) -> Tensor:  # fmt: skip
@@ -145,20 +146,24 @@ class _Sums:
 
 def hsic(
     variables: Sequence[Tensor], parameters: Tensor, kinds: Sequence[int], first: Sequence[int],
-    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int,
+    second: Sequence[int], unbiased: bool, tile: int, kept_tiles: int, fill: Fill = fill_grams,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Values, row sums, and the Gram matrices of the features (features, 1, n, n), none when streaming."""
+    """Values, row sums, and the Gram matrices of the features (features, 1, n, n), none when streaming.
+
+    Args:
+        fill: Makes the matrices that are kept.
+    """
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
-    sources, extra = _sources(variables, kinds, parameters)
+    sources, extra = sources_of(variables, kinds, parameters)
     _check_tiles(n, tile, kept_tiles, extra)
     rows = min(tile, n)
     sums = _Sums(n, sources, parameters, kinds, (first, second), features, unbiased, rows)
     spreads = features[0].spreads if features else sums.pairs
     if tile >= n:
         grams = torch.empty((len(features), n, n), dtype=torch.float32, device=parameters.device)
-        norms = fill_grams(features, parameters, grams)
-        sums.add(_with_extra(grams, extra, variables, parameters, kinds), 0, 0, 0)
+        norms = fill(features, parameters, grams)
+        sums.add(with_extra(grams, extra, variables, parameters, kinds), 0, 0, 0)
         return sums.values(norms, spreads), sums.sums, grams[:, None]
     norms = torch.empty((len(features), n), dtype=torch.float32, device=parameters.device)
     for f in features:
@@ -197,7 +202,7 @@ def hsic_backward(
     n = variables[0].shape[0]
     features = features_of(variables, kinds)
     by_index = {f.index: f for f in features}
-    sources, extra = _sources(variables, kinds, parameters)
+    sources, extra = sources_of(variables, kinds, parameters)
     dense = tile >= n
     outs = {
         i: torch.empty(
@@ -210,7 +215,7 @@ def hsic_backward(
     # The weights go by panels even where the Gram matrices are kept: one more n x n would be needed.
     rows = min(n, WEIGHT_ROWS) if dense else tile
     if dense:
-        panels = _with_extra(tiles[:, 0], extra, variables, parameters, kinds)
+        panels = with_extra(tiles[:, 0], extra, variables, parameters, kinds)
     else:
         norms = {
             f.index: squared_norms(f, sums.new_empty(n, dtype=torch.float32)) for f in features
@@ -225,18 +230,11 @@ def hsic_backward(
             for f in features:
                 gram_panel(f, norms[f.index], parameters[f.index], here[f.slot], begin)
         for batch in batches:
-            weights = _weights(
-                grad,
-                here,
-                sources,
-                parameters,
-                sums,
-                (first, second),
-                kinds,
-                batch,
-                unbiased,
+            weights = sums.new_empty((len(batch), height, n), dtype=torch.float32)
+            fill_weights(
+                weights, grad, here, sources, parameters, sums, (first, second), kinds, batch, unbiased,
                 begin,
-            )
+            )  # fmt: skip
             _write(weights, batch, by_index, outs, begin)
     return [outs[i].to(variables[i].dtype) for i in wanted]
 
@@ -247,23 +245,30 @@ GROUPED_UP_TO = 1024
 WEIGHT_ROWS = 4096
 
 
-def _weights(
-    grad: Tensor, panels: Tensor, sources: Sources, parameters: Tensor, sums: Tensor,
+def fill_weights(
+    weights: Tensor, grad: Tensor, panels: Tensor, sources: Sources, parameters: Tensor, sums: Tensor,
     pairs: tuple[Sequence[int], ...], kinds: Sequence[int], wanted: Sequence[int], unbiased: bool,
-    row_begin: int,
-) -> Tensor:  # fmt: skip
-    """Rows of A for each wanted variable, (wanted, rows, n)."""
+    row_begin: int, parts: int = 1, totals: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Rows of A for each wanted variable.
+
+    Args:
+        weights: To be filled, (parts wanted, rows, n), contiguous rows; every part begins with what those before
+            it have left. float32 in one part beside ``totals`` is TF32.
+        totals: To be filled with the row sums of what the weights hold, float32 (wanted, rows).
+    """
     n, rows = sums.shape[1], panels.shape[1]
-    weights = torch.empty((len(wanted), rows, n), dtype=torch.float32, device=sums.device)
     of_wanted, partners = _partners(sources, pairs, kinds, wanted)
     with on_device(weights):
         hsic_weights_kernel[(triton.cdiv(rows, ROWS), len(wanted))](
             grad, panels, panels.stride(0), panels.stride(1), sources.labels, sources.label_scale,
-            parameters, parameters.stride(0), sums, weights, table(of_wanted, sums.device),
-            table(partners, sums.device), n, row_begin, rows, HAS_LABELS=sources.has_labels,
-            UNBIASED=unbiased, BLOCK_M=ROWS, BLOCK_N=COLUMNS,
+            parameters, parameters.stride(0), sums, weights, weights.stride(1),
+            len(wanted) * weights.stride(0), weights if totals is None else totals,
+            table(of_wanted, sums.device), table(partners, sums.device), n, row_begin, rows,
+            HAS_LABELS=sources.has_labels, UNBIASED=unbiased, PARTS=parts,
+            TOTALS=totals is not None, BLOCK_M=ROWS,
+            BLOCK_N=COLUMNS if parts == 1 else COLUMNS // 2,  # or sm_100 spills
         )  # fmt: skip
-    return weights
 
 
 def _partners(

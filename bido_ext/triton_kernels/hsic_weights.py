@@ -13,7 +13,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bido_ext.triton_kernels.entry import GRAM, LINEAR, RATIONAL_QUADRATIC, feature_weight
+from bido_ext.triton_kernels.entry import (
+    GRAM,
+    LINEAR,
+    RATIONAL_QUADRATIC,
+    feature_weight,
+    round_to_tf32,
+)
 from bido_ext.triton_kernels.hsic_sums import estimator, panel_entries
 
 WANTED_COLUMNS = tl.constexpr(5)
@@ -23,9 +29,11 @@ PARTNER_COLUMNS = tl.constexpr(4)
 @triton.jit
 def hsic_weights_kernel(
     grad, panels, slot_stride, row_stride, labels, label_scale, parameters, parameter_stride, sums,
-    weights, wanted, partners, n, row_begin, rows,
-    HAS_LABELS: tl.constexpr, UNBIASED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    weights, weight_stride, part_stride, totals, wanted, partners, n, row_begin, rows,
+    HAS_LABELS: tl.constexpr, UNBIASED: tl.constexpr, PARTS: tl.constexpr, TOTALS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Weights in PARTS parts, for products on tensor cores with the row sums of what those take (TOTALS)."""
     w = tl.program_id(1)
     task = wanted + w * WANTED_COLUMNS
     own = tl.load(task)
@@ -54,6 +62,7 @@ def hsic_weights_kernel(
     # The first sum is NaN where float32 has not resolved the own matrix: then no gradient is a number.
     of_first = tl.load(sums + own.to(tl.int64) * n)
     unresolved = (of_first - of_first).to(tl.float32)
+    total_of_rows = tl.zeros((BLOCK_M,), tl.float64)
     for begin in range(0, n, BLOCK_N):
         j = begin + tl.arange(0, BLOCK_N)
         g = tl.zeros((BLOCK_M, BLOCK_N), tl.float64) + row_shift[:, None]
@@ -78,5 +87,15 @@ def hsic_weights_kernel(
         cancels = (kind != LINEAR) & (kind != GRAM)
         weight = tl.where(on_diagonal & (cancels | UNBIASED), 0.0, weight) + unresolved
         mask = (i < rows)[:, None] & (j < n)[None, :]
-        at = (w * rows + i).to(tl.int64)[:, None] * n + j[None, :]
-        tl.store(weights + at, weight, mask=mask)
+        at = weights + (w * rows + i).to(tl.int64)[:, None] * weight_stride + j[None, :]
+        if TOTALS and PARTS == 1:
+            weight = round_to_tf32(weight)
+        left = weight
+        for part in tl.static_range(PARTS):
+            value = left.to(weights.dtype.element_ty)
+            tl.store(at + part * tl.cast(part_stride, tl.int64), value, mask=mask)
+            left -= value.to(tl.float32)
+        if TOTALS:
+            total_of_rows += tl.sum(tl.where(mask, weight, 0.0).to(tl.float64), 1)
+    if TOTALS:
+        tl.store(totals + w * rows + i, total_of_rows.to(tl.float32), mask=i < rows)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bido_ext.reference import kernel_entries as kinds
 from bido_ext.triton_kernels.entry import (
@@ -33,20 +32,18 @@ from bido_ext.triton_kernels.launch import (
     tuned,
 )
 from bido_ext.triton_kernels.tma_operands import Operands, operands_of
+from bido_ext.triton_kernels.tma_product import (
+    CONFIGS,
+    EPILOGUE,
+    INTERPRETER_CONFIG,
+    add_products,
+    carried,
+    columns_of,
+    numbers_of,
+)
 
-#: The interpreter multiplies bfloat16 as integers; in float32 the products are the same, exactly.
-WIDEN = tl.constexpr(INTERPRETED)
 #: The tensor cores truncate what they add up: after this many columns the sum goes to memory.
 CHUNK = 2048
-#: By the bytes of an operand; the first is the safe one. Not every n fills the last round of 128 x 256 tiles.
-#: With n a multiple of 16 none spills registers on sm_90 and 100 (tests/triton/test_ahead_of_time.py).
-CONFIGS = {
-    4: (Config(128, 256, 32, 8, 4), Config(128, 128, 32, 8, 4)),
-    2: (Config(128, 256, 64, 8, 4), Config(128, 128, 64, 8, 4)),
-}
-INTERPRETER_CONFIG = Config(16, 32, 32, 1, 1)
-#: Columns of a tile that its epilogue has in registers beside the products.
-EPILOGUE = 16
 #: Kernels of the rest, whose near distances are made again from differences, have no room here.
 SMOOTH = (kinds.GAUSSIAN, kinds.LINEAR, kinds.INVERSE_MULTIQUADRIC, kinds.RATIONAL_QUADRATIC)
 
@@ -62,22 +59,6 @@ def tile_at(t, REACH: tl.constexpr):
     while column * (column + 1) // 2 * REACH > t:
         column -= 1
     return t - column * (column + 1) // 2 * REACH, column
-
-
-@triton.jit
-def columns_of(acc, part: tl.constexpr, PARTS: tl.constexpr):
-    """The part-th of PARTS (a power of two) equal ranges of columns of a tile in registers."""
-    if PARTS == 1:
-        found = acc
-    else:
-        ROWS: tl.constexpr = acc.shape[0]
-        HALF: tl.constexpr = acc.shape[1] // 2
-        low, high = tl.split(tl.permute(tl.reshape(acc, (ROWS, 2, HALF)), (0, 2, 1)))
-        if part * 2 < PARTS:
-            found = columns_of(low, part, PARTS // 2)
-        else:
-            found = columns_of(high, part - PARTS // 2, PARTS // 2)
-    return found
 
 
 @triton.jit
@@ -121,15 +102,10 @@ def tma_gram_kernel(
             chunk = tl.maximum(begin - (TERMS - 1) * steps, 0) // chunk_steps
             end = tl.minimum(stop, (TERMS - 1) * steps + (chunk + 1) * chunk_steps)
             acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for step in range(begin, end):
-                term = step // steps
-                k = (step - term * steps) * BLOCK_K
-                a = left_rows.load([((LEFT >> (2 * term)) & 3) * n + i_begin, k])
-                b = right_rows.load([((RIGHT >> (2 * term)) & 3) * n + j_begin, k])
-                if WIDEN:
-                    a = a.to(tl.float32)
-                    b = b.to(tl.float32)
-                acc = tl.dot(a, tl.trans(b), acc, input_precision="tf32")
+            acc = add_products(
+                acc, left_rows, right_rows, n, n, i_begin, j_begin, begin, end, steps, LEFT, RIGHT,
+                BLOCK_K,
+            )  # fmt: skip
             last = is_whole & (end == stop)
             for part in tl.static_range(BLOCK_N // WIDTH):
                 value = columns_of(acc, part, BLOCK_N // WIDTH)
@@ -253,15 +229,8 @@ def _launch(
     whole, shared, splits = shares(tiles_of(f.n, config), programs, steps * len(operands.terms))
     partial = out.new_empty((shared * splits, config.m, config.n))
     work = whole + shared * splits
-    left, right = (
-        sum(term[side] << (2 * place) for place, term in enumerate(operands.terms))
-        for side in (0, 1)
-    )
-    shape, strides = list(operands.rows.shape), list(operands.rows.stride())
-    a_rows, b_rows = (
-        TensorDescriptor(operands.rows, shape, strides, [block, config.k])
-        for block in (config.m, config.n)
-    )
+    left, right = numbers_of(operands.terms)
+    a_rows, b_rows = (carried(operands.rows, block, config.k) for block in (config.m, config.n))
     with on_device(f.x):
         tma_gram_kernel[(min(work, programs),)](
             a_rows, b_rows, operands.norms, parameter, out, partial, f.n, steps,

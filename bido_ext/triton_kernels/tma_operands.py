@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bido_ext.triton_kernels.entry import round_to_tf32
 from bido_ext.triton_kernels.features import Features, input_precision
 from bido_ext.triton_kernels.launch import on_device
+from bido_ext.triton_kernels.norms import centered_block, squared_norms
 
 #: What a row has to be a multiple of, and its beginning, for the engine to take it.
 BYTES = 16
@@ -43,36 +43,54 @@ class Operands:
     @property
     def terms(self) -> tuple[tuple[int, int], ...]:
         """Parts of the left and of the right operand that are multiplied, the smallest first."""
-        return TERMS if self.parts == PARTS else ((0, 0),)
+        return terms_of(self.parts)
+
+
+def terms_of(parts: int) -> tuple[tuple[int, int], ...]:
+    """Parts of the left and of the right operand that are multiplied, the smallest first."""
+    return TERMS if parts == PARTS else ((0, 0),)
 
 
 @triton.jit
-def operands_kernel(
-    x, center, rows_out, norms, n, d, x_stride, out_stride,
-    CENTERED: tl.constexpr, TF32: tl.constexpr, WRITTEN: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+def transposed_kernel(
+    x, center, copy, n, d, x_stride, copy_stride,
+    TF32: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """WRITTEN: parts that are written; 0: norms alone."""
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = (rows < n)[:, None] & (columns < d)[None, :]
     x_rows = x + rows.to(tl.int64)[:, None] * x_stride
-    out = rows_out + rows.to(tl.int64)[:, None] * out_stride
-    next_part = n.to(tl.int64) * out_stride
-    sums = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for k in range(0, d, BLOCK_K):
-        columns = k + tl.arange(0, BLOCK_K)
-        mask = (rows < n)[:, None] & (columns < d)[None, :]
-        a = tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        if CENTERED:
-            a -= tl.load(center + columns, mask=columns < d, other=0.0)[None, :]
-        if TF32:
-            a = round_to_tf32(a)
-        sums += a * a
-        left = a
-        for part in tl.static_range(WRITTEN):
-            value = left.to(rows_out.dtype.element_ty)
-            tl.store(out + part * next_part + columns[None, :], value, mask=mask)
-            left -= value.to(tl.float32)
-    tl.store(norms + rows, tl.sum(sums, 1), mask=rows < n)
+    left = tl.trans(centered_block(x_rows, center, columns, mask, d, True, TF32))
+    target = copy + columns.to(tl.int64)[:, None] * copy_stride + rows[None, :]
+    for part in tl.static_range(PARTS):
+        value = left.to(copy.dtype.element_ty)
+        tl.store(target + part * tl.cast(d, tl.int64) * copy_stride, value, mask=tl.trans(mask))
+        left -= value.to(tl.float32)
+
+
+def product_parts() -> tuple[int, torch.dtype]:
+    """Parts of a float32 operand, and their dtype."""
+    return (1, torch.float32) if input_precision() == "tf32" else (PARTS, torch.bfloat16)
+
+
+def transposed_of(f: Features) -> Tensor:
+    """Centered features of any dtype, transposed, in the parts of ``product_parts``: (parts d, n)."""
+    parts, dtype = product_parts()
+    copy = beginning_well(parts * f.d, f.n, dtype, f.x.device)
+    block = 64
+    with on_device(f.x):
+        transposed_kernel[(triton.cdiv(f.n, block), triton.cdiv(f.d, block))](
+            f.x, f.center, copy, f.n, f.d, f.x.stride(0), copy.stride(0), TF32=parts == 1,
+            PARTS=parts, BLOCK=block,
+        )  # fmt: skip
+    return copy
+
+
+def beginning_well(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty matrix whose rows begin at multiples of 16 bytes; what lies between them is never read."""
+    per_row = BYTES // dtype.itemsize
+    stride = triton.cdiv(columns, per_row) * per_row
+    return torch.empty((rows, stride), dtype=dtype, device=device)[:, :columns]
 
 
 def operands_of(f: Features, norms: Tensor) -> Operands:
@@ -82,17 +100,8 @@ def operands_of(f: Features, norms: Tensor) -> Operands:
     dtype = torch.bfloat16 if parts == PARTS else f.x.dtype
     rows, written = f.x, 0
     if f.centered or not _carried(f.x):
-        per_row = BYTES // dtype.itemsize
-        stride = triton.cdiv(f.d, per_row) * per_row
-        # Columns beyond d are never read.
-        rows = torch.empty((parts * f.n, stride), dtype=dtype, device=f.x.device)[:, : f.d]
-        written = parts
-    BLOCK_M, BLOCK_K = 8, 256
-    with on_device(f.x):
-        operands_kernel[(triton.cdiv(f.n, BLOCK_M),)](
-            f.x, f.center, rows, norms, f.n, f.d, f.x.stride(0), rows.stride(0),
-            CENTERED=f.centered, TF32=tf32, WRITTEN=written, BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K,
-        )  # fmt: skip
+        rows, written = beginning_well(parts * f.n, f.d, dtype, f.x.device), parts
+    squared_norms(f, norms, rows, written)
     return Operands(rows, norms, parts)
 
 

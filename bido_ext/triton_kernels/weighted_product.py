@@ -17,6 +17,7 @@ from torch import Tensor
 from bido_ext.reference.gram_stack import LINEAR
 from bido_ext.triton_kernels.entry import pick, round_to_tf32
 from bido_ext.triton_kernels.features import Features, input_precision, launches
+from bido_ext.triton_kernels.gram_panel import row_offsets
 from bido_ext.triton_kernels.launch import INTERPRETED, Config, on_device, size_class, tuned
 from bido_ext.triton_kernels.table import table
 
@@ -47,44 +48,47 @@ def weighted_product_kernel(
     first = pid // (GROUP * blocks_n) * GROUP
     height = min(blocks_m - first, GROUP)
     within = pid % (GROUP * blocks_n)
-    i = (first + within % height) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = (within // height) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = pick(xs, v, COUNT)
+    i_begin = (first + within % height) * BLOCK_M
+    j_begin = (within // height) * BLOCK_N
+    i = tl.arange(0, BLOCK_M)
+    columns = tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, BLOCK_K)
+    x = pick(xs, v, COUNT) + j_begin
     stride = tl.load(own_row + 1)
-    rows_of_weights = (
-        weights + (tl.load(own_row + 2) * row_count + i).to(tl.int64)[:, None] * weight_stride
+    # Offsets from the first row of a block are of 32 bits, as in gram_panel.
+    own_weights = (
+        weights + (tl.load(own_row + 2) * row_count + i_begin).to(tl.int64) * weight_stride
     )
+    weight_offsets = row_offsets(row_count - i_begin, weight_stride, BLOCK_M) + depth[None, :]
+    x_offsets = depth[:, None] * stride + columns[None, :]
+    in_columns = columns < d - j_begin
     TF32: tl.constexpr = PRECISION == "tf32"
-    center = centers + tl.load(own_row + 3)
-    offset = tl.load(center + columns, mask=columns < d, other=0.0)
+    center = centers + tl.load(own_row + 3) + j_begin
+    offset = tl.load(center + columns, mask=in_columns, other=0.0)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     sums = tl.zeros((BLOCK_M,), tl.float32)
     for k in range(0, n, BLOCK_K):
-        depth = k + tl.arange(0, BLOCK_K)
-        mask = (i < row_count)[:, None] & (depth < n)[None, :]
-        a = tl.load(rows_of_weights + depth[None, :], mask=mask, other=0.0)
+        in_depth = depth < n - k
+        a = tl.load(own_weights + k + weight_offsets, mask=in_depth[None, :], other=0.0)
         if TF32:
             a = round_to_tf32(a)
-        x_mask = (depth < n)[:, None] & (columns < d)[None, :]
-        b = tl.load(
-            x + depth.to(tl.int64)[:, None] * stride + columns[None, :], mask=x_mask, other=0.0
-        )
+        x_here = x + tl.cast(k, tl.int64) * stride
+        b = tl.load(x_here + x_offsets, mask=in_depth[:, None] & in_columns[None, :], other=0.0)
         b = b.to(tl.float32) - offset[None, :]
         if TF32:
             b = round_to_tf32(b)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
         sums += tl.sum(a, 1)
-    rows = row_begin + i
-    mask = (i < row_count)[:, None] & (columns < d)[None, :]
-    own = tl.load(x + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+    mask = (i < row_count - i_begin)[:, None] & in_columns[None, :]
+    own_rows = x + tl.cast(row_begin + i_begin, tl.int64) * stride
+    own = tl.load(own_rows + (i[:, None] * stride + columns[None, :]), mask=mask, other=0.0)
     own = own.to(tl.float32) - offset[None, :]
     if TF32:
         own = round_to_tf32(own)
     if tl.load(own_row + 4) != 0:
         acc -= sums[:, None] * own
-    out = pick(outs, v, COUNT)
-    target = out + rows.to(tl.int64)[:, None] * d + columns[None, :]
-    tl.store(target, acc.to(out.dtype.element_ty), mask=mask)
+    out = pick(outs, v, COUNT) + tl.cast(row_begin + i_begin, tl.int64) * d + j_begin
+    tl.store(out + (i[:, None] * d + columns[None, :]), acc.to(out.dtype.element_ty), mask=mask)
 
 
 def multiply_panel(

@@ -4,7 +4,8 @@
 ``python tests/triton/ahead_of_time.py 90 1`` runs the launchers on tensors of the CPU with a stand-in
 for the driver, so that each launch compiles and nothing runs. It prints one JSON line per compiled
 kernel: registers, stack and local memory as the assembler reports them, and the tensor-core
-instructions. ``90 1 bfloat16``: of one dtype. ``tma 90``: the kernels of TMA alone.
+instructions. ``90 1 bfloat16``: of one dtype. ``tma 90``: the kernels of TMA alone; ``tma_hsic 90``: those of
+the backward of hsic.
 """
 
 from __future__ import annotations
@@ -43,10 +44,12 @@ from bido_ext.triton_kernels import (
     gram_panel,
     gram_stack,
     hsic,
+    hsic_tma,
     launch,
     product_epilogue,
     split_gram,
     tma_gram,
+    tma_weighted_product,
     weighted_product,
 )
 
@@ -98,7 +101,7 @@ def launch_everything(dtype: torch.dtype, config_index: int, aligned: bool) -> N
     ):
         launch_group(256, [512, 512], ([1, 1], [0, 2]), [1], dtype, unbiased=False)
         if aligned:  # panels of the kernels that have branches of their own
-            for kind in (LAPLACIAN, ENERGY, RATIONAL_QUADRATIC):
+            for kind in (LAPLACIAN, ENERGY, RATIONAL_QUADRATIC, INVERSE_MULTIQUADRIC):
                 x = torch.zeros(256, 512, dtype=dtype)
                 (f,) = features.features_of([x], [kind])
                 row, out = torch.ones(2, dtype=torch.float64), torch.empty(256, 256)
@@ -201,6 +204,52 @@ def instructions(cubin: bytes) -> str:
         ).stdout  # fmt: skip
 
 
+def fact_of_tma(name: str, kernel: Any, **more: object) -> dict[str, object]:
+    """What a compiled kernel takes, and whether the copy engine and the tensor cores are in it."""
+    sass, ptx = instructions(kernel.asm["cubin"]), kernel.asm["ptx"]
+    return {
+        "kernel": name, **more, "shared": kernel.metadata.shared, **resources(kernel.asm["cubin"]),
+        "wgmma": ptx.count("wgmma.mma_async"), "tcgen05": ptx.count("tcgen05.mma"),
+        "bulk": ptx.count("cp.async.bulk.tensor"), "UTMALDG": sass.count("UTMALDG"),
+        "HGMMA": sass.count("HGMMA"),
+    }  # fmt: skip
+
+
+def main_tma_hsic(capability: int, every: bool) -> None:
+    """The backward of hsic with weights and features carried by TMA: at float32 accuracy with its first block
+    shape, or also in TF32, of half precision, of the linear kernel, with all shapes."""
+    n, d = 4096, 2048
+    cases = [(torch.float32, "highest", GAUSSIAN)]
+    if every:
+        cases += [
+            (torch.float32, "high", GAUSSIAN), (torch.float32, "high", LINEAR),
+            (torch.bfloat16, "highest", GAUSSIAN), (torch.float16, "high", GAUSSIAN),
+        ]  # fmt: skip
+    for dtype, precision, kind in cases:
+        torch.set_float32_matmul_precision(precision)
+        x, labels = torch.empty(n, d, dtype=dtype), torch.empty(n, dtype=torch.int64)
+        grad, parameters = torch.ones(1, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+        sums, kept = torch.empty(2, n, dtype=torch.float64), torch.empty(1, 1, n, n)
+        for place in range(2 if every else 1):
+
+            def pick(name: str, candidates: Any, *rest: Any, place: int = place) -> Any:
+                return candidates[place]
+
+            with (
+                mock.patch.object(tma_weighted_product, "tuned", pick),
+                compiling(capability) as compiled,
+            ):
+                hsic_tma.hsic_backward(
+                    grad, [x, labels], parameters, sums, kept, [kind, LABELS], [0], [1], False, n,
+                    [0],
+                )  # fmt: skip
+            for name, kernel in compiled:
+                fact = fact_of_tma(
+                    name, kernel, dtype=str(dtype), precision=precision, kind=kind, place=place
+                )
+                print(json.dumps(fact), flush=True)
+
+
 def main_tma(capability: int, every: bool) -> None:
     """The kernels with operands carried by TMA: the Gaussian in bfloat16, or all kernels, dtypes and configs."""
     n, d, parameter = 4096, 2048, torch.ones(2, dtype=torch.float64)
@@ -221,18 +270,12 @@ def main_tma(capability: int, every: bool) -> None:
                 for wanted in minus_one:
                     with compiling(capability) as compiled:
                         tma_gram._launch(f, operands, parameter, torch.empty(n, n), wanted, config)
-                    passes = [one for one in prepared if one[0] == "operands_kernel"]
+                    passes = [one for one in prepared if one[0] == "squared_norms_kernel"]
                     for name, kernel in [*passes, *compiled]:
-                        sass = instructions(kernel.asm["cubin"])
-                        fact = {
-                            "kernel": name, "dtype": str(dtype), "precision": precision,
-                            "kind": kind, "config": str(config), "shared": kernel.metadata.shared,
-                            **resources(kernel.asm["cubin"]),
-                            "wgmma": kernel.asm["ptx"].count("wgmma.mma_async"),
-                            "tcgen05": kernel.asm["ptx"].count("tcgen05.mma"),
-                            "bulk": kernel.asm["ptx"].count("cp.async.bulk.tensor"),
-                            "UTMALDG": sass.count("UTMALDG"), "HGMMA": sass.count("HGMMA"),
-                        }  # fmt: skip
+                        fact = fact_of_tma(
+                            name, kernel, dtype=str(dtype), precision=precision, kind=kind,
+                            config=str(config),
+                        )  # fmt: skip
                         print(json.dumps(fact), flush=True)
 
 
@@ -268,6 +311,8 @@ if __name__ == "__main__":
         print(json.dumps(kernels_of_groups()))
     elif sys.argv[1] == "tma":
         main_tma(int(sys.argv[2]), sys.argv[3:] == ["every"])
+    elif sys.argv[1] == "tma_hsic":
+        main_tma_hsic(int(sys.argv[2]), sys.argv[3:] == ["every"])
     else:
         named = [getattr(torch, name) for name in sys.argv[3:]]
         main(int(sys.argv[1]), int(sys.argv[2]), named or DTYPES)

@@ -23,7 +23,7 @@ OTHERS = {
     "entries_kernel", "weights_kernel",
 }  # fmt: skip
 #: Of the copy engine, whose kernels compile for sm_90 and 100 alone.
-OF_TMA = {"operands_kernel", "tma_gram_kernel", "joined_kernel", "mirror_diagonal_kernel"}
+OF_TMA = {"squared_norms_kernel", "tma_gram_kernel", "joined_kernel", "mirror_diagonal_kernel"}
 INSTRUCTION = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 #: Shared memory of a block, bytes.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
