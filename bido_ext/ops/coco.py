@@ -18,7 +18,7 @@ from torch import Tensor
 from bido_ext._float64 import Function, are_few, has_nan, in_dtypes, mark, marked, widened
 from bido_ext.ops import coco_frobenius, coco_spectral
 from bido_ext.ops._define import define_derivative, define_op, refuse_double_backward
-from bido_ext.ops._validate import check_choice
+from bido_ext.ops._validate import check_choice, readable
 from bido_ext.ops.algebra import batches
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.coco_group import CocoGroup
@@ -110,7 +110,7 @@ def _default(
         nothing = torch.zeros((), dtype=torch.bool, device=values.device)
         bad = [group.unresolved.get(i, nothing) for i in range(len(kinds))]
         values = nan_where_unresolved(values, bad, first, second)
-        if values.device.type == "cpu":  # where float64 is a second try
+        if readable(values):  # where float64 is a second try
             values = values.masked_fill(group.noise(values, norm), float("nan"))
     return values, stack, kept
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bido_ext.ops._validate import readable
 from bido_ext.ops.algebra import center_stack
 from bido_ext.ops.gram_stack import gram_stack_of
 from bido_ext.ops.kernels import same_class
@@ -46,7 +47,7 @@ class CocoGroup:
 
     def _note(self, i: int, E: Tensor) -> None:
         self.unresolved[i] = unresolved(E, self.kinds[i])
-        if E.device.type != "cpu" or E.dtype == torch.float64:  # float64 is no second try there
+        if not readable(E) or E.dtype == torch.float64:  # float64 is no second try there
             return
         roundoff = 0.0 if self.kinds[i] == GRAM else float(roundoff_of(E))
         size = torch.linalg.vector_norm(center_stack(E, torch.float64))

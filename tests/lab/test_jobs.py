@@ -107,7 +107,7 @@ def test_a_death_costs_its_own_piece_alone(tmp_path):
 PARENT = """
 import sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[2]]
+sys.path[:0] = sys.argv[2:]
 import test_jobs
 from bido_ext.lab.experiments.jobs import share
 from bido_ext.lab.experiments.narrator import Narrator
@@ -117,10 +117,10 @@ if __name__ == "__main__":
 
 
 def test_when_the_parent_is_killed_nobody_holds_a_folder(tmp_path):
-    script = tmp_path / "parent.py"
+    script, here = tmp_path / "parent.py", Path(__file__).parent
     script.write_text(PARENT)
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path), str(Path(__file__).parent)]
+        [sys.executable, str(script), str(tmp_path), str(here), str(here.parent)]
     )
     until = time.monotonic() + 240
     while len(list(tmp_path.glob("*.began"))) < 2:

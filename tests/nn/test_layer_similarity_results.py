@@ -42,8 +42,7 @@ def test_plot_of_many_layers_and_into_axes() -> None:
     assert result.plot(ax) is figure
     assert len(ax.get_xticklabels()) == 40
     assert (
-        repr(result)
-        == "SimilarityMatrix(cka, unbiased, 2 x 120 layers, 8 samples in 1 mini-batches)"
+        repr(result) == "SimilarityMatrix(cka, unbiased, 2 x 120 layers, 8 samples in 1 mini-batch)"
     )
     assert max(result.plot().get_size_inches()) < 12
 
