@@ -30,6 +30,15 @@ def _reproducible() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tiny networks on a busy machine: more threads wait for each other only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_finish() -> None:
     # The modules and the tests stay for the whole run: the garbage collector need not walk them each time.
     gc.collect()

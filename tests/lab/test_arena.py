@@ -6,12 +6,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
@@ -34,8 +32,8 @@ from bido_ext.lab.report.arena import (
     ArenaResults,
     arena_text,
     read_arena,
-    write_arena,
 )
+from bido_ext.lab.report.arena_page import write_arena
 
 QUIET = RunOptions(on_change="rerun", progress=False)
 SMALL = """
@@ -56,12 +54,7 @@ seeds = [3]
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _written(tmp_path, text=SMALL):

@@ -6,12 +6,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from bido_ext.cli.app import app
@@ -34,13 +32,7 @@ TINY = replace(find_preset("smoke"), sweep=SWEEP)
 QUIET = RunOptions(on_change="rerun", progress=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: more threads wait for each other only."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(out: Path, preset=TINY, options: RunOptions = QUIET, seed: int = 0) -> tuple[Results, str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bido_ext.lab.attacks import ATTACKS
 from bido_ext.lab.experiments.narrator import Narrator
@@ -18,14 +16,7 @@ from bido_ext.lab.experiments.recipes import load_recipe, recipe_names, text_sum
 from bido_ext.lab.experiments.recipes.run import run_recipe
 from bido_ext.lab.experiments.stage import RunOptions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: more threads wait for each other only."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

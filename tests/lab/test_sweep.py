@@ -9,7 +9,6 @@ import multiprocessing
 import re
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -31,12 +30,7 @@ POINTS = [("none", {}), ("bido-hsic", {"lambda_x": 0.2})]
 QUIET = RunOptions(on_change="rerun", progress=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_sweep_is_one_table_and_one_report(tmp_path):

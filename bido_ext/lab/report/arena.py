@@ -31,7 +31,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bido_ext.lab.data.atomic import write_text
 from bido_ext.lab.report.grid import grid
 from bido_ext.lab.report.results import Results
 from bido_ext.lab.report.tradeoff import tradeoff_of
@@ -229,13 +228,3 @@ def legend(results: ArenaResults) -> str:
     if results.smoke:
         told += " Smoke run: the numbers mean nothing."
     return told
-
-
-def write_arena(results: ArenaResults, out: Path) -> None:
-    """Write ``arena.json``, then the picture and the page of it."""
-    from bido_ext.lab.report.arena_page import arena_html
-    from bido_ext.lab.report.arena_svg import arena_svg
-
-    write_text(out / "arena.json", json.dumps(results.to_dict(), indent=1, allow_nan=False) + "\n")
-    write_text(out / "arena.svg", arena_svg(results))
-    write_text(out / "arena.html", arena_html(results))

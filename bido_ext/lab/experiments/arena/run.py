@@ -19,7 +19,8 @@ from bido_ext.lab.experiments.recipes.schema import from_table
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
 from bido_ext.lab.report import Results
-from bido_ext.lab.report.arena import ArenaResults, write_arena
+from bido_ext.lab.report.arena import ArenaResults
+from bido_ext.lab.report.arena_page import write_arena
 from bido_ext.lab.training.check import check_defence
 from bido_ext.lab.training.train_config import TrainConfig
 
