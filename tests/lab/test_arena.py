@@ -109,6 +109,8 @@ def test_the_files_settings_reach_the_rows(tmp_path):
 
 @pytest.mark.parametrize("name", arena_names())
 def test_arenas_of_the_package(name):
+    if name == "mnist":
+        pytest.importorskip("opacus")
     arena, training = load_arena(name)
     assert {attack.name for attack in arena.attacks} <= set(ATTACKS)
     named = {part for model in arena.models for part in model.defence.split("+")}
