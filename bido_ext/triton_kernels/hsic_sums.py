@@ -46,7 +46,9 @@ def panel_entries(
     """
     mask = (i < rows)[:, None] & (j < columns)[None, :]
     at = slot.to(tl.int64) * slot_stride + i.to(tl.int64)[:, None] * row_stride + j[None, :]
-    value = tl.load(panels + at, mask=mask & (slot >= 0), other=0.0).to(tl.float64)
+    # A scalar condition beside the mask is no mask to the interpreter of Triton 3.9.
+    in_panel = (i < rows)[:, None] & (j < tl.where(slot >= 0, columns, 0))[None, :]
+    value = tl.load(panels + at, mask=in_panel, other=0.0).to(tl.float64)
     if HAS_LABELS:
         if slot < 0:
             y_i = tl.load(labels + row_begin + i, mask=i < rows, other=0)

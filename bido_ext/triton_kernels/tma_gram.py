@@ -121,7 +121,7 @@ def tma_gram_kernel(
                         KIND, norm_i + norm_j, value, distance, gamma, alpha, MINUS_ONE
                     )
                     # Beside the diagonal's blocks, which their tiles write whole.
-                    above = i_begin + BLOCK_M <= j_begin
+                    above = i_begin + BLOCK_M + 0 * i <= j_begin  # as a block, or it is no mask
                     mirror = out + (j_begin + part * WIDTH).to(tl.int64) * out_stride + i_begin
                     tl.store(mirror + (j * out_stride + i), value, mask=rows & columns & above)
                 tl.store(at, value, mask=rows & columns)
@@ -159,7 +159,7 @@ def joined_kernel(
     distance = squared_distance(norm_i, norm_j, inner)
     value = gram_entry(KIND, norm_i + norm_j, inner, distance, gamma, alpha, MINUS_ONE)
     tl.store(out + i.to(tl.int64) * out_stride + j, value, mask=mask)
-    above = (block_m + 1) * BLOCK_M <= block_n * BLOCK_N
+    above = (block_m + 1) * BLOCK_M + 0 * i <= block_n * BLOCK_N  # as a block, or it is no mask
     tl.store(out + j.to(tl.int64) * out_stride + i, value, mask=mask & above)
 
 
