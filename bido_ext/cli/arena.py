@@ -10,20 +10,14 @@ from typing import Annotated
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Device, Fresh, Json, print_json
+from bido_ext.cli.options import DataFolder, Device, Json, SecondJudge, print_json
 
 
 @plain_errors
 def arena(
     name: Annotated[str, typer.Argument(help="See: bido list arenas; or a .toml file.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the arena.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder with a folder for each data set, and weights/ for pretrained files.",
-        ),
-    ] = None,
+    data: DataFolder = None,
     smoke: Annotated[
         bool,
         typer.Option(
@@ -32,13 +26,7 @@ def arena(
             "nothing.",
         ),
     ] = False,
-    second_judge: Annotated[
-        bool,
-        typer.Option(
-            "--second-judge/--no-second-judge",
-            help="Judge by a second evaluation classifier too, of another architecture and seed.",
-        ),
-    ] = True,
+    second_judge: SecondJudge = True,
     jobs: Annotated[
         int, typer.Option(help="Models at a time; above 1 each in a process with one thread.")
     ] = 1,
@@ -52,7 +40,6 @@ def arena(
         ),
     ] = None,
     device: Device = "auto",
-    fresh: Fresh = False,
     json: Json = False,
 ) -> None:
     """Attack every defence with every attack; write one table.
@@ -62,7 +49,7 @@ def arena(
     what a model of the same natural accuracy gives away without any defence. The table (arena.html,
     arena.svg, arena.json) is written after every sweep, and each sweep has its own report in
     seed-SEED/ATTACK/. Give the command again to continue: only steps that are missing or have
-    changed are run.
+    changed are run. To start over, choose another folder.
 
     \b
     Example:
@@ -101,9 +88,7 @@ def arena(
     command += ["--data", str(data)] if data is not None else []
     flags = {"--smoke": smoke, "--no-second-judge": not second_judge}
     command += [flag for flag, given in flags.items() if given]
-    options = RunOptions(
-        fresh=fresh, on_change="rerun", progress=not json, device=pick_device(device)
-    )
+    options = RunOptions(on_change="rerun", progress=not json, device=pick_device(device))
     place = ArenaPlace(out, data, smoke, second_judge=second_judge)
     line = shlex.join(command)
     if sweep is not None:

@@ -62,6 +62,20 @@ Preset = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with a folder for each data set, and weights/ for pretrained files.",
+    ),
+]
+SecondJudge = Annotated[
+    bool,
+    typer.Option(
+        "--second-judge/--no-second-judge",
+        help="Judge by a second evaluation classifier too, of another architecture and seed.",
+    ),
+]
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bido_ext.cli.errors import plain_errors
-from bido_ext.cli.options import Device, Fresh, Json, Seed, print_json
+from bido_ext.cli.options import DataFolder, Device, Fresh, Json, Seed, print_json
 
 
 @plain_errors
@@ -19,13 +19,7 @@ def run(
     recipe: Annotated[
         str, typer.Argument(help="Name of a recipe (see bido list recipes), or a .toml file.")
     ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder that holds a folder for each data set, and weights/ for pretrained files.",
-        ),
-    ] = None,
+    data: DataFolder = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the results. Default: runs/RECIPE.")
     ] = None,

@@ -11,7 +11,17 @@ import typer
 
 from bido_ext.cli.errors import plain_errors
 from bido_ext.cli.list import attacks_that
-from bido_ext.cli.options import AdaptiveSet, Device, Fresh, Json, Seed, parse_weights, print_json
+from bido_ext.cli.options import (
+    AdaptiveSet,
+    DataFolder,
+    Device,
+    Fresh,
+    Json,
+    SecondJudge,
+    Seed,
+    parse_weights,
+    print_json,
+)
 from bido_ext.cli.settings import with_settings
 
 
@@ -39,20 +49,8 @@ def sweep(
             "too, as the measure of a defence; none: no such rows."
         ),
     ] = "0.02,0.06,0.2",
-    second_judge: Annotated[
-        bool,
-        typer.Option(
-            "--second-judge/--no-second-judge",
-            help="Judge by a second evaluation classifier too, of another architecture and seed.",
-        ),
-    ] = True,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder with a folder for each data set, and weights/ for pretrained files.",
-        ),
-    ] = None,
+    second_judge: SecondJudge = True,
+    data: DataFolder = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Seconds, on made-up data; the numbers mean nothing.")
     ] = False,

@@ -67,8 +67,9 @@ class CocoGroup:
         of_labels = {i: self._norms_of_labels(i) for i in pair if self.kinds[i] == LABELS}
         noted = [(0.0, of_labels[i][0]) if i in of_labels else self.sizes[i] for i in pair]
         roundoffs, sizes = zip(*noted, strict=True)
-        if not product_is_noise(roundoffs, sizes[::-1], product) or norm == "fro":
-            return product_is_noise(roundoffs, sizes[::-1], product)
+        noisy = product_is_noise(roundoffs, sizes[::-1], product)
+        if norm == "fro" or not noisy:
+            return noisy
         sizes = tuple(
             of_labels[i][1] if i in of_labels else float(_spectral_norm(self._centered_features(i)))
             for i in pair

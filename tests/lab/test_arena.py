@@ -92,6 +92,14 @@ def test_models_are_trained_once_and_meet_every_attack(tmp_path):
     assert told.getvalue().count("already done with this configuration, reused") >= 6
 
 
+def test_a_fresh_start_is_another_folder(tmp_path):
+    arena, training = load_arena(_written(tmp_path), smoke=True)
+    place = ArenaPlace(tmp_path / "out", smoke=True)
+    with pytest.raises(ValueError, match="take another folder"):
+        run_arena(arena, training, place, options=replace(QUIET, fresh=True))
+    assert not place.out.exists()
+
+
 def test_the_files_settings_reach_the_rows(tmp_path):
     arena, training = load_arena(_written(tmp_path))
     assert arena.all_seeds == (0, 3)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from bido_ext.lab.data.image_set import ImageSet
 from bido_ext.lab.defences import Defence, Plan
@@ -25,10 +26,10 @@ def check_training(config: TrainConfig, task: Task, *, evaluator: bool) -> None:
     train = ImageSet.of(data.train)
     check_images(config, train)
     EpochBatches(config, train.labels)
-    check_defence(config, data.num_classes, len(train))
+    model = _model_of(config, data.num_classes)
     if config.pretrained:
-        model = build_model(config.arch, data.num_classes, config.defence, config.model_options)
         load_pretrained(model, config.pretrained, config.reinit)
+    _prepare(config, model, data.num_classes, len(train))
 
 
 def check_defence(config: TrainConfig, num_classes: int, images: int) -> None:
@@ -37,7 +38,14 @@ def check_defence(config: TrainConfig, num_classes: int, images: int) -> None:
     Raises:
         ValueError: the network has no such layers, or there are no pretrained weights.
     """
+    _prepare(config, _model_of(config, num_classes), num_classes, images)
+
+
+def _model_of(config: TrainConfig, num_classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.arch, num_classes, config.defence, config.model_options)
+        return build_model(config.arch, num_classes, config.defence, config.model_options)
+
+
+def _prepare(config: TrainConfig, model: nn.Module, num_classes: int, images: int) -> None:
     plan = Plan(num_classes, images, config.batch_size, config.epochs, bool(config.pretrained))
     Defence(config.defence, config.weights, config.taps or taps_of(model)).prepare(model, plan)

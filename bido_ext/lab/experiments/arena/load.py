@@ -13,6 +13,8 @@ from bido_ext.lab.attacks import find_attack
 from bido_ext.lab.experiments.recipes import Recipe, load_recipe
 from bido_ext.lab.experiments.recipes.load import SUFFIX, read_toml
 from bido_ext.lab.experiments.recipes.schema import RecipeAttack, from_table
+from bido_ext.lab.training.check import check_defence
+from bido_ext.lab.training.train_config import TrainConfig
 
 from .schema import Arena, ArenaAttack, ArenaModel
 
@@ -71,8 +73,17 @@ def load_arena(name: str, *, smoke: bool = False) -> tuple[Arena, dict[str, Any]
             arena, models=models, attacks=arena.attacks[:SMOKE_ATTACKS], seeds=arena.seeds[:1],
             controls=arena.controls[:1],
         )  # fmt: skip
-    for attack in arena.attacks:  # before hours are spent on the first
+    # Before hours are spent on the first.
+    recipes = [
         recipe_of(arena, training, attack, arena.all_seeds[0], smoke=smoke)
+        for attack in arena.attacks
+    ]
+    for model in arena.models:
+        target = target_of(arena, recipes[0], model, smoke=smoke)
+        try:
+            check_defence(target, num_classes=2, images=1000)  # of any data set
+        except ValueError as error:
+            raise ValueError(f"{where}: {model.name}: {error}") from None
     return arena, training
 
 
@@ -119,3 +130,14 @@ def recipe_of(
         base, name=arena.name, title=f"{arena.title}: {attack.name}", published="",
         target=target, evaluator=evaluator, attack=chosen,
     )  # fmt: skip
+
+
+def target_of(arena: Arena, recipe: Recipe, model: ArenaModel, *, smoke: bool) -> TrainConfig:
+    """How one model is trained: as the recipe says, with its own defence and settings.
+
+    Raises:
+        ValueError: A setting of the model is unknown or out of range.
+    """
+    own = {} if smoke else model.training
+    table = {**asdict(recipe.target), **own, "defence": model.defence, "weights": model.weights}
+    return from_table(TrainConfig, table, f"arena {arena.name}: {model.name}")

@@ -9,22 +9,19 @@ its own report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
-from bido_ext.lab.experiments.recipes.schema import from_table
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
 from bido_ext.lab.report import Results
 from bido_ext.lab.report.arena import ArenaResults
 from bido_ext.lab.report.arena_page import write_arena
-from bido_ext.lab.training.check import check_defence
-from bido_ext.lab.training.train_config import TrainConfig
 
-from .load import recipe_of
+from .load import recipe_of, target_of
 from .schema import Arena, ArenaAttack
 
 MODELS = "models"
@@ -53,23 +50,11 @@ def rows_of(
     recipe = recipe_of(arena, training, attack, seed, smoke=smoke)
     models = [model for model in arena.models if seed in arena.seeds_of(model)]
     points = [(model.defence, model.weights) for model in models]
-    own = {model.name: model.training for model in models if not smoke}
+    own = {model.name: target_of(arena, recipe, model, smoke=smoke) for model in models}
     return tuple(
-        replace(row, recipe=replace(row.recipe, target=_with(row, own.get(row.name, {}), arena)))
+        replace(row, recipe=replace(row.recipe, target=own.get(row.name, row.recipe.target)))
         for row in sweep_rows(recipe, points, arena.controls)
     )
-
-
-def _with(row: SweepRow, settings: Mapping[str, Any], arena: Arena) -> TrainConfig:
-    """The row's training with its own settings; what it would refuse is told now."""
-    where = f"arena {arena.name}: {row.name}"
-    table = {**asdict(row.recipe.target), **settings}
-    target = from_table(TrainConfig, table, where)
-    try:
-        check_defence(target, num_classes=2, images=1000)  # of any data set
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return target
 
 
 @dataclass(frozen=True)
@@ -148,9 +133,11 @@ def run_arena(
         What was written to ``arena.json``.
 
     Raises:
-        ValueError: ``jobs`` below 1, or what ``run_recipe`` raises.
+        ValueError: ``jobs`` below 1, options with ``fresh``, or what ``run_recipe`` raises.
         JobsError: A row of several jobs failed or was killed; the others are finished.
     """
+    if options is not None and options.fresh:
+        raise ValueError("fresh would train each model again for every attack: take another folder")
     sweeps = sweeps_of(arena, training, smoke=place.smoke)
     narrator = narrator or Narrator(stages=5 * sum(len(sweep.rows) for sweep in sweeps))
     results = ArenaResults(
