@@ -111,7 +111,7 @@ def _of_candidates(
     listed = [f"{i.name}: {_words(i)}" for i in there]
     if row.composition and not row.composition_waits:
         listed.append(row.composition)
-    count = f"{counted(len(listed), 'candidate')}"
+    count = counted(len(listed), "candidate")
     times, end = _times(row), [last] if last else []
     reason = "; ".join([f"{count}: {', '.join(listed)}", *(times or [_HOW]), *end]) + note
     parts = (f"{count}{note}", *listed, *times, *end)
