@@ -25,6 +25,7 @@ from bido_ext.lab.experiments.arena import (
 )
 from bido_ext.lab.experiments.arena.run import rows_of
 from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.recipes.attack_step import AttackFolders
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.report import read_results
 from bido_ext.lab.report.arena import (
@@ -75,7 +76,10 @@ def test_models_are_trained_once_and_meet_every_attack(tmp_path):
         ("none", "brep"),
     ]
     assert len({cell.natural_accuracy for cell in results.cells}) == 1
-    assert told.getvalue().count("already done with this configuration, reused") == 2
+    # The evaluation classifier, the classifier, and the generator that both attacks search in.
+    assert told.getvalue().count("already done with this configuration, reused") == 3
+    (gan,) = place.out.rglob("gan.pt")
+    assert gan.parent.parent == place.out / "seed-0" / "priors"
     assert read_arena(place.out / "arena.json") == results
     page = (place.out / "arena.html").read_text()
     for cell in results.cells:
@@ -90,6 +94,25 @@ def test_models_are_trained_once_and_meet_every_attack(tmp_path):
     again = run_arena(arena, training, place, options=QUIET, narrator=Narrator(10, told))
     assert [c.attack_accuracy for c in again.cells] == [c.attack_accuracy for c in results.cells]
     assert told.getvalue().count("already done with this configuration, reused") >= 6
+
+
+def test_generators_are_shared_by_their_settings(tmp_path):
+    here = AttackFolders(tmp_path / "run", tmp_path / "sweep", tmp_path / "models" / "none")
+    there = replace(here, priors=tmp_path / "priors")
+    wgan, ked = ATTACKS["gmi"].prior, ATTACKS["ked"].prior
+    assert here.prior(wgan, wgan.settings("quick"), "data", 0, "") == tmp_path / "sweep" / "prior"
+    assert here.prior(ked, ked.settings("quick"), "data", 0, "-x") == tmp_path / "run" / "prior-x"
+    plain = there.prior(wgan, wgan.settings("quick"), "data", 0, "")
+    assert plain == there.prior(ATTACKS["brep"].prior, wgan.settings("quick"), "data", 0, "")
+    others = [
+        there.prior(wgan, wgan.settings("paper"), "data", 0, ""),
+        there.prior(wgan, wgan.settings("quick"), "other data", 0, ""),
+        there.prior(wgan, wgan.settings("quick"), "data", 100, ""),
+        there.prior(ked, ked.settings("quick"), "data", 0, ""),
+    ]
+    assert len({plain, *others}) == 5
+    owned = there.prior(ked, ked.settings("quick"), "data", 0, "-surrogate")
+    assert owned == others[-1].parent / "none-surrogate"
 
 
 def test_a_fresh_start_is_another_folder(tmp_path):

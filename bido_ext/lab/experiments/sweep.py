@@ -60,6 +60,7 @@ class Place:
         out: Folder of the sweep.
         data_root, smoke, from_scratch, second_judge: As of ``run_recipe``.
         models: Folder of the classifiers, which other attacks meet too; None: they lie in ``out``.
+        priors: Folder of the generators that other attacks use too; None: they lie in ``out``.
     """
 
     out: Path
@@ -68,6 +69,7 @@ class Place:
     from_scratch: bool = False
     second_judge: bool = False
     models: Path | None = None
+    priors: Path | None = None
 
 
 def sweep_rows(
@@ -129,6 +131,7 @@ def run_row(
         shared=place.out,
         judges=place.models,
         target=None if place.models is None else place.models / row.name,
+        priors=place.priors,
         second_judge=place.second_judge,
         options=replace(options, patience=FOR_OTHERS),
         narrator=narrator,

@@ -2,8 +2,9 @@
 """Run an arena: for each seed and attack a sweep over all models, which are trained once.
 
 Folder of an arena: ``arena.json``, ``arena.svg``, ``arena.html`` with the one table, made anew after
-every sweep; ``seed-0/models/`` with the classifiers; ``seed-0/gmi/`` with the sweep of one attack and
-its own report.
+every sweep; ``seed-0/models/`` with the classifiers and ``seed-0/priors/`` with the generators, which
+are trained once for all attacks that use them; ``seed-0/gmi/`` with the sweep of one attack and its
+own report.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bido_ext.lab.report.arena_page import write_arena
 from .load import recipe_of, target_of
 from .schema import Arena, ArenaAttack
 
-MODELS = "models"
+MODELS, PRIORS = "models", "priors"
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ def run_one(
     Raises:
         ValueError, JobsError: As ``run_arena``.
     """
+    seed = place.out / f"seed-{sweep.seed}"
     there = Place(
         place.out / sweep.folder, place.data_root, place.smoke, place.from_scratch,
-        place.second_judge, place.out / f"seed-{sweep.seed}" / MODELS,
+        place.second_judge, seed / MODELS, seed / PRIORS,
     )  # fmt: skip
     return run_sweep(
         sweep.rows, there, command=command, jobs=jobs, options=options, narrator=narrator

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from bido_ext.lab.attacks import ATTACKS, find_attack
 from bido_ext.lab.attacks.adaptive import KINDS, PRESETS, AdaptiveConfig, check_white_box
+from bido_ext.lab.attacks.spec import PriorSpec
 from bido_ext.lab.attacks.stylegan2 import load_stylegan2
 from bido_ext.lab.experiments.adaptive import FOLDER, adapt
 from bido_ext.lab.experiments.attack_settings import settings_for
@@ -105,13 +108,46 @@ def _surrogates(recipe: Recipe, smoke: bool) -> dict[str, AdaptiveConfig]:
     return made
 
 
+@dataclass(frozen=True)
+class AttackFolders:
+    """Where the steps of an attack are.
+
+    Attributes:
+        out: Folder of the run.
+        shared: Of a generator that does not depend on the target.
+        target: Of the classifier.
+        priors: Of the generators that several attacks use; None: each attack trains its own.
+    """
+
+    out: Path
+    shared: Path
+    target: Path
+    priors: Path | None = None
+
+    def prior(self, spec: PriorSpec, config: Any, data: str, budget: int, ending: str) -> Path:
+        """Folder of a generator.
+
+        Args:
+            spec: What it is.
+            config: Of its training.
+            data: Digest of the public images.
+            budget: Queries of the attack, which its training may spend.
+            ending: Of the adaptive attacker; "" for the plain one.
+        """
+        if self.priors is None:
+            return self.out / f"prior{ending}" if spec.of_target else self.shared / "prior"
+        name = type(config).__name__.removesuffix("Config").lower()
+        settings = json.dumps([data, asdict(config), budget], sort_keys=True)
+        folder = self.priors / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:10]}"
+        return folder / f"{self.target.name}{ending}" if spec.of_target else folder
+
+
 def run_attack(
     inputs: Inputs,
     settings: AttackSettings,
     num_classes: int,
     target: Trained,
-    out: Path,
-    shared: Path,
+    folders: AttackFolders,
     options: RunOptions,
     *,
     kind: str = "",
@@ -123,16 +159,15 @@ def run_attack(
         settings: From ``attack_settings``.
         num_classes: Private classes.
         target: The attacked classifier.
-        out: Folder of the run.
-        shared: Folder of a generator that does not depend on the target.
+        folders: Where things are.
         options: How to run.
         kind: Of the adaptive attacker; "" runs on the target itself. Surrogates, a generator that
-            belongs to one, and the attack have folders of their own in ``out``.
+            belongs to one, and the attack have folders of their own.
 
     Returns:
         The attack and what it was made with.
     """
-    recipe, chosen = inputs.recipe, inputs.recipe.attack
+    recipe, chosen, out = inputs.recipe, inputs.recipe.attack, folders.out
     side = size_of(recipe.target)
     file = inputs.weights(chosen.generator)
     spec = find_attack(chosen.name)
@@ -152,11 +187,11 @@ def run_attack(
         generator, note = load_stylegan2(file, truncation=chosen.truncation), f"from {file.name}"
     else:
         assert public is not None
-        own_folder = out / f"prior{ending}"
-        folder = own_folder if spec.prior.of_target else shared / "prior"
+        budget = getattr(settings.search, "budget", 0)
+        folder = folders.prior(spec.prior, settings.prior, public.digest, budget, ending)
         generator, note = train_prior(
             chosen.name, public, settings.prior, folder, options, target=met,
-            defence=defence, budget=getattr(settings.search, "budget", 0),
+            defence=defence, budget=budget,
         )  # fmt: skip
     classes = range(min(chosen.classes or num_classes, num_classes))
     attacked = attack_target(

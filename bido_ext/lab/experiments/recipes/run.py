@@ -29,7 +29,7 @@ from bido_ext.lab.judging import (
 )
 from bido_ext.lab.report import AdaptiveAttack
 
-from .attack_step import AttackRun, AttackSettings, attack_settings, run_attack
+from .attack_step import AttackFolders, AttackRun, AttackSettings, attack_settings, run_attack
 from .inputs import Inputs, size_of
 from .schema import Recipe
 from .summary import RecipeResult
@@ -45,6 +45,7 @@ def run_recipe(
     shared: Path | None = None,
     judges: Path | None = None,
     target: Path | None = None,
+    priors: Path | None = None,
     second_judge: bool = False,
     options: RunOptions | None = None,
     narrator: Narrator | None = None,
@@ -63,6 +64,8 @@ def run_recipe(
         judges: Folder of the evaluation classifiers, if that is another one; default: ``shared``.
         target: Folder of the attacked classifier, which other attacks meet too; default: ``target``
             in ``out``.
+        priors: Folder of the generators, if other attacks on the same data use them too. There each
+            lies under its settings, and one that belongs to a target under that one's name.
         second_judge: Train a second evaluation classifier too, and say where the two disagree.
         options: How to run; by default stages whose configuration changed are run again.
         narrator: Where to tell the story; by default stderr.
@@ -75,7 +78,7 @@ def run_recipe(
     """
     options = RunOptions(on_change="rerun") if options is None else options
     shared = out if shared is None else shared
-    folders = _Folders(out, shared, judges or shared, target or out / "target")
+    folders = AttackFolders(out, shared, target or out / "target", priors)
     settings = attack_settings(recipe, smoke=smoke, from_scratch=from_scratch)
     if smoke:
         inputs = Inputs.small(recipe, shared, options.progress)
@@ -92,7 +95,7 @@ def run_recipe(
         inputs.check_public()
     with locked(out):
         found = _run(
-            plan, inputs, settings, folders, second_judge, options,
+            plan, inputs, settings, folders, judges or shared, second_judge, options,
             narrator or Narrator(stages=5 + len(settings.adaptive)),
         )  # fmt: skip
         config = {
@@ -110,16 +113,6 @@ def run_recipe(
         write_text(out / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
         found.draw(out)  # last: the numbers do not wait for a picture
         return result
-
-
-@dataclass(frozen=True)
-class _Folders:
-    """Of a run, of what others share with it, of the evaluation classifiers, of the target."""
-
-    out: Path
-    shared: Path
-    judges: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -194,7 +187,8 @@ def _run(
     plan: Recipe,
     inputs: Inputs,
     settings: AttackSettings,
-    folders: _Folders,
+    folders: AttackFolders,
+    judges: Path,
     second_judge: bool,
     options: RunOptions,
     narrator: Narrator,
@@ -210,28 +204,19 @@ def _run(
     with say(
         "Train the evaluation classifier", "It judges later; the attacker never uses it."
     ) as told:
-        evaluator = train_judge(judged_on, plan.evaluator, folders.judges / "evaluator", options)
+        evaluator = train_judge(judged_on, plan.evaluator, judges / "evaluator", options)
         told += [evaluator.note, f"test accuracy {100 * evaluator.test_accuracy:.2f}%"]
     with say("Train the classifier", f"Its defence: {plan.target.defence}.") as told:
         target = train_target(data, plan.target, folders.target, options)
         told += [target.note, f"natural accuracy {100 * target.test_accuracy:.2f}%"]
     with say("Attack the classifier", ATTACKS[plan.attack.name].description) as told:
-        attack = run_attack(
-            inputs, settings, data.task.num_classes, target, folders.out, folders.shared, options
-        )
+        attack = run_attack(inputs, settings, data.task.num_classes, target, folders, options)
         told += [attack.generator and f"generator: {attack.generator}", attack.attacked.note]
     adaptive: dict[str, tuple[AttackRun, AttackMetrics]] = {}
     for kind in settings.adaptive:
         with say("Attack it adaptively", f"On {kind}, not on the classifier alone.") as told:
             run = run_attack(
-                inputs,
-                settings,
-                data.task.num_classes,
-                target,
-                folders.out,
-                folders.shared,
-                options,
-                kind=kind,
+                inputs, settings, data.task.num_classes, target, folders, options, kind=kind
             )
             adaptive[kind] = (run, _judged(data, evaluator, run.attacked)[0])
             told += [run.generator and f"generator: {run.generator}", run.attacked.note]
@@ -243,7 +228,7 @@ def _run(
         if second_judge:
             config = second_judge_of(plan.evaluator, plan.target)
             images = inputs.images(size_of(config), private_only=True)
-            other = train_judge(images, config, folders.judges / "second_evaluator", options)
+            other = train_judge(images, config, judges / "second_evaluator", options)
             found = attack.attacked.reconstructions
             opinion = second_opinion(evaluator.model, other.model, found.images, found.classes)
             second = SecondJudge(config.arch, other.test_accuracy, opinion)
