@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, get_type_hints
+from typing import Any, ParamSpec, get_args, get_type_hints
 
 import typer
 
@@ -102,6 +102,9 @@ def _giving(file: str, options: Mapping[str, Any]) -> str | None:
 def _as_typed(command: Callable[..., Any], name: str) -> str:
     """A parameter of ``command`` as the user gives it: --other-weights, or MODEL."""
     hint = get_type_hints(command, include_extras=True).get(name)
+    if not hasattr(hint, "__metadata__"):
+        # Up to Python 3.10 a default of None makes Optional[Annotated[...]] of it.
+        hint = next((each for each in get_args(hint) if hasattr(each, "__metadata__")), None)
     for told in getattr(hint, "__metadata__", ()):
         if isinstance(told, typer.models.OptionInfo):
             return next(iter(told.param_decls or ()), "--" + name.replace("_", "-"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,7 +43,8 @@ class Ranks:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            with _output_to_stderr():
+                dist.init_process_group("gloo", timeout=PATIENCE)
         return cls(int(os.environ["RANK"]), size)
 
     @property
@@ -81,6 +84,19 @@ class Ranks:
         mine: list[T] = []
         self.by_leader(lambda: mine.append(work()))
         return mine[0] if mine else work()
+
+
+@contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """PyTorch 2.10's Gloo writes its greeting to standard output, where ``--json`` is."""
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
 
 
 #: One process has all the work.
