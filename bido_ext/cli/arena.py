@@ -39,6 +39,10 @@ def arena(
             help="Run this sweep of the plan alone, from 1 on, and write no table: for job arrays."
         ),
     ] = None,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Write the table of the finished sweeps, and run nothing."),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -63,6 +67,7 @@ def arena(
         run_arena,
         run_one,
         sweeps_of,
+        write_table,
     )
     from bido_ext.lab.experiments.pipeline import pick_device
     from bido_ext.lab.experiments.stage import RunOptions
@@ -73,6 +78,8 @@ def arena(
         raise ValueError("--smoke draws its own data and takes no --data")
     if jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    if sum([plan, table, sweep is not None]) > 1:
+        raise ValueError("--plan, --table and --sweep exclude each other: give one of them")
     chosen, training = load_arena(name, smoke=smoke)
     sweeps = sweeps_of(chosen, training, smoke=smoke)
     if sweep is not None and not 1 <= sweep <= len(sweeps):
@@ -100,7 +107,10 @@ def arena(
             report = out / one.folder / "report.html"
             typer.echo(f"\n{text_table(swept)}\n\nreport: {report}")
         return
-    results = run_arena(chosen, training, place, command=line, jobs=jobs, options=options)
+    if table:
+        results = write_table(chosen, sweeps, place, command=line)
+    else:
+        results = run_arena(chosen, training, place, command=line, jobs=jobs, options=options)
     if json:
         print_json(results.to_dict())
         return

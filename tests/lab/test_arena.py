@@ -22,6 +22,7 @@ from bido_ext.lab.experiments.arena import (
     run_arena,
     run_one,
     sweeps_of,
+    write_table,
 )
 from bido_ext.lab.experiments.arena.run import rows_of
 from bido_ext.lab.experiments.narrator import Narrator
@@ -90,10 +91,40 @@ def test_models_are_trained_once_and_meet_every_attack(tmp_path):
     (alone, _) = sweeps_of(arena, training, smoke=True)
     swept = run_one(alone, place, options=QUIET, narrator=Narrator(10, io.StringIO()))
     assert swept.rows[0].attack.attack_accuracy == results.cells[0].attack_accuracy
+    assert write_table(arena, sweeps_of(arena, training, smoke=True), place) == replace(
+        results, command="", created=results.created
+    )
     told = io.StringIO()
     again = run_arena(arena, training, place, options=QUIET, narrator=Narrator(10, told))
     assert [c.attack_accuracy for c in again.cells] == [c.attack_accuracy for c in results.cells]
     assert told.getvalue().count("already done with this configuration, reused") >= 6
+
+
+def test_the_table_so_far_is_of_finished_sweeps_with_these_settings(tmp_path):
+    arena, training = load_arena(_written(tmp_path), smoke=True)
+    arena = replace(arena, models=arena.models[:1])
+    place = ArenaPlace(tmp_path / "out", smoke=True)
+    sweeps = sweeps_of(arena, training, smoke=True)
+    with pytest.raises(ValueError, match="has no finished sweep of"):
+        write_table(arena, sweeps, place)
+    assert not (place.out / "arena.json").exists()
+    swept = run_one(sweeps[1], place, options=QUIET, narrator=Narrator(10, io.StringIO()))
+    results = write_table(arena, sweeps, place)
+    assert [cell.attack for cell in results.cells] == ["brep"]
+    assert (results.done, results.sweeps) == (1, 2)
+    assert read_arena(place.out / "arena.json") == results
+    assert sweeps[1].made(swept, smoke=True)
+    assert not sweeps[0].made(swept, smoke=True)
+    (row,) = swept.rows
+    attack = {**swept.config["attack"], "steps": 1000}
+    for changed in (
+        replace(swept, rows=()),
+        replace(swept, rows=(replace(row, name="other"),)),
+        replace(swept, rows=(replace(row, config={**row.config, "epochs": 50}),)),
+        replace(swept, config={**swept.config, "attack": attack}),
+        replace(swept, config={**swept.config, "evaluator": dict(row.config)}),
+    ):
+        assert not sweeps[1].made(changed, smoke=True)
 
 
 def test_generators_are_shared_by_their_settings(tmp_path):
@@ -267,6 +298,17 @@ def test_the_plan_of_the_command_names_every_sweep(tmp_path):
         "4 brep, seed 3: bido-hsic+ls-0.05-0.5--0.05-0.5-0.75",
         "2 trainings, 4 attacks",
     ]
+
+
+def test_the_command_writes_the_table_so_far_or_says_that_there_is_none(tmp_path):
+    out = str(tmp_path / "out")
+    run = CliRunner().invoke(app, ["arena", _written(tmp_path), "--out", out, "--table"])
+    assert run.exit_code == 2
+    assert "has no finished sweep of small" in run.output
+    both = ["arena", _written(tmp_path), "--out", out, "--table", "--sweep", "1"]
+    run = CliRunner().invoke(app, both)
+    assert run.exit_code == 2
+    assert "exclude each other" in run.output
 
 
 def test_a_sweep_that_is_not_in_the_plan_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 """Arenas: every defence against every attack, in one table, from a file of ``bido list arenas``."""
 
 from .load import arena_names, load_arena
-from .run import ArenaPlace, ArenaSweep, run_arena, run_one, sweeps_of
+from .run import ArenaPlace, ArenaSweep, run_arena, run_one, sweeps_of, write_table
 from .schema import Arena, ArenaAttack, ArenaModel
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "run_arena",
     "run_one",
     "sweeps_of",
+    "write_table",
 ]

@@ -9,16 +9,18 @@ own report.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bido_ext.lab.experiments.lock import locked
 from bido_ext.lab.experiments.narrator import Narrator
+from bido_ext.lab.experiments.recipes.attack_step import attack_settings
 from bido_ext.lab.experiments.stage import RunOptions
 from bido_ext.lab.experiments.sweep import Place, SweepRow, run_sweep, sweep_rows
-from bido_ext.lab.report import Results
+from bido_ext.lab.report import Results, read_results
 from bido_ext.lab.report.arena import ArenaResults
 from bido_ext.lab.report.arena_page import write_arena
 
@@ -71,6 +73,23 @@ class ArenaSweep:
         """Within the arena's."""
         return f"seed-{self.seed}/{self.attack}"
 
+    def made(self, results: Results, *, smoke: bool = False) -> bool:
+        """Whether these are its results, and not those of an arena that has changed since."""
+        first = self.rows[0].recipe
+        wanted: dict[str, Any] = {
+            "attack": {"name": self.attack, **asdict(attack_settings(first, smoke=smoke).search)},
+            "models": [["evaluator", asdict(first.evaluator)]]
+            + [[row.name, asdict(row.recipe.target)] for row in self.rows],
+        }
+        found: dict[str, Any] = {
+            "attack": results.config["attack"],
+            "models": [["evaluator", dict(results.config["evaluator"])]]
+            + [[row.name, dict(row.config)] for row in results.rows],
+        }
+        for _, training in [*wanted["models"], *found["models"]]:
+            training.pop("pretrained", None)  # a run looks the file up in the folder of the data
+        return bool(json.loads(json.dumps(wanted)) == found)
+
 
 def sweeps_of(
     arena: Arena, training: Mapping[str, Any], *, smoke: bool = False
@@ -111,6 +130,37 @@ def run_one(
     )
 
 
+def write_table(
+    arena: Arena, sweeps: Sequence[ArenaSweep], place: ArenaPlace, *, command: str = ""
+) -> ArenaResults:
+    """Write the table of the sweeps that are finished; nothing is run.
+
+    Args:
+        arena: From ``load_arena``.
+        sweeps: From ``sweeps_of``; one whose results are of other settings counts as not finished.
+        place: Of the arena.
+        command: The command line, for the report.
+
+    Returns:
+        What was written to ``arena.json``.
+
+    Raises:
+        ValueError: No sweep is finished, or the results of one cannot be read.
+    """
+    results = ArenaResults(
+        arena.name, arena.title, command, tuple(attack.name for attack in arena.attacks),
+        len(sweeps), arena.notes, place.smoke,
+    )  # fmt: skip
+    for sweep in sweeps:
+        path = place.out / sweep.folder / "results.json"
+        if path.is_file() and sweep.made(swept := read_results(path), smoke=place.smoke):
+            results = results.with_sweep(swept, sweep.attack, f"{sweep.folder}/report.html")
+    if not results.cells:
+        raise ValueError(f"{place.out} has no finished sweep of {arena.name} with these settings")
+    write_arena(results, place.out)
+    return results
+
+
 def run_arena(
     arena: Arena,
     training: Mapping[str, Any],
@@ -142,16 +192,9 @@ def run_arena(
         raise ValueError("fresh would train each model again for every attack: take another folder")
     sweeps = sweeps_of(arena, training, smoke=place.smoke)
     narrator = narrator or Narrator(stages=5 * sum(len(sweep.rows) for sweep in sweeps))
-    results = ArenaResults(
-        arena.name, arena.title, command, tuple(attack.name for attack in arena.attacks),
-        len(sweeps), arena.notes, place.smoke,
-    )  # fmt: skip
     with locked(place.out):
         for sweep in sweeps:
             narrator.say(f"\n==== {sweep.attack}, seed {sweep.seed}")
-            swept = run_one(
-                sweep, place, command=command, jobs=jobs, options=options, narrator=narrator
-            )
-            results = results.with_sweep(swept, sweep.attack, f"{sweep.folder}/report.html")
-            write_arena(results, place.out)
+            run_one(sweep, place, command=command, jobs=jobs, options=options, narrator=narrator)
+            results = write_table(arena, sweeps, place, command=command)
     return results
