@@ -85,6 +85,16 @@ class ArenaRow:
     is_control: bool
     is_stopped: bool
 
+    def cell(self, attack: str) -> str:
+        """Attack accuracy, difference and star as a table shows them; "" for one not run."""
+        if attack not in self.attacks:
+            return ""
+        told = f"{100 * self.attacks[attack]:.1f}"
+        if attack in self.differences:
+            star = "*" if self.sure[attack] else ""
+            told += f" ({100 * self.differences[attack]:+.1f}{star})"
+        return told
+
 
 @dataclass(frozen=True)
 class ArenaResults:
@@ -198,19 +208,13 @@ def read_arena(path: Path) -> ArenaResults:
 def arena_text(results: ArenaResults) -> str:
     """The table: natural accuracy, then for each attack its accuracy and the difference to an
     undefended model of the same natural accuracy, with a star where that is sure."""
-    lines = []
-    for row in results.rows():
-        cells = []
-        for attack in results.attacks:
-            if attack not in row.attacks:
-                cells.append("")
-                continue
-            told = f"{100 * row.attacks[attack]:.1f}"
-            if attack in row.differences:
-                star = "*" if row.sure[attack] else ""
-                told += f" ({100 * row.differences[attack]:+.1f}{star})"
-            cells.append(told)
-        lines.append((row.model, str(row.seeds), f"{100 * row.natural:.2f}", *cells))
+    lines = [
+        (
+            row.model, str(row.seeds), f"{100 * row.natural:.2f}",
+            *(row.cell(attack) for attack in results.attacks),
+        )
+        for row in results.rows()
+    ]  # fmt: skip
     table = grid(("model", "seeds", "natural", *results.attacks), lines)
     return f"{table}\n{legend(results)}"
 
