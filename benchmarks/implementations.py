@@ -26,8 +26,9 @@ from benchmarks.results import Record, default_path, save
 from bido_ext._precision import tf32_allowed
 from bido_ext.reference.kernel_entries import GAUSSIAN, LABELS
 from bido_ext.serving import implementations as serving
-from bido_ext.serving.check import SelfCheckError, self_check
+from bido_ext.serving.check import self_check
 from bido_ext.serving.choose import step_of
+from bido_ext.serving.comparison import SelfCheckError
 from bido_ext.serving.measure import MIN_ROUNDS, clock_of, interleaved, is_cuda
 from bido_ext.serving.row import CONTRACTS, ROWS, checked_ops
 

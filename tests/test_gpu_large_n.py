@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.reference.kernel_entries import GAUSSIAN, INVERSE_MULTIQUADRIC, LABELS, LINEAR
-from bido_ext.serving.check import TOLERANCES
+from bido_ext.serving.comparison import TOLERANCES
 from bido_ext.serving.implementations import functions_of
 
 Functions = Mapping[str, Callable[..., Any]]

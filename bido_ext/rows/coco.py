@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.rows._inputs import Layer
-from bido_ext.serving.check import Check
+from bido_ext.serving.comparison import Check
 from bido_ext.serving.limits import samples_at_most
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bido_ext import reference
 from bido_ext.rows._inputs import noise
-from bido_ext.serving.check import Check
+from bido_ext.serving.comparison import Check
 from bido_ext.serving.limits import narrow_rows
 from bido_ext.serving.row import Functions, Implementation, Row
 

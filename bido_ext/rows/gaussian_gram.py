@@ -12,7 +12,7 @@ from bido_ext import reference
 from bido_ext.rows._inputs import noise
 from bido_ext.rows._split import split_form
 from bido_ext.rows._tma import tma_form
-from bido_ext.serving.check import Check
+from bido_ext.serving.comparison import Check
 from bido_ext.serving.limits import narrow_rows, no_float64
 from bido_ext.serving.row import Arguments, Functions, Implementation, Row
 

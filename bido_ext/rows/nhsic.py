@@ -12,7 +12,7 @@ from bido_ext import reference
 from bido_ext.reference.kernel_entries import LINEAR
 from bido_ext.rows._inputs import Layer
 from bido_ext.rows.hsic import MOST_IN_GROUP
-from bido_ext.serving.check import TOLERANCES, Check
+from bido_ext.serving.comparison import TOLERANCES, Check
 from bido_ext.serving.limits import (
     group_of_at_most,
     no_float64,

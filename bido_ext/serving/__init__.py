@@ -7,6 +7,7 @@ checked and how its backward is called. What is done with that:
 - :mod:`~bido_ext.serving.row`: the registry;
 - :mod:`~bido_ext.serving.libraries`: loads the compiled libraries, and says why one does not load;
 - :mod:`~bido_ext.serving.implementations`: the functions of an implementation;
+- :mod:`~bido_ext.serving.comparison`: what that check compares with;
 - :mod:`~bido_ext.serving.check`: an implementation against the float64 reference;
 - :mod:`~bido_ext.serving.measure`: how long a step takes;
 - :mod:`~bido_ext.serving.first_run`: which candidate ended a process when it was timed;

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from bido_ext.serving.check import Check
+    from bido_ext.serving.comparison import Check
 
 Function = Callable[..., Any]
 Functions = Mapping[str, Function]

@@ -13,7 +13,8 @@ from serving.conftest import CPU, Functions, StandIns, defaults
 
 from bido_ext import _disk_cache
 from bido_ext.serving import check, choose, process, verdicts
-from bido_ext.serving.check import SelfCheckError, self_check
+from bido_ext.serving.check import self_check
+from bido_ext.serving.comparison import SelfCheckError
 from bido_ext.serving.implementations import functions_of
 from bido_ext.serving.row import ROWS, SHAPES, checked_ops, default_of, named, row_of
 

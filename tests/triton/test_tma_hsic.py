@@ -24,7 +24,7 @@ from bido_ext.reference.kernel_entries import (
     LINEAR,
 )
 from bido_ext.rows import _tma
-from bido_ext.serving.check import TOLERANCES
+from bido_ext.serving.comparison import TOLERANCES
 from bido_ext.serving.implementations import functions_of
 from bido_ext.serving.row import ROWS, named
 
