@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws arena_mnist.svg and writes the table of docs/arena.md from the recorded arena.
 
-Run it as ``python docs/pictures/arena.py`` after ``bido arena mnist``, whose ``arena.json`` is
-``benchmarks/results/arena/mnist.json``.
+Run it as ``python docs/pictures/arena.py``. ``benchmarks/results/arena/mnist`` is the folder of
+``bido arena mnist`` without its models, generators and pages: the table, and the results it is made
+of (``bido arena mnist --out FOLDER --table`` makes it again).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bido_ext.lab.report.arena import ArenaResults, read_arena
 from bido_ext.lab.report.arena_svg import arena_svg
 
 HERE = Path(__file__).resolve().parent
-RESULT = HERE.parents[1] / "benchmarks" / "results" / "arena" / "mnist.json"
+RESULT = HERE.parents[1] / "benchmarks" / "results" / "arena" / "mnist" / "arena.json"
 PICTURE, PAGE = HERE / "arena_mnist.svg", HERE.parent / "arena.md"
 BLOCK = re.compile(r"(?<=<!-- arena:mnist -->\n).*?(?=<!-- /arena -->)", re.DOTALL)
 
