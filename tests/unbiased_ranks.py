@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ def float_targets(batch: Batch) -> Batch:
 SCENES: dict[str, tuple[dict[str, Any], Any]] = {
     "hsic": ({"measure": "hsic", "estimator": "unbiased"}, a_batch),
     "cka": ({"measure": "cka", "estimator": "unbiased"}, a_batch),
+    "cka float32": (
+        {"measure": "cka", "estimator": "unbiased"},
+        lambda: a_batch(torch.float32),
+    ),
+    "cka targets": (
+        {"measure": "cka", "estimator": "unbiased"},
+        lambda: float_targets(a_batch()),
+    ),
     "hsic targets": (
         {"measure": "hsic", "estimator": "unbiased"},
         lambda: float_targets(a_batch()),
@@ -49,6 +58,13 @@ SCENES: dict[str, tuple[dict[str, Any], Any]] = {
         f"{measure} far": ({"measure": measure, "sigma": 1.0}, far_batch)
         for measure in ("hsic", "cka", "coco", "nhsic")
     },
+}
+
+
+#: Layers that are constant on every rank: the same everywhere, which leaves nothing to compare, or not.
+CONSTANT: dict[str, Callable[[Tensor], Tensor]] = {
+    "the same": lambda z: torch.full_like(z, 0.3),
+    "by rank": lambda z: torch.cat([torch.full_like(t, i) for i, t in enumerate(z.split(COUNTS))]),
 }
 
 
@@ -84,6 +100,17 @@ def by_ranks(rank: int, world_size: int) -> dict[str, Any]:
                 value.backward()
                 grads = [t.grad / world_size for t in own]
                 results[f"{name} {exchange} {bound}"] = value.detach(), grads
+    for name, constant in CONSTANT.items():
+        x, z, y = a_batch(torch.float32)
+        x, y, layer = (t.split(COUNTS)[rank] for t in (x, y, constant(z[0])))
+        for exchange in EXCHANGES:
+            criterion = bx.BiDOLoss(
+                "cka", estimator="unbiased", process_group="world", exchange=exchange
+            )
+            try:
+                results[f"{name} {exchange}"] = criterion(x, [layer.requires_grad_()], y).item()
+            except ValueError as error:
+                results[f"{name} {exchange}"] = str(error)
     x, (z1, _), y = a_batch()
     few = slice(0, int(rank < 2) + int(rank == 0))
     try:

@@ -79,8 +79,8 @@ class BiDOLoss(nn.Module):
         local: With process_group: compute the terms over each rank's own samples, and exchange nothing.
         exchange: With process_group: how features reach the other ranks. "gather" brings all of them to
             every rank. "ring" passes blocks of them round; a rank holds only two blocks beside its own, but
-            the layers' features move twice. sigma="median", a kernel_y of your own and unbiased cka need
-            "gather". "auto" takes the ring if the gathered features would exceed workspace_bytes, or by
+            the layers' features move twice. sigma="median" and a kernel_y of your own need "gather".
+            "auto" takes the ring if the gathered features would exceed workspace_bytes, or by
             default half of the free memory on the rank that has least of it at the first step.
         guard: Whether a value that is not finite raises an error with step, layer and term. None: on the CPU
             only. True: everywhere; on a GPU every step then waits for the device. False: never.
@@ -285,7 +285,7 @@ class BiDOLoss(nn.Module):
             weighted_sum, lambda_x=self.lambda_x, lambda_y=self.lambda_y, warmup=warmup[0]
         )
         names = ["x", *(f"features of layer '{name}'" for name in layers), "y"]
-        reason = None
+        reason = partial(self._measure.why_not_finite_over_ranks, names)
         first = list(range(1, count + 1))
         pairs = Pairs(first + first, [0] * count + [count + 1] * count)
         if (shards.n if shards else x.shape[0]) == 1:

@@ -11,7 +11,6 @@ from torch import Tensor
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops._validate import is_labels
 from bido_ext.ops.kernels import Gaussian, InverseMultiquadric, Kernel
-from bido_ext.ops.measure import Measure
 from bido_ext.ops.ring_memory import gathered_bytes
 
 #: Each rank shifts what passes by its own mean, which distances bear and inner products do not.
@@ -25,7 +24,6 @@ def choose_exchange(
     kernels: Sequence[Kernel],
     shards: Shards,
     handle: GroupHandle,
-    measure: Measure,
 ) -> str:
     """ "gather" or "ring", from what all ranks know.
 
@@ -33,14 +31,13 @@ def choose_exchange(
         asked: "auto", "gather" or "ring".
         own: This rank's variables, last the targets.
         kernels: Of each.
-        measure: Of the loss.
 
     Raises:
         ValueError: "ring" was asked for and cannot serve; on all ranks.
     """
     if asked == "gather":
         return asked
-    hindrance = _hindrance(own, kernels, handle, measure)
+    hindrance = _hindrance(own, kernels, handle)
     if asked == "ring":
         if hindrance:
             raise ValueError(f'exchange="ring" cannot serve: {hindrance}.')
@@ -50,12 +47,8 @@ def choose_exchange(
     return "gather" if fits or hindrance or shards.world_size == 1 else "ring"
 
 
-def _hindrance(
-    own: Sequence[Tensor], kernels: Sequence[Kernel], handle: GroupHandle, measure: Measure
-) -> str | None:
+def _hindrance(own: Sequence[Tensor], kernels: Sequence[Kernel], handle: GroupHandle) -> str | None:
     """Why features cannot pass round, in words."""
-    if measure.name == "cka" and getattr(measure, "unbiased", False):
-        return "unbiased cka has to see whether features differ at all, of all ranks at once"
     if any(isinstance(k, Gaussian) and isinstance(k.sigma, str) for k in kernels[:-1]):
         return 'sigma="median" needs the features of all ranks at once; give a number'
     names = ["kernel_x", *["kernel_z"] * (len(kernels) - 2)]

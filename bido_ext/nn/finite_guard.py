@@ -10,12 +10,6 @@ from torch import Tensor
 
 from bido_ext.ops._validate import readable
 
-#: Where no rank has the whole batch at hand.
-SOME_REASON = (
-    "products of its features overflow, or its Gram matrix is not resolved beside the ridge of nhsic. Scale "
-    "the features down, pass float64, or raise eps."
-)
-
 
 class FiniteGuard:
     """Looks at the value of each step; at the tensors only where the value is not finite.
@@ -43,7 +37,7 @@ class FiniteGuard:
         total: Tensor,
         terms: Mapping[str, Sequence[Tensor]],
         inputs: Mapping[str, Tensor],
-        reason: Callable[[], str] | None = None,
+        reason: Callable[[], str],
     ) -> None:
         """Counts a step and checks it.
 
@@ -72,7 +66,7 @@ class FiniteGuard:
                 if not bool(torch.isfinite(value)):
                     raise ValueError(
                         f"{side} of layer '{layer}' is not finite although its features are ({where}): "
-                        f"{reason() if reason else SOME_REASON}"
+                        f"{reason()}"
                     )
         raise ValueError(
             f"the weighted sum of the terms overflows in {where}: lower lambda_x or lambda_y."

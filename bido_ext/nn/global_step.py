@@ -62,7 +62,7 @@ def global_step(
             f"the global batch has {shards.n} samples, at least {measure.minimum_rows} are needed by the "
             f"unbiased estimator of {measure.name}."
         )
-    if choose_exchange(exchange, inputs, kernels, shards, handle, measure) == "ring":
+    if choose_exchange(exchange, inputs, kernels, shards, handle) == "ring":
         total, values, seen = ring_terms_eagerly(
             measure, inputs, kernels, num_classes, pairs, weigh, shards, handle, workspace_bytes
         )

@@ -19,7 +19,7 @@ from bido_ext.nn.row_panels import hsic_of_row_panels
 from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
 from bido_ext.nn.tied_over_ranks import tied_rows
 from bido_ext.ops._validate import is_labels
-from bido_ext.ops.cka import cka_of_pairs, unbiased_cka_of_pairs
+from bido_ext.ops.cka import cka_of_pairs, differences_of, unbiased_cka_of_pairs
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
@@ -61,7 +61,8 @@ def global_values(
         if measure.name == "hsic":
             return hsic_of(pairs)[0], whole
         if unbiased:
-            return unbiased_cka_of_pairs(group, pairs, hsic_of), whole
+            differ = differences_of(group)
+            return unbiased_cka_of_pairs(pairs, hsic_of, group.n, group.dtype, differ), whole
         return cka_of_pairs(pairs, lambda every: hsic_of(every)[0]), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
     group = make_group(tied, kernels, num_classes, measure.eps is not None, measure.unbiased)

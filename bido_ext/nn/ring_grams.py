@@ -24,7 +24,7 @@ from bido_ext.nn.row_panels import blocks_of_rows
 from bido_ext.nn.shards import GroupHandle, Shards
 from bido_ext.ops.group import Group
 from bido_ext.ops.ring_memory import ring_blocks
-from bido_ext.reference.gram_stack import LABELS
+from bido_ext.reference.gram_stack import LABELS, accumulation_dtype
 
 #: d objective / dK of a block. Arguments: variable, own rows (counted in the global batch), columns, and the
 #: block of every variable's Gram matrix.
@@ -59,6 +59,8 @@ class RingGrams:
         whole: Whether all panels have to be kept.
         kept: Panels (n_r, n) of every variable, or None where blocks are made twice.
         seen: Per variable a number that is not finite where any rank's features are not.
+        differences: Per variable that passes round, of the own rows: the squares of their differences to
+            the first row of all ranks, and of themselves, float64 [2, m - 1]. Filled by the first trip.
     """
 
     group: Group
@@ -72,11 +74,13 @@ class RingGrams:
     whole: bool = False
     kept: list[Tensor] | None = None
     seen: Tensor = field(init=False)
+    differences: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.targets = len(self.moving)
         self.start, self.count = self.shards.own.start, self.shards.counts[self.shards.rank]
         self.seen = self.group.parameters.new_zeros(len(self.group.kinds))
+        self.differences = self.seen.new_zeros((2, self.targets))
         dtype = self.dtype
         # A rank without rows has no mean, and nothing to multiply.
         self.shifts = [
@@ -103,11 +107,20 @@ class RingGrams:
 
     def first_trip(self) -> Iterator[Block]:
         """Every block once; all features pass by."""
+        first = next(rank for rank, count in enumerate(self.shards.counts) if count)
         for owner, held in pass_round(self.handle, self.shards, self.moving):
             columns = self.shards.rows_of(owner)
             for v, x in enumerate(held):
                 self.seen[v] += x.sum(dtype=torch.float64)
+                if self.unbiased and owner == first:
+                    self._compare(v, x[:1])
             yield from self._blocks(owner, columns, held, self.kept)
+
+    def _compare(self, v: int, first: Tensor) -> None:
+        """Fills ``differences`` of one variable. All ranks have to take the same row."""
+        own = self.moving[v].to(accumulation_dtype(first.dtype))
+        for i, t in enumerate((own - first, own)):
+            self.differences[i, v] = torch.linalg.vector_norm(t, dtype=torch.float64).square()
 
     def gradients(self, gram_gradient: GramGradient, wanted: Sequence[int]) -> dict[int, Tensor]:
         """Gradients (n_r, d_v) of the own rows of the wanted variables.

@@ -30,7 +30,12 @@ from bido_ext.nn.ring_grams import GramGradient, RingGrams
 from bido_ext.nn.row_panels import exchange_sums, hsic_of_sums, normaliser
 from bido_ext.nn.shards import GroupHandle, Shards, gather_rows
 from bido_ext.nn.tied_over_ranks import tied_rows
-from bido_ext.ops.cka import cka_of_pairs
+from bido_ext.ops.cka import (
+    cka_of_pairs,
+    has_differences,
+    more_than_rounding,
+    unbiased_cka_of_pairs,
+)
 from bido_ext.ops.group import Group, Pairs, make_group
 from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure
@@ -89,9 +94,16 @@ def ring_terms(
         # A ridge needs Gram matrices to the last digit.
         dtype = group.dtype if measure.eps is None else torch.float64
         plan = ring_blocks(shards.counts, len(own), dtype.itemsize, workspace_bytes, whole)
-        unbiased = bool(getattr(measure, "unbiased", False))
         grams = RingGrams(
-            group, moving, shards, handle, plan.block, dtype, unbiased, workspace_bytes, whole
+            group,
+            moving,
+            shards,
+            handle,
+            plan.block,
+            dtype,
+            measure.unbiased,
+            workspace_bytes,
+            whole,
         )
         if plan.keep:
             grams.keep()
@@ -114,7 +126,7 @@ def _panel_terms(
     """hsic and cka from row sums and products."""
     hsic_of = _RingHsic(grams, wanted)
     with torch.set_grad_enabled(wanted):
-        values = cka_of_pairs(pairs, hsic_of) if measure.name == "cka" else hsic_of(pairs)
+        values = _of_hsic(measure, pairs, hsic_of)
         total = objective(values)
     if not wanted or not total.requires_grad:
         return total.detach(), values.detach(), _no_gradient
@@ -128,17 +140,31 @@ def _panel_terms(
     return total.detach(), values.detach(), gram_gradient
 
 
+def _of_hsic(measure: Measure, pairs: Pairs, hsic_of: _RingHsic) -> Tensor:
+    if measure.name == "hsic":
+        return hsic_of(pairs)
+    if not measure.unbiased:
+        return cka_of_pairs(pairs, hsic_of)
+    grams = hsic_of.grams
+    return unbiased_cka_of_pairs(
+        pairs, lambda every: (hsic_of(every), hsic_of.sums), grams.shards.n, grams.group.dtype,
+        hsic_of.differ,
+    )  # fmt: skip
+
+
 class _RingHsic:
     """HSIC of pairs from the first trip.
 
     Attributes:
         pairs: Those of the call.
         sums: Row sums of all rows, float64 [m, n].
+        differences: Those of the grams, of all ranks' rows.
         leaf: The values, from which a graph starts where a gradient is wanted.
     """
 
     pairs: Pairs
     sums: Tensor
+    differences: Tensor
     leaf: Tensor
 
     def __init__(self, grams: RingGrams, wanted: bool) -> None:
@@ -155,6 +181,14 @@ class _RingHsic:
         self.leaf = hsic_of_sums(self.sums, products, pairs, grams.unbiased)
         return self.leaf.requires_grad_(self.wanted)
 
+    def differ(self, v: int) -> Tensor:
+        """Whether the samples of a variable differ by more than rounding; the same on all ranks."""
+        grams = self.grams
+        if v == grams.targets:
+            return has_differences(grams.group.variables[v], grams.group.kinds[v])
+        spread, size = self.differences[:, v].sqrt()
+        return more_than_rounding(spread, size, grams.moving[v].dtype)
+
     def _trip(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         grams = self.grams
         products = grams.group.parameters.new_zeros(len(pairs.first))
@@ -166,7 +200,12 @@ class _RingHsic:
                     sums[v, rows] += nan_if_unresolved(gram, grams.group.kinds[v])
             for p, (a, b) in enumerate(zip(*pairs, strict=True)):
                 products[p] += (E[a] * E[b]).sum(dtype=torch.float64)
-        return exchange_sums(grams.shards, grams.handle, sums, products)
+        told = [products, grams.differences.flatten()] if grams.unbiased else [products]
+        sums, added = exchange_sums(grams.shards, grams.handle, sums, torch.cat(told))
+        products, differences = added.tensor_split([len(products)])
+        if grams.unbiased:
+            self.differences = differences.view_as(grams.differences)
+        return sums, products
 
 
 def _whole_terms(

@@ -126,6 +126,11 @@ class CkaMeasure(Measure):
             return UNDEFINED.format(" or ".join(names))
         return super().why_not_finite(group, names)
 
+    def why_not_finite_over_ranks(self, names: Sequence[str]) -> str:
+        if self.unbiased:
+            return UNDEFINED.format(" or ".join(names))
+        return super().why_not_finite_over_ranks(names)
+
 
 def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
     """CKA of each pair from one call of ``hsic_of``, for the pairs and every variable with itself."""
@@ -147,7 +152,8 @@ def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -
                 variables, group.parameters, group.kinds, *every, True, tile, kept_tiles
             )[:2]  # fmt: skip
 
-        return unbiased_cka_of_pairs(group, pairs, hsic_of, group_dtype(variables, group.kinds))
+        dtype = group_dtype(variables, group.kinds)
+        return unbiased_cka_of_pairs(pairs, hsic_of, group.n, dtype, differences_of(group))
 
     values = of(group.variables, tile, kept_tiles)
     if not readable(values) or not bool(values.isnan().any()):
@@ -161,24 +167,32 @@ def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -
     return values
 
 
+def differences_of(group: Group) -> Callable[[int], Tensor]:
+    """:func:`has_differences` of a variable of the group."""
+    return lambda v: has_differences(group.variables[v], group.kinds[v])
+
+
 def unbiased_cka_of_pairs(
-    group: Group,
     pairs: Pairs,
     hsic_of: Callable[[Pairs], tuple[Tensor, Tensor]],
-    dtype: torch.dtype | None = None,
+    n: int,
+    dtype: torch.dtype,
+    differ: Callable[[int], Tensor],
 ) -> Tensor:
     """Unbiased CKA of each pair, NaN where it is undefined, from one call of ``hsic_of``.
 
     Args:
         hsic_of: Unbiased HSIC of pairs, and the row sums [m, n] of every Gram matrix without its diagonal.
-        dtype: Of the Gram matrices; default: the group's.
+        n: Samples.
+        dtype: Of the Gram matrices.
+        differ: Whether the samples of a variable differ by more than rounding, asked after ``hsic_of``.
     """
     own = sorted({*pairs.first, *pairs.second})
     count, place = len(pairs.first), {v: i for i, v in enumerate(own)}
     values, sums = hsic_of(Pairs([*pairs.first, *own], [*pairs.second, *own]))
     squares = squares_of_gram(values[count:].detach(), torch.stack([sums[v] for v in own]))
-    known = self_term_is_known(values[count:].detach(), squares, group.n, dtype or group.dtype)
-    known &= torch.stack([has_differences(group.variables[v], group.kinds[v]) for v in own])
+    known = self_term_is_known(values[count:].detach(), squares, n, dtype)
+    known &= torch.stack([differ(v) for v in own])
     norms = torch.where(known, values[count:], 1.0).sqrt().unbind()
     both = known.unbind()
     size = torch.stack([norms[place[a]] * norms[place[b]] for a, b in zip(*pairs, strict=True)])
@@ -212,8 +226,14 @@ def has_differences(x: Tensor, kind: int) -> Tensor:
 
 def _differ(x: Tensor) -> Tensor:
     x = x.to(accumulation_dtype(x.dtype))
-    spread, size = torch.linalg.vector_norm(x - x[:1]), torch.linalg.vector_norm(x)
-    return spread > FEATURE_UNITS * torch.finfo(x.dtype).eps * size
+    return more_than_rounding(
+        torch.linalg.vector_norm(x - x[:1]), torch.linalg.vector_norm(x), x.dtype
+    )
+
+
+def more_than_rounding(spread: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether samples differ, from the norms of their differences to one of them and of themselves."""
+    return spread > FEATURE_UNITS * torch.finfo(accumulation_dtype(dtype)).eps * size
 
 
 def self_term_is_known(own: Tensor, squares: Tensor, n: int, dtype: torch.dtype) -> Tensor:

@@ -24,7 +24,8 @@ class Exchange:
 
     Attributes:
         features: Bytes of the rows of the other ranks.
-        sums: Bytes of row sums and products (hsic and cka).
+        sums: Bytes of row sums and products (hsic and cka). The unbiased estimators in the ring add 16 for
+            every variable but the targets, which are not counted here.
         header: Bytes that tell the ranks' rows.
         messages: Collectives, and tensors received from the rank before in the ring.
         grams: Bytes of rows of Gram matrices (nhsic and coco in the ring).

@@ -70,6 +70,15 @@ class Measure:
         """Why a value is not finite, in a sentence that names the variable and what to do."""
         return why_not_finite(group, names, self.eps)
 
+    def why_not_finite_over_ranks(self, names: Sequence[str]) -> str:
+        """The same where no rank has the whole batch at hand: what the reason may be."""
+        if self.eps is None:
+            return "products of its features overflow. Scale the features down, or pass float64."
+        return (
+            "products of its features overflow, or its Gram matrix is not resolved beside the ridge of "
+            f"{self.name}. Scale the features down, pass float64, or raise eps."
+        )
+
 
 def check_linalg_dtype(linalg_dtype: torch.dtype | None) -> torch.dtype | None:
     """float32, float64 or None."""

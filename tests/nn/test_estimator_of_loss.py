@@ -11,7 +11,7 @@ import torch
 from oracle import relative_error
 from ranks import run_ranks
 from torch import nn
-from unbiased_ranks import EXCHANGES, SCENES, a_batch, by_ranks, far_batch, of_whole
+from unbiased_ranks import CONSTANT, EXCHANGES, SCENES, a_batch, by_ranks, far_batch, of_whole
 
 import bido_ext as bx
 from bido_ext.reference.gram_stack import gram_up_to_centering
@@ -80,15 +80,24 @@ def of_ranks() -> list[dict[str, Any]]:
 )
 def test_ranks(name: str, exchange: str, bound: int | None, of_ranks: list[dict[str, Any]]) -> None:
     results = [rank[f"{name} {exchange} {bound}"] for rank in of_ranks]
-    if name == "cka" and exchange == "ring":
-        assert all('exchange="ring" cannot serve: unbiased cka' in said for said in results)
-        return
     value, grads = of_whole(name)
     for found, _ in results:
         assert relative_error(found, value) < 1e-5
     for k, grad in enumerate(grads):
         rows = torch.cat([found[k] for _, found in results])
         assert relative_error(rows, grad) < (1e-10 if rows.dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_layer_that_every_rank_finds_constant(
+    exchange: str, of_ranks: list[dict[str, Any]]
+) -> None:
+    x, (z, _), y = a_batch(torch.float32)
+    layer = CONSTANT["by rank"](z).requires_grad_()
+    value = bx.BiDOLoss("cka", estimator="unbiased")(x, [layer], y).item()
+    for results in of_ranks:
+        assert "layer '0' or y has nothing to compare" in results[f"the same {exchange}"]
+        assert results[f"by rank {exchange}"] == pytest.approx(value, rel=1e-5)
 
 
 def test_the_far_batch_is_beyond_float32() -> None:
