@@ -44,14 +44,16 @@ class Inputs:
         """Tiny data sets drawn into ``out``, for a smoke run; once, though several need them."""
         root, data = out / "data", recipe.data
         wanted = json.dumps(asdict(recipe.smoke_data))
-        for name in sorted({data.private, data.public} - {""}):
-            if find_dataset(name).needs_root:
-                with locked(root, FOR_OTHERS):
-                    drawn = root / f"{name}.json"
-                    if not drawn.is_file() or drawn.read_text() != wanted:
-                        write_small(name, root / name, **asdict(recipe.smoke_data))
-                        write_text(drawn, wanted)
-        return cls(recipe, root, out / "cache", from_scratch=True, progress=progress)
+        names = {name for name in (data.private, data.public) if name}
+        on_disk = sorted(name for name in names if find_dataset(name).needs_root)
+        for name in on_disk:
+            with locked(root, FOR_OTHERS):
+                drawn = root / f"{name}.json"
+                if not drawn.is_file() or drawn.read_text() != wanted:
+                    write_small(name, root / name, **asdict(recipe.smoke_data))
+                    write_text(drawn, wanted)
+        found = root if on_disk else None
+        return cls(recipe, found, out / "cache", from_scratch=True, progress=progress)
 
     def images(self, size: int, *, private_only: bool = False) -> LabData:
         """The recipe's images, ``size`` pixels wide.
@@ -118,7 +120,8 @@ class Inputs:
         """Folder of a data set: ``root/name``, or ``root`` itself if there is but one."""
         if self.root is None or (self.root / name).is_dir():
             return None if self.root is None else self.root / name
-        if not find_dataset(name).needs_root and not (self.root / "MNIST").is_dir():
+        of_weights = (self.root / WEIGHTS).is_dir() and not (self.root / "MNIST").is_dir()
+        if of_weights and not find_dataset(name).needs_root:
             return None  # MNIST is fetched, synthetic digits are drawn
         if alone:
             return self.root
