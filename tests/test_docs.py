@@ -180,6 +180,29 @@ def test_the_picture_of_faces_shows_the_recorded_attacks() -> None:
     assert picture.count("<!-- 57% -->") == picture.count("<!-- 46% -->") == 1  # stopped early
 
 
+def test_the_arena_shows_the_recorded_sweeps() -> None:
+    arena = script_of("arena")
+    recorded = arena.read_arena(arena.RESULT)
+    assert arena.PICTURE.read_text() == arena.draw(recorded), "run python docs/pictures/arena.py"
+    text = arena.PAGE.read_text()
+    assert arena.BLOCK.search(text)
+    assert arena.page(text, recorded) == text, "run python docs/pictures/arena.py"
+
+
+def test_the_recorded_arena_is_that_of_its_sweeps() -> None:
+    recorded = script_of("arena").RESULT
+    table = json.loads(recorded.read_text())
+    sweeps = {
+        path.parent: json.loads(path.read_text()) for path in recorded.parent.rglob("results.json")
+    }
+    assert len(sweeps) == len({(cell["attack"], cell["seed"]) for cell in table["cells"]})
+    for cell in table["cells"]:
+        rows = sweeps[recorded.parent / f"seed-{cell['seed']}" / cell["attack"]]["rows"]
+        (row,) = (row for row in rows if row["name"] == cell["model"])
+        assert row["natural_accuracy"] == cell["natural_accuracy"]
+        assert row["attack"]["attack_accuracy"] == cell["attack_accuracy"]
+
+
 @pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.name)
 def test_pictures_follow_the_theme_of_the_reader(path: Path) -> None:
     assert "@media (prefers-color-scheme: dark)" in path.read_text()
