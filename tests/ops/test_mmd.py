@@ -79,8 +79,9 @@ def test_gradcheck(estimator: str) -> None:
     assert torch.autograd.gradcheck(lambda x, y: bx.mmd(x, y, estimator=estimator), (x, y))
 
 
-#: Samples whose three means nearly cancel; the truth is float64 (see test_forward). float32 Gram matrices left errors of 3e-4 (one column), 4e-5
-#: (rows of zeros, in the gradient), 1 (a far sample and Polynomial) and 1 (all but one sample equal).
+#: Samples whose three means nearly cancel; the truth is float64, which test_forward compares with the textbook.
+#: float32 Gram matrices left errors of 3e-4 (one column), 4e-5 (rows of zeros, in the gradient), 1 (a far sample
+#: and Polynomial) and 1 (all but one sample equal).
 def hard_samples(kind: str) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     x, y = torch.randn(70, 6), torch.randn(50, 6)
