@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from bido_ext.ops.bandwidth import Sigma, check_sigma
+from bido_ext.ops.bandwidth import Sigma, check_sigma, check_value
 from bido_ext.ops.kernels import Gaussian, Kernel, Linear
 from bido_ext.ops.learnable_sigma import sigmas_of
 from bido_ext.ops.measure import check_kernel
@@ -36,8 +36,10 @@ class LossKernels:
         """Of the input, the layers and the targets, in this order.
 
         Raises:
-            ValueError: A layer has no bandwidth of its own.
+            ValueError: A layer has no bandwidth of its own, or a learnt one has left what is allowed.
         """
+        for name, sigma in self._learnt():
+            check_value(sigma, name)
         if isinstance(self.z, Kernel):
             return [self.x, *(self.z for _ in layers), self.y]
         names = list(layers)
@@ -52,6 +54,17 @@ class LossKernels:
         """The bandwidths that want a gradient, each once."""
         layers = [self.z] if isinstance(self.z, Kernel) else list(self.z.values())
         return sigmas_of([self.x, *layers, self.y])
+
+    def _learnt(self) -> Iterator[tuple[str, Tensor]]:
+        """The bandwidths that want a gradient, with the words that name them in an error."""
+        named: list[tuple[str, object]] = [("sigma of X", self.x), ("sigma of Y", self.y)]
+        if isinstance(self.z, Kernel):
+            named += [("sigma", self.z)]
+        else:
+            named += [(f"sigma['{name}']", kernel) for name, kernel in self.z.items()]
+        for name, kernel in reversed(named):
+            for sigma in sigmas_of([kernel]):
+                yield name, sigma
 
     def describe(self) -> str:
         """The same text on ranks with other devices."""

@@ -21,9 +21,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from bido_ext._float64 import widened
 from bido_ext.ops.cka import GRAM_UNITS, has_differences
 from bido_ext.ops.gram_stack import gram_stack
 from bido_ext.ops.group import Group
+from bido_ext.reference.resolution import LEAST_LEFT
 
 #: float64 numbers of a model's Gram matrices that exist at a time: 2 MB, a core's cache.
 BLOCK_NUMBERS = 1 << 18
@@ -73,7 +75,7 @@ class CenteredGrams:
     """
 
     def __init__(self, group: Group, unbiased: bool) -> None:
-        self.n, self.unbiased = group.n, unbiased
+        self.n, self.unbiased, self._group = group.n, unbiased, group
         self.stack = gram_stack(group)
         if unbiased:
             self.stack.diagonal(dim1=1, dim2=2).zero_()
@@ -88,6 +90,13 @@ class CenteredGrams:
         if self.stack.dtype == torch.float64:
             sums = self.stack.sum(2)
             self.shift = sums / self.one - sums.sum(1, keepdim=True) / (2 * self.two)
+
+    def in_float64(self) -> CenteredGrams | None:
+        """The same from features in float64; None where they are, or a user's kernel has made the matrices."""
+        wide = widened(self._group.variables, self._group.kinds, exact=True)
+        if wide is None:
+            return None
+        return CenteredGrams(Group(wide, self._group.parameters, self._group.kinds), self.unbiased)
 
     def block(self, rows: slice) -> Tensor:
         """Rows of every matrix as they are multiplied, (m, rows * n), float64."""
@@ -112,6 +121,18 @@ def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> Similar
     A layer whose samples differ by rounding alone has HSIC 0 with all others. Features that are not finite, or
     whose Gram matrix overflows, give NaN or Inf in ``own``.
     """
+    sums, lost = sums_as_made(first, second)
+    if bool(lost):
+        wide, other = first.in_float64(), second and second.in_float64()
+        if wide is not None or other is not None:
+            return sums_as_made(wide or first, other or second)[0]
+    return sums
+
+
+def sums_as_made(
+    first: CenteredGrams, second: CenteredGrams | None
+) -> tuple[SimilaritySums, Tensor]:
+    """The sums, and whether a float32 matrix has lost too many digits of them (0-d bool)."""
     n = first.n
     products, own, other_own = [], [], []
     step = max(1, BLOCK_NUMBERS // (n * len(first.stack)))
@@ -122,14 +143,15 @@ def sums_of_batch(first: CenteredGrams, second: CenteredGrams | None) -> Similar
         b = a if second is None else second.block(rows)
         other_own.append(own[-1] if second is None else torch.linalg.vecdot(b, b))
         products.append(a @ b.mT)
-    known, norms = _known(first, _total(own))
-    other_known, other_norms = _known(second or first, _total(other_own))
+    known, norms, lost = _known(first, _total(own))
+    other_known, other_norms, other_lost = _known(second or first, _total(other_own))
     product = _total(products) - _taken_off_pairs(first, second or first)
     pairs = known[:, None] & other_known
     scale = 1 / (n * (n - 3)) if first.unbiased else 1 / (n - 1) ** 2
-    return SimilaritySums(
+    sums = SimilaritySums(
         torch.where(pairs, product, 0.0) * scale, norms * scale, other_norms * scale
     )
+    return sums, torch.cat([lost, other_lost]).any()
 
 
 def _taken_off_pairs(first: CenteredGrams, second: CenteredGrams) -> Tensor | float:
@@ -144,8 +166,9 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)).sum(0)
 
 
-def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor]:
-    """Which layers are more than rounding (what is not finite is), and |centered matrix|^2, else 0.
+def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which layers are more than rounding (what is not finite is), |centered matrix|^2, else 0, and of which
+    layers float32 entries overflow, or are all but lost in centering, as beside a far sample.
 
     Args:
         norms: Sums of squares of the matrices as they were multiplied, (m).
@@ -157,4 +180,6 @@ def _known(grams: CenteredGrams, norms: Tensor) -> tuple[Tensor, Tensor]:
         squares = norms + taken
     floor = (GRAM_UNITS * torch.finfo(grams.stack.dtype).eps) ** 2 * squares
     known = (grams.differs & (norms > floor)) | ~torch.isfinite(norms)
-    return known, torch.where(known, norms, 0.0)
+    narrow = grams.stack.dtype != torch.float64
+    lost = grams.differs & ~(norms >= LEAST_LEFT**2 * squares) & narrow
+    return known, torch.where(known, norms, 0.0), lost

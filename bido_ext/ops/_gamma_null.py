@@ -9,6 +9,7 @@ to 9), for any kernel, by panels of rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,26 +24,35 @@ class GammaNull(NamedTuple):
     scale: float
 
 
-def gamma_test(K: CenteredGram, L: CenteredGram) -> tuple[float, float, GammaNull]:
-    """The biased HSIC tr(HKH HLH) / (n-1)^2 of two variables, its p-value, and the null distribution."""
+def gamma_test(
+    K: CenteredGram, L: CenteredGram, check: Callable[[tuple[float, float]], None]
+) -> tuple[float, float, GammaNull]:
+    """The biased HSIC tr(HKH HLH) / (n-1)^2 of two variables, its p-value, and the null distribution.
+
+    Args:
+        check: Raises if the means of the diagonals of HKH and HLH are no sizes to compute with.
+    """
     n = K.n
+    a, b = _spread(K), _spread(L)
+    check((abs(a), abs(b)))
+    unit = abs(a * b)  # its square, and that of a product of entries, need not be float64 numbers
     total = squares = 0.0
     for begin in range(0, n, PANEL):
         rows = slice(begin, begin + PANEL)
-        product = K.panel(rows).mul_(L.panel(rows))
+        product = K.panel(rows).mul_(L.panel(rows)).mul_(1 / unit)
         total += float(product.sum())
         squares += float(product.square().sum() - product.diagonal(begin).square().sum())
-    mean = _spread(K) * _spread(L) / n
+    mean = a * b / unit / n
     variance = 2 * (n - 4) * (n - 5) / (n * (n - 1) * (n - 2) * (n - 3)) * squares / (n * (n - 1))
     statistic = total / (n - 1) ** 2
-    if mean <= 0 or variance <= 0:  # a constant variable: nothing depends on it
-        return statistic, 1.0, GammaNull(float("nan"), 0.0)
-    null = GammaNull(mean**2 / variance, variance / mean * n**2 / (n - 1) ** 2)
+    if mean <= 0 or variance <= 0:  # no kernel: its Gram matrix is not positive semidefinite
+        return statistic * unit, 1.0, GammaNull(float("nan"), 0.0)
+    shape, scale = mean**2 / variance, variance / mean * n**2 / (n - 1) ** 2
     upper = torch.special.gammaincc(
-        torch.tensor(null.shape, dtype=torch.float64),
-        torch.tensor(max(statistic, 0.0) / null.scale, dtype=torch.float64),
+        torch.tensor(shape, dtype=torch.float64),
+        torch.tensor(max(statistic, 0.0) / scale, dtype=torch.float64),
     )
-    return statistic, float(upper), null
+    return statistic * unit, float(upper), GammaNull(shape, scale * unit)
 
 
 def _spread(K: CenteredGram) -> float:

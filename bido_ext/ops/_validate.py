@@ -167,14 +167,14 @@ def check_bool(value: object, name: str) -> bool:
     return value
 
 
-def check_positive(value: object, name: str) -> float:
-    """A finite number above zero."""
+def check_positive(value: object, name: str, way: str = "") -> float:
+    """A finite number above zero; ``way`` ends the error of one that is not."""
     number = as_number(value)
     if number is None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
     if not 0 < number < float("inf"):
         shown = number if number == float("inf") else value
-        raise ValueError(f"{name} must be positive and finite, got {shown}.")
+        raise ValueError(f"{name} must be positive and finite, got {shown}.{way}")
     return number
 
 

@@ -34,16 +34,26 @@ def check_sigma(sigma: object, name: str = "sigma") -> Sigma:
                 f"{name} must be a 0-d floating-point tensor, got shape {tuple(sigma.shape)} "
                 f"and dtype {sigma.dtype}."
             )
-        if readable(sigma) and not transforms_active(sigma):
-            check_positive(float(sigma.detach()), name)
+        check_value(sigma, name)
         return sigma
     if as_number(sigma) is None:
         raise TypeError(
             f'{name} must be a positive number, a 0-d tensor or "median", got {type(sigma).__name__}.'
         )
-    value = check_positive(sigma, name)
+    return _in_range(sigma, name)
+
+
+def check_value(sigma: Tensor, name: str = "sigma") -> None:
+    """The value of a bandwidth that is a tensor, where looking is free: it may have been learnt since."""
+    if readable(sigma) and not transforms_active(sigma):
+        learnt = " Lower its learning rate, or clamp it after each step." * sigma.requires_grad
+        _in_range(float(sigma.detach()), name, learnt)
+
+
+def _in_range(sigma: object, name: str, way: str = "") -> float:
+    value = check_positive(sigma, name, way)
     if not SMALLEST <= value <= 1 / SMALLEST:
-        raise ValueError(f"{name} must be between {SMALLEST} and {1 / SMALLEST}, got {value}.")
+        raise ValueError(f"{name} must be between {SMALLEST} and {1 / SMALLEST}, got {value}.{way}")
     return value
 
 
@@ -53,6 +63,7 @@ def gamma_of(sigma: Sigma, x: Tensor, scale_by_dim: bool) -> Tensor:
     if isinstance(sigma, str):
         return 0.5 / median_squared_distance(x)
     if isinstance(sigma, Tensor):
+        check_value(sigma)
         # Its gradient comes through the features (learnable_sigma.py).
         return 0.5 / (sigma.detach().to(device=x.device, dtype=torch.float64).square() * d)
     gamma = constant_gamma(sigma, d, scale_by_dim=True)

@@ -226,6 +226,9 @@ def has_differences(x: Tensor, kind: int) -> Tensor:
 
 def _differ(x: Tensor) -> Tensor:
     x = x.to(accumulation_dtype(x.dtype))
+    # In units of the largest, or the squares of the norms may be no numbers of this dtype.
+    largest = x.abs().amax()
+    x = x / torch.where(largest > 0, largest, 1.0)
     return more_than_rounding(
         torch.linalg.vector_norm(x - x[:1]), torch.linalg.vector_norm(x), x.dtype
     )

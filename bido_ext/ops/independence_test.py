@@ -36,6 +36,8 @@ from bido_ext.ops.plan import DENSE_SHARE, FLOAT64_UP_TO, free_memory
 
 MEASURES = ("hsic", "cka", "distance_covariance", "distance_correlation")
 METHODS = ("permutation", "gamma")
+#: Norms of Gram matrices whose products are float64 numbers with all their digits.
+SMALLEST, LARGEST = 1e-140, 1e140
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,21 @@ def independence_test(
     minimum = 6 if method == "gamma" else 4 if unbiased else 2
     group = _checked_group(x, y, kernels, num_classes, minimum)
     n, device = group.n, group.variables[0].device
+    if not all(_vary(x, y)):  # whatever is left of its centered Gram matrix is round-off
+        nothing = torch.zeros(permutations, dtype=torch.float64)
+        null = GammaNull(float("nan"), 0.0) if method == "gamma" else nothing
+        return IndependenceTest(0.0, 1.0, null, form="a constant variable")
     budget = workspace_bytes
     if budget is None:
         budget = int(DENSE_SHARE * free_memory(str(device)))
     keep = 4 * 8 * n * n <= budget
     K, L = CenteredGram(group, 0, keep), CenteredGram(group, 1, keep)
     if method == "gamma":
-        return IndependenceTest(*gamma_test(K, L), form="gamma approximation")
+        return IndependenceTest(*gamma_test(K, L, _check_range), form="gamma approximation")
     dtype = torch.float64 if n <= FLOAT64_UP_TO else torch.float32
     order = draw_permutations(n, permutations, seed).to(device)
     sums = permuted_sums(K, L, order, dtype, budget)
+    _check_range((sums.norms[0] ** 0.5, sums.norms[1] ** 0.5))
     return _judge(sums, measure, unbiased, n)
 
 
@@ -152,6 +159,27 @@ def draw_permutations(n: int, count: int, seed: int) -> Tensor:
     for row in result[1:]:
         row.copy_(torch.randperm(n, generator=generator))
     return result
+
+
+def _vary(*variables: Tensor) -> list[bool]:
+    """Whether the samples of each variable are not all equal."""
+    return [bool((v != v[:1]).any()) for v in variables]
+
+
+def _check_range(sizes: tuple[float, float]) -> None:
+    """Raises where products of the Gram matrices of x and y, none of which is constant, are no float64 numbers:
+    the statistic would be NaN, which no permutation reaches, or 0.
+
+    Args:
+        sizes: Norms of both, or means of their diagonals.
+    """
+    for name, size in zip(("x", "y"), sizes, strict=True):
+        if not SMALLEST <= size <= LARGEST:
+            large = not size < 1  # NaN as well
+            raise ValueError(
+                f"the products of the entries of the Gram matrix of {name} {'over' if large else 'under'}flow "
+                f"float64: scale {name} {'down' if large else 'up'}, or choose another bandwidth."
+            )
 
 
 def _kernels(
@@ -210,7 +238,7 @@ def _judge(sums: PermutedSums, measure: str, unbiased: bool, n: int) -> Independ
         )
         for v in (0, 1)
     )
-    size = (sums.norms[0] * sums.norms[1]) ** 0.5
+    size = sums.norms[0] ** 0.5 * sums.norms[1] ** 0.5
     slack = sums.round_off * size / (n * (n - 3) if unbiased else (n - 1) ** 2)
     # The identity is compared in the form of the others, but told as it is.
     exceeding = int((pair[1:] >= pair[0] - slack).sum())
@@ -218,7 +246,7 @@ def _judge(sums: PermutedSums, measure: str, unbiased: bool, n: int) -> Independ
     pair[0] += (sums.observed - sums.products[0]) / (n * (n - 3) if unbiased else (n - 1) ** 2)
     pair = pair.cpu()
     if measure in ("cka", "distance_correlation"):
-        scale = (max(xx, 0.0) * max(yy, 0.0)) ** 0.5
+        scale = max(xx, 0.0) ** 0.5 * max(yy, 0.0) ** 0.5
         pair = pair / scale if scale > 0 else torch.zeros_like(pair)
     if measure == "distance_covariance" and not unbiased:
         pair = pair * ((n - 1) / n) ** 2

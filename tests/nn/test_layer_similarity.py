@@ -13,7 +13,7 @@ from torch import nn
 
 import bido_ext as bx
 from bido_ext import reference
-from bido_ext.nn.similarity_sums import CenteredGrams, sums_of_batch
+from bido_ext.nn.similarity_sums import CenteredGrams, sums_as_made
 from bido_ext.ops.gram_stack import gram_stack
 from bido_ext.ops.group import make_group
 
@@ -90,10 +90,13 @@ def test_row_sums_taken_off_products_are_centering(sigma: float, unbiased: bool)
     groups = [make_group([x, y], kernels), make_group([x.double(), y.double()], kernels)]
     a, b = (centered(gram_stack(group), unbiased) for group in groups)
     scale = 60 * 57 if unbiased else 59**2
-    lost = 6e-8 * (gram_stack(groups[0]).square().sum((1, 2)).double() / a.square().sum(1)).sqrt()
-    allowed = 1e-3 * float(lost.max())
+    off = 6e-8 * (gram_stack(groups[0]).square().sum((1, 2)).double() / a.square().sum(1)).sqrt()
+    allowed = 1e-3 * float(off.max())
     for other, theirs in ((groups[0], a), (groups[1], b)):
-        sums = sums_of_batch(CenteredGrams(groups[0], unbiased), CenteredGrams(other, unbiased))
+        sums, lost = sums_as_made(
+            CenteredGrams(groups[0], unbiased), CenteredGrams(other, unbiased)
+        )
+        assert bool(lost) == (sigma < 1 and unbiased)
         torch.testing.assert_close(sums.own * scale, a.square().sum(1), rtol=allowed, atol=0)
         size = torch.outer(sums.own, sums.other_own).sqrt() * scale
         assert float(((sums.products * scale - a @ theirs.T) / size).abs().max()) < allowed
@@ -230,6 +233,42 @@ def test_refuses_with_the_reason_and_keeps_the_sums() -> None:
         bx.LayerSimilarity(model, estimator="debiased")
     with pytest.raises(TypeError, match="other must be a torch.nn.Module"):
         bx.LayerSimilarity(model, ["stem"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e8])
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_far_sample_leaves_the_others_their_digits(far: float, estimator: str) -> None:
+    """Unbiased values were off by 8e-5 of themselves, 1.7e-3, and NaN, or 0 for the batch beside another."""
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 5), torch.randn(20, 5)
+    x[3] *= far
+    identity, layer = nn.Identity(), nn.Linear(5, 4)
+    net = nn.Sequential(identity, layer)
+    similarity = bx.LayerSimilarity(net, layers=["0", "1"], estimator=estimator)
+    similarity.update(x)
+    z = layer(x).detach()
+    # From the last sample, which has no part in the unbiased estimate and none in centering.
+    grams = [gram(v.double() - v[-1].double()) for v in (x, z)]
+    truth = reference.cka(*grams, unbiased=estimator == "unbiased")
+    assert abs(float(similarity.compute().matrix[0, 1] - truth)) < 1e-8
+    similarity.update(y)
+    both = similarity.compute().matrix
+    wide = bx.LayerSimilarity(net.double(), layers=["0", "1"], estimator=estimator)
+    wide.update(x.double())
+    wide.update(y.double())
+    assert float((both - wide.compute().matrix).abs().max()) < 2e-7
+
+
+@pytest.mark.parametrize("scale", [1e22, 1e30, 1e36])
+def test_squares_beyond_float32(scale: float) -> None:
+    """CKA has no scale. Its Gram matrices of float32 features overflowed, and were refused."""
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 5), torch.randn(20, 4)
+    identity = nn.Sequential(nn.Identity())
+    large, small = (bx.LayerSimilarity(identity, identity, ["0"]) for _ in range(2))
+    large.update(scale * x, x + y[:, :1])
+    small.update(x, x + y[:, :1])
+    torch.testing.assert_close(large.compute().matrix, small.compute().matrix, atol=1e-6, rtol=0)
 
 
 def test_half_precision_and_huge_features() -> None:

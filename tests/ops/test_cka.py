@@ -216,3 +216,17 @@ def test_unbiased_compile_and_transforms() -> None:
     (want,) = torch.autograd.grad(bx.cka(leaf, y, estimator="unbiased"), leaf)
     got = torch.func.grad(lambda a: bx.cka(a, y, estimator="unbiased"))(x)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("kernel", [bx.Linear(), bx.Energy()], ids=["linear", "energy"])
+@pytest.mark.parametrize("exponent", [-120, -100, -84, 64, 84, 120])
+def test_unbiased_has_no_scale(exponent: int, kernel: bx.Kernel) -> None:
+    """Of features beyond 1e19 or below 1e-23 it was NaN: nothing to compare, as squares in float32 told."""
+    x, y = (features(20, d, torch.float32, seed=d) for d in (5, 3))
+    one, other = (z.clone().requires_grad_() for z in (x, x * 2.0**exponent))
+    value = bx.cka(one, y, kernel, kernel, estimator="unbiased")
+    scaled = bx.cka(other, y, kernel, kernel, estimator="unbiased")
+    assert float(scaled) == pytest.approx(float(value), rel=2e-6)
+    (expected,) = torch.autograd.grad(value, one)
+    (actual,) = torch.autograd.grad(scaled, other)
+    torch.testing.assert_close(actual * 2.0**exponent, expected, rtol=1e-5, atol=1e-7)

@@ -250,3 +250,58 @@ def test_it_is_shown_in_one_line() -> None:
     assert len(shown) < 200
     assert "pvalue=0.01, null=99 permutations" in shown
     assert "null=GammaNull(" in repr(bx.independence_test(x, x, method="gamma"))
+
+
+#: Of samples whose products of Gram matrices are no float64 numbers: the statistic was NaN or 0, and the p-value
+#: 1 / (1 + permutations), or 1.
+EXTREMES = {
+    "overflow": (1e80, "of the Gram matrix of x overflow float64: scale x down"),
+    "far overflow": (1e200, "of the Gram matrix of x overflow float64: scale x down"),
+    "underflow": (1e-100, "of the Gram matrix of x underflow float64: scale x up"),
+    "far underflow": (1e-200, "of the Gram matrix of x underflow float64: scale x up"),
+}
+
+
+@pytest.mark.parametrize("method", ["permutation", "gamma"])
+@pytest.mark.parametrize("case", EXTREMES)
+def test_extreme_scales_are_refused_and_never_significant(case: str, method: str) -> None:
+    scale, words = EXTREMES[case]
+    x, y = features(30, 3), features(30, 2, seed=1)
+    linear = bx.Linear()
+    with pytest.raises(ValueError, match=words):
+        bx.independence_test(x * scale, y, method=method, kernel_x=linear, kernel_y=linear)
+    with pytest.raises(ValueError, match=words.replace(" x ", " y ").replace("scale x", "scale y")):
+        bx.independence_test(y, x * scale, method=method, kernel_x=linear, kernel_y=linear)
+
+
+@pytest.mark.parametrize("method", ["permutation", "gamma"])
+@pytest.mark.parametrize("exponent", [-200, 200])
+def test_pvalue_does_not_depend_on_the_scale(exponent: int, method: str) -> None:
+    """Powers of two, up to where entries are float64 numbers and their squares hardly are."""
+    x, linear = features(40, 3), bx.Linear()
+    y = x[:, :1] + 2 * features(40, 1, seed=1)
+    one, other = (
+        bx.independence_test(z, y, "hsic", method, 99, kernel_x=linear, kernel_y=linear)
+        for z in (x, x * 2.0**exponent)
+    )
+    assert other.pvalue == pytest.approx(one.pvalue, rel=1e-12)
+    assert other.statistic == pytest.approx(one.statistic * 2.0 ** (2 * exponent), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [30, 150])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kind", ["one class", "constant features"])
+def test_of_a_constant_variable_nothing_is_left(
+    kind: str, measure: str, estimator: str, n: int
+) -> None:
+    """The statistic was round-off divided by round-off: distance correlation 0.9 with a single class."""
+    x = features(n, 3)
+    y = torch.zeros(n, dtype=torch.long) if kind == "one class" else torch.full((n, 2), 0.1)
+    kernels = {} if measure.startswith("distance") else {"kernel_y": bx.Linear()}
+    test = bx.independence_test(x, y, measure, estimator=estimator, permutations=9, **kernels)
+    assert (test.statistic, test.pvalue) == (0.0, 1.0)
+    assert test.null.equal(torch.zeros(9, dtype=torch.float64))
+    if (measure, estimator) == ("hsic", "biased"):
+        gamma = bx.independence_test(x, y, method="gamma")
+        assert (gamma.statistic, gamma.pvalue) == (0.0, 1.0)

@@ -242,3 +242,43 @@ def test_a_computed_sigma_is_no_setting_of_a_loss() -> None:
     ):
         with pytest.raises(ValueError, match=r"computed from other tensors.*nn.Parameter"):
             bx.BiDOLoss("hsic", **settings)
+
+
+#: What an optimizer can make of a bandwidth. 0 gave a NaN gradient in silence, inf trained nothing, NaN blamed the
+#: ridge of nhsic.
+LEFT = {
+    -5.0: "positive and finite, got -5.0",
+    0.0: "got 0.0",
+    float("inf"): "got inf",
+    float("nan"): "got nan",
+}
+
+
+@pytest.mark.parametrize("value", LEFT)
+@pytest.mark.parametrize("measure", ["hsic", "nhsic", "coco", "cka"])
+def test_a_learnt_sigma_that_left_its_range_is_named(measure: str, value: float) -> None:
+    x, z, y = torch.randn(20, 3), torch.randn(20, 4, requires_grad=True), torch.arange(20) % 3
+    sigma = nn.Parameter(torch.tensor(2.0))
+    losses = {
+        "sigma": bx.BiDOLoss(measure, sigma=sigma),
+        r"sigma\['layer'\]": bx.BiDOLoss(measure, sigma={"layer": sigma}),
+        "sigma of X": bx.BiDOLoss(measure, kernel_x=bx.Mixture([bx.Laplacian(sigma)])),
+    }
+    kernel = bx.Gaussian(sigma)
+    with torch.no_grad():
+        sigma.fill_(value)
+    for name, loss in losses.items():
+        with pytest.raises(ValueError, match=f"^{name} must be .*{LEFT[value]}.*learning rate"):
+            loss(x, {"layer": z}, y)
+    with pytest.raises(ValueError, match=LEFT[value]):
+        getattr(bx, measure)(x, z, kernel, kernel)
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e200])
+def test_a_sigma_whose_square_is_no_number_is_refused_as_a_tensor_too(value: float) -> None:
+    x = torch.randn(20, 3)
+    for sigma in (value, torch.tensor(value, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="sigma must be between 1e-140 and 1e"):
+            bx.hsic(x, x, sigma=sigma)
+        with pytest.raises(ValueError, match="sigma must be between 1e-140 and 1e"):
+            bx.gaussian_gram(x, sigma=sigma)
