@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import typer
 from bido_ext._counted import counted
 from bido_ext.cli.errors import FAILURE, plain_errors
 from bido_ext.cli.options import Json, Public, PublicData, print_json
+from bido_ext.cli.own_options import in_words_of
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -63,6 +64,8 @@ def check(
         raise ValueError(
             f"{dataset!r} is public only: give a private data set, and --public {dataset}"
         )
+    told = tuple(in_words_of(check, problem) for problem in report.problems)
+    report = replace(report, problems=told)
     if json:
         print_json(asdict(report))
     else:

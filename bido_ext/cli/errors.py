@@ -11,11 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, get_args, get_type_hints
+from typing import Any, ParamSpec
 
 import typer
 
 from bido_ext.cli import MISSING_LAB
+from bido_ext.cli.own_options import as_typed, in_words_of
 
 P = ParamSpec("P")
 
@@ -41,7 +42,7 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             _stop(f"interrupted; the same command{without} continues where it stopped", INTERRUPTED)
         except (ValueError, TypeError, FileNotFoundError) as error:
             told = _of_weights(error, command, kwargs) or _of_path(error, command, kwargs)
-            _stop(told or _sentence(error), BAD_INPUT)
+            _stop(told or in_words_of(command, _sentence(error)), BAD_INPUT)
         except ModuleNotFoundError as error:
             typer.echo(MISSING_LAB.format(name=error.name), err=True)
             raise typer.Exit(FAILURE) from None
@@ -81,7 +82,7 @@ def _of_weights(
         return None
     file, told = os.path.abspath(error.path), _text(error.told)
     name = _giving(file, options)
-    return told if name is None else f"{_as_typed(command, name)}: {told}"
+    return told if name is None else f"{as_typed(command, name)}: {told}"
 
 
 def _giving(file: str, options: Mapping[str, Any]) -> str | None:
@@ -99,20 +100,6 @@ def _giving(file: str, options: Mapping[str, Any]) -> str | None:
     return max(lengths, key=lambda name: lengths[name]) if lengths else None
 
 
-def _as_typed(command: Callable[..., Any], name: str) -> str:
-    """A parameter of ``command`` as the user gives it: --other-weights, or MODEL."""
-    hint = get_type_hints(command, include_extras=True).get(name)
-    if not hasattr(hint, "__metadata__"):
-        # Up to Python 3.10 a default of None makes Optional[Annotated[...]] of it.
-        hint = next((each for each in get_args(hint) if hasattr(each, "__metadata__")), None)
-    for told in getattr(hint, "__metadata__", ()):
-        if isinstance(told, typer.models.OptionInfo):
-            return next(iter(told.param_decls or ()), "--" + name.replace("_", "-"))
-        if isinstance(told, typer.models.ArgumentInfo):
-            return name.upper()
-    return name.replace("_", "-")
-
-
 def _of_path(
     error: BaseException, command: Callable[..., Any], options: Mapping[str, Any]
 ) -> str | None:
@@ -128,7 +115,7 @@ def _of_path(
         beside = os.path.dirname(where) == os.path.dirname(given)
         if beside or where.startswith(given + os.sep) or given.startswith(where + os.sep):
             return (
-                f"{_as_typed(command, name)}: the system refuses {os.fspath(value)!r} ({error.strerror}); "
+                f"{as_typed(command, name)}: the system refuses {os.fspath(value)!r} ({error.strerror}); "
                 "give another path, or the rights it needs"
             )
     return None

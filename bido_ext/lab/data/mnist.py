@@ -130,8 +130,8 @@ def _from_torchvision(root: Path) -> RawDigits:
         if gone:
             reason = f"{gone[0]} is missing; is it another data set? name it with --dataset"
         raise ValueError(
-            f"root={shown(root)!r} holds no readable torchvision MNIST (expected the four files of"
-            f" {shown(raw)}): {reason}"
+            f"--data must be a folder of torchvision's MNIST, {shown(root)!r} holds no readable "
+            f"torchvision MNIST (expected the four files of {shown(raw)}): {reason}"
         ) from error
     return RawDigits(
         train.data.numpy(),
