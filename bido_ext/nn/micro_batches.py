@@ -178,7 +178,14 @@ class MicroBatchedBiDO:
                 features = {name: z.new_empty((len(x), *z.shape[1:])) for name, z in kept.items()}
             self._check_layers(features, kept)
             for name, z in kept.items():
-                features[name][rows] = z
+                part = features[name][rows]
+                if z.shape != part.shape:  # one row would be copied to all
+                    raise RuntimeError(
+                        f"MicroBatchedBiDO: layer '{name}' returned shape {tuple(z.shape)} for {len(part)} "
+                        f"samples, expected {tuple(part.shape)}: tapped features need a row for each sample, "
+                        "of the same shape in all micro-batches."
+                    )
+                part.copy_(z)
             if looks:
                 prints.append(fingerprint(pytree.tree_leaves(output), kept))
             self.taps.clear()

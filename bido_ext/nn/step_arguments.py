@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bido_ext.ops._validate import (
     FLOATS,
+    UNSIGNED,
     as_number,
     check_features,
     check_labels,
@@ -103,11 +104,13 @@ def _batch_instead(value: object, name: str) -> str:
 
 def _check_targets(y: object, num_classes: int | None) -> None:
     if not isinstance(y, Tensor) or not (is_labels(y) or y.dtype in FLOATS):
-        boolean = isinstance(y, Tensor) and y.dtype == torch.bool
-        hint = ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()"
+        hint = ""
+        if isinstance(y, Tensor) and y.dtype == torch.bool:
+            hint = ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()"
+        elif isinstance(y, Tensor) and y.dtype in UNSIGNED:
+            hint = ": turn labels into y.long()"
         raise TypeError(
-            f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}"
-            f"{hint if boolean else ''}."
+            f"y must be integer labels (n,) or float targets (n, e), got {describe(y)}{hint}."
         )
     check_strided(y, "y")
     if is_labels(y):

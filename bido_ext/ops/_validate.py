@@ -10,6 +10,8 @@ from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+#: Of which PyTorch computes next to nothing.
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def readable(*tensors: Tensor) -> bool:
@@ -34,6 +36,10 @@ def _instead(x: Tensor, name: str) -> str:
         return ": turn boolean labels into integers, y.long(), or several at once (n, e) into y.float()."
     if is_labels(x) and name == "y":
         return ": class labels have no place here, only features: y.float(), or one-hot rows of labels."
+    if x.dtype in UNSIGNED and name == "y":
+        return ": turn labels into y.long(), features into y.float()."
+    if x.is_quantized:
+        return f": give {name}.dequantize()."
     if x.dtype == torch.bool or is_labels(x):
         return f": integer labels are allowed for y only, as a vector (n,). Features are {name}.float()."
     return f": give {f'torch.view_as_real({name}).flatten(1)' if x.is_complex() else f'{name}.float()'}."

@@ -274,6 +274,11 @@ class Mixture(Kernel):
                 "kernels must be a list of kernels such as Gaussian(2.0), at least one."
             )
         if isinstance(weights, Tensor):
+            if weights.requires_grad:
+                raise TypeError(
+                    "weights must be numbers, got a tensor that requires a gradient, which it would not get: "
+                    "give weights.detach()."
+                )
             weights = weights.tolist()
         if weights is not None and not isinstance(weights, Iterable):
             raise TypeError(

@@ -244,3 +244,22 @@ def test_peak_memory_is_that_of_a_micro_batch(tmp_path: Path) -> None:
         peak[how] = int(done.stdout)
     print(peak)
     assert peak["parts"] < peak["whole"] / 4, peak
+
+
+class _Mean(nn.Module):
+    """Its mean over a micro-batch has one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mean, self.last = nn.Linear(5, 4), nn.Identity(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        return self.last(z + self.mean(z.mean(0, keepdim=True)))
+
+
+def test_features_without_a_row_for_each_sample_are_named() -> None:
+    model = _Mean()
+    step = bx.MicroBatchedBiDO(model, bx.FeatureTaps(model, ["mean"]), bx.BiDOLoss("hsic"), 4)
+    with pytest.raises(RuntimeError, match=r"layer 'mean' returned shape \(1, 4\) .* 4 samples"):
+        step.backward(torch.randn(10, 5), torch.arange(10) % 3)

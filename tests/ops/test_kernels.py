@@ -101,6 +101,8 @@ def test_bad_settings() -> None:
             make()
     with pytest.raises(TypeError, match="kernels must be a list of kernels"):
         bx.Mixture([])
+    with pytest.raises(TypeError, match=r"weights must be numbers, .* give weights.detach\(\)"):
+        bx.Mixture([bx.Linear()], torch.ones(1, requires_grad=True))
     with pytest.raises(ValueError, match="sigma is short for"):
         bx.hsic(torch.randn(4, 2), torch.randn(4, 2), kernel_x=bx.Linear(), sigma=1.0)
 
