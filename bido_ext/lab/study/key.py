@@ -102,7 +102,7 @@ def check_defences(names: tuple[str, ...]) -> None:
     if not 2 <= len(names) <= MOST_DEFENCES:
         raise ValueError(
             f"a study compares 2 to {MOST_DEFENCES} defences, got {len(names)}: "
-            f"{', '.join(names) or 'none'}"
+            f"{', '.join(names) or 'none'}; give the folder of bido sweep or demo, or more folders"
         )
     if len(set(names)) != len(names):
         raise ValueError(f"defences must have different names, got {', '.join(names)}")
