@@ -16,7 +16,9 @@ from bido_ext.cli.options import DataFolder, Device, Json, SecondJudge, print_js
 @plain_errors
 def arena(
     name: Annotated[str, typer.Argument(help="See: bido list arenas; or a .toml file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the arena.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the arena; --plan needs none.")
+    ] = None,
     data: DataFolder = None,
     smoke: Annotated[
         bool,
@@ -59,7 +61,7 @@ def arena(
     Example:
       bido arena mnist --out runs/arena --smoke
       bido arena mnist --out runs/arena --jobs 2
-      bido arena my-arena.toml --out runs/mine --plan
+      bido arena my-arena.toml --plan
     """
     from bido_ext.lab.experiments.arena import (
         ArenaPlace,
@@ -91,6 +93,8 @@ def arena(
         trained = len({(each.seed, row.name) for each in sweeps for row in each.rows})
         typer.echo(f"{trained} trainings, {sum(len(each.rows) for each in sweeps)} attacks")
         return
+    if out is None:
+        raise ValueError("--out must name the folder of the arena")
     command = ["bido", "arena", name, "--out", str(out)]
     command += ["--data", str(data)] if data is not None else []
     flags = {"--smoke": smoke, "--no-second-judge": not second_judge}

@@ -289,7 +289,7 @@ def test_another_document_is_no_arena(tmp_path):
 
 
 def test_the_plan_of_the_command_names_every_sweep(tmp_path):
-    run = CliRunner().invoke(app, ["arena", _written(tmp_path), "--out", str(tmp_path), "--plan"])
+    run = CliRunner().invoke(app, ["arena", _written(tmp_path), "--plan"])
     assert run.exit_code == 0, run.output
     assert run.stdout.splitlines() == [
         "1 gmi, seed 0: none",
@@ -309,6 +309,12 @@ def test_the_command_writes_the_table_so_far_or_says_that_there_is_none(tmp_path
     run = CliRunner().invoke(app, both)
     assert run.exit_code == 2
     assert "exclude each other" in run.output
+
+
+def test_all_but_the_plan_needs_a_folder(tmp_path):
+    run = CliRunner().invoke(app, ["arena", _written(tmp_path)])
+    assert run.exit_code == 2
+    assert "--out must name the folder" in run.stderr
 
 
 def test_a_sweep_that_is_not_in_the_plan_is_refused(tmp_path):
