@@ -64,7 +64,7 @@ def global_values(
             return unbiased_cka_of_pairs(group, pairs, hsic_of), whole
         return cka_of_pairs(pairs, lambda every: hsic_of(every)[0], group), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
-    group = make_group(tied, kernels, num_classes, measure.eps is not None, measure.unbiased)
+    group = make_group(tied, kernels, num_classes, measure.exact, measure.unbiased)
     return measure.values(group, pairs, workspace_bytes), whole
 
 
