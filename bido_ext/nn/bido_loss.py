@@ -293,8 +293,8 @@ class BiDOLoss(nn.Module):
             values = values_of_one_sample(inputs)
             total = weigh(values)
         elif shards is None or self._ranks.handle is None:
-            exact = self._measure.eps is not None
-            group = make_group(inputs, kernels, self.num_classes, exact, self._measure.unbiased)
+            measure = self._measure
+            group = make_group(inputs, kernels, self.num_classes, measure.exact, measure.unbiased)
             values = self._measure.values(group, pairs, self.workspace_bytes)
             total = weigh(values)
             reason = partial(self._measure.why_not_finite, group, names)

@@ -63,9 +63,9 @@ def global_values(
         if unbiased:
             differ = differences_of(group)
             return unbiased_cka_of_pairs(pairs, hsic_of, group.n, group.dtype, differ), whole
-        return cka_of_pairs(pairs, lambda every: hsic_of(every)[0]), whole
+        return cka_of_pairs(pairs, lambda every: hsic_of(every)[0], group), whole
     tied = [tie_own_rows(t, w, shards) for t, w in zip(own, whole, strict=True)]
-    group = make_group(tied, kernels, num_classes, measure.eps is not None, measure.unbiased)
+    group = make_group(tied, kernels, num_classes, measure.exact, measure.unbiased)
     return measure.values(group, pairs, workspace_bytes), whole
 
 

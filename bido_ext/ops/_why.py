@@ -14,8 +14,8 @@ from bido_ext.ops.linear_factor import linear_factor
 from bido_ext.reference.gram_stack import GRAM, LABELS, LINEAR, gram_up_to_centering
 from bido_ext.reference.resolution import too_coarse_for_ridge
 
-#: Squares of larger features, summed up, are no float64 any more.
-LARGEST = 1e150
+#: Squares of larger features, summed up, are no float64 any more; nor are those of smaller Gram matrices.
+LARGEST, SMALLEST_ENTRY = 1e150, 1e-138
 
 
 def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None) -> str:
@@ -48,6 +48,14 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
         reason = _of_ridge(name, v, group.parameters[i], kind, eps) if eps is not None else ""
         if reason:
             return reason
+    for i, (name, v, kind) in enumerate(zip(names, group.variables, group.kinds, strict=True)):
+        if kind < LABELS and bool((v != v[:1]).any()):
+            E = gram_up_to_centering(v.detach(), group.parameters[i], kind, torch.float64)
+            if float(E.abs().amax()) < SMALLEST_ENTRY:
+                return (
+                    f"Products of the entries of the Gram matrix of {name} underflow float64: scale {name} up, "
+                    "or choose another bandwidth."
+                )
     device = group.variables[0].device.type
     if device != "cpu" and group.dtype != torch.float64:  # no second try in float64 there
         return (
@@ -55,9 +63,10 @@ def why_not_finite(group: Group, names: Sequence[str], eps: float | None = None)
             "apart against the bandwidth, or an outlier or the scale of the features leaves too few digits. "
             "Pass float64, or scale the features."
         )
+    way = "." if group.dtype == torch.float64 else " or pass float64."
     return (
         f"The measure of {' and '.join(names)} is not finite although the features are: products of their "
-        "Gram matrices overflow. Scale the features down or pass float64."
+        f"Gram matrices overflow. Scale the features down{way}"
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from bido_ext._float64 import widened
 from bido_ext.ops._plan_arguments import WorkspaceError
 from bido_ext.ops._validate import check_choice, readable
+from bido_ext.ops._why import SMALLEST_ENTRY
 from bido_ext.ops.bandwidth import Sigma
 from bido_ext.ops.group import Group, Pairs
 from bido_ext.ops.hsic import ESTIMATORS, hsic_of_pairs
@@ -26,13 +27,21 @@ from bido_ext.ops.kernels import Kernel
 from bido_ext.ops.measure import Measure, guarded_sqrt, measure_pair
 from bido_ext.ops.plan import choose_regime
 from bido_ext.ops.workspace_of_rerun import bounded, fits_in_float64, tile_of_rerun
-from bido_ext.reference.gram_stack import GRAM, LABELS, accumulation_dtype, group_dtype
+from bido_ext.reference.gram_stack import (
+    GRAM,
+    LABELS,
+    accumulation_dtype,
+    gram_up_to_centering,
+    group_dtype,
+)
 
 #: A centered Gram matrix below so many units of rounding of the matrix itself is taken for rounding,
 GRAM_UNITS = 16
 #: and so are differences between samples below so many of the features.
 FEATURE_UNITS = 4
 ROWS_TO_LOOK_AT = 8
+#: HSIC with itself of which float64 keeps all digits.
+SMALLEST_SQUARE = 1e-280
 UNDEFINED = (
     "unbiased cka is undefined where {} has nothing to compare: constant features, labels that are all equal "
     "or all different, or a bandwidth so small that all samples are equally far from each other."
@@ -100,6 +109,11 @@ class CkaMeasure(Measure):
         self.unbiased = unbiased
         self.minimum_rows = 4 if unbiased else 2
 
+    @property
+    def exact(self) -> bool:
+        """Of a matrix that is nearly that of one far sample, division by its norm leaves little gradient."""
+        return True
+
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         regime = choose_regime(group, self.name, workspace_bytes)
         with bounded(workspace_bytes):
@@ -108,6 +122,7 @@ class CkaMeasure(Measure):
             return cka_of_pairs(
                 pairs,
                 lambda every: hsic_of_pairs(group, every, False, regime.tile, regime.kept_tiles),
+                group,
             )
 
     def check(self, value: Tensor, narrow: Tensor, group: Group) -> None:
@@ -132,17 +147,36 @@ class CkaMeasure(Measure):
         return super().why_not_finite_over_ranks(names)
 
 
-def cka_of_pairs(pairs: Pairs, hsic_of: Callable[[Pairs], Tensor]) -> Tensor:
-    """CKA of each pair from one call of ``hsic_of``, for the pairs and every variable with itself."""
+def cka_of_pairs(
+    pairs: Pairs, hsic_of: Callable[[Pairs], Tensor], group: Group | None = None
+) -> Tensor:
+    """CKA of each pair from one call of ``hsic_of``, for the pairs and every variable with itself.
+
+    Args:
+        group: Of the variables, to tell a constant one, with which CKA is 0, from one whose HSIC with itself is
+            too small a number; NaN then, where looking is free. NaN also where it is too large a number.
+    """
     own = sorted({*pairs.first, *pairs.second})
     products = hsic_of(Pairs([*pairs.first, *own], [*pairs.second, *own]))
     count = len(pairs.first)
     norms = dict(zip(own, guarded_sqrt(products[count:]).unbind(), strict=True))
+    if group is not None and readable(products):
+        for v, square in zip(own, products[count:].tolist(), strict=True):
+            if square < SMALLEST_SQUARE and _underflows(group, v):
+                norms[v] = norms[v] + torch.nan
     size = torch.stack([norms[a] * norms[b] for a, b in zip(*pairs, strict=True)])
-    # Of a constant variable what is left is round-off, of the gradient too.
-    return torch.where(
-        size > 0, products[:count] / torch.where(size > 0, size, 1.0), 0 * products[:count]
-    )
+    # Of a constant variable what is left is round-off, of the gradient too. 0 times infinity is NaN.
+    known = (size > 0) & (size < torch.inf)
+    return torch.where(known, products[:count] / torch.where(known, size, 1.0), 0 * size)
+
+
+def _underflows(group: Group, v: int) -> bool:
+    """Whether samples of features differ, and yet the squares of their Gram matrix are no numbers."""
+    x, kind = group.variables[v].detach(), group.kinds[v]
+    if kind >= LABELS or not bool((x != x[:1]).any()):
+        return False
+    E = gram_up_to_centering(x, group.parameters[v], kind, torch.float64)
+    return float(E.abs().amax()) < SMALLEST_ENTRY
 
 
 def _unbiased_of_pairs(group: Group, pairs: Pairs, tile: int, kept_tiles: int) -> Tensor:

@@ -131,7 +131,7 @@ class DistanceCorrelation(DistanceCovariance):
     name = "distance_correlation"
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
-        values = cka_of_pairs(pairs, lambda every: self.products(group, every))
+        values = cka_of_pairs(pairs, lambda every: self.products(group, every), group)
         values = torch.where(values.isfinite(), values.clamp(-1, 1), values)  # rounding beyond
         return values if self.unbiased else guarded_sqrt(values)
 

@@ -54,10 +54,14 @@ def linear_factor(x: Tensor, c: float) -> LinearFactor:
     ridged = s.square() + c
     S = center_stack((U * (s.square() / ridged)) @ U.mT, X.dtype)
     rest = torch.eye(n, dtype=X.dtype, device=X.device) - S
-    PX = (U * (s / ridged)) @ Vh
+    of_PX = s / ridged
+    PX = (U * of_PX) @ Vh
     error = (2 * c * s * roundoff / ridged.square()).amax()
     near = (s > 0) & (s.square() < 1e4 * c)
     of_gradient = torch.where(near.any(), roundoff / c, 0.0)
     resolved = (error <= LARGEST_ERROR) & torch.isfinite(R).all()
-    resolved = resolved & (of_gradient <= LARGEST_ERROR_OF_GRADIENT * torch.linalg.vector_norm(PX))
+    # The norm of PX, in units of its largest singular value, whose square may be 0.
+    unit = of_PX.amax()
+    norm = unit * torch.linalg.vector_norm(of_PX / torch.where(unit > 0, unit, 1.0))
+    resolved = resolved & (of_gradient <= LARGEST_ERROR_OF_GRADIENT * norm)
     return LinearFactor(S, rest, PX, ~resolved)

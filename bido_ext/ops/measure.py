@@ -38,6 +38,8 @@ class Measure:
         minimum_rows: Samples it needs.
         eps: Its ridge, of a measure that has one: it needs Gram matrices to the last digit.
         unbiased: Whether its estimator is unbiased, and ignores the diagonals of Gram matrices.
+        exact: Whether the Gram matrix of a kernel of the user's own has to be float64, whose gradient no second
+            try makes again.
     """
 
     name = ""
@@ -45,6 +47,10 @@ class Measure:
     minimum_rows = 2
     eps: float | None = None
     unbiased: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.eps is not None
 
     def values(self, group: Group, pairs: Pairs, workspace_bytes: int | None = None) -> Tensor:
         """The measure of each pair, [pairs], differentiable once in the group's variables."""
@@ -162,9 +168,7 @@ def measure_pair(
     else:
         check_features(y, "y", measure.minimum_rows)
     check_same_samples(x, y, "x", "y")
-    group = make_group(
-        [x, y], [kernel_x, kernel_y], num_classes, measure.eps is not None, measure.unbiased
-    )
+    group = make_group([x, y], [kernel_x, kernel_y], num_classes, measure.exact, measure.unbiased)
     (value,) = measure.values(group, Pairs([0], [1]), workspace_bytes).unbind()
     narrow = value.to(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
     # Looking at one number is free on the CPU; elsewhere, and under torch.compile, it would stop the host.

@@ -192,7 +192,7 @@ def hsic_values_kernel(
         value = trace + of_rows + of_totals
         # Of a constant variable nothing is left but round-off, which no ratio may take for a number.
         size = tl.abs(trace) + tl.abs(of_rows) + tl.abs(of_totals)
-        value = tl.where(tl.abs(value) <= size * ROUNDOFF, 0.0, scale * value)
+        value = tl.where(tl.abs(value) <= size * ROUNDOFF, 0.0 * tl.abs(value), scale * value)
         tl.store(values + p, tl.where(lost, float("nan"), value))
     elif lost:
         tl.store(sums + a.to(tl.int64) * n, float("nan"))

@@ -230,3 +230,36 @@ def test_unbiased_has_no_scale(exponent: int, kernel: bx.Kernel) -> None:
     (expected,) = torch.autograd.grad(value, one)
     (actual,) = torch.autograd.grad(scaled, other)
     torch.testing.assert_close(actual * 2.0**exponent, expected, rtol=1e-5, atol=1e-7)
+
+
+UNDERFLOW = "Products of the entries of the Gram matrix of x underflow float64: scale x up"
+OVERFLOW = "overflow. Scale the features down"
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [(1e-200, UNDERFLOW), (1e-100, UNDERFLOW), (1e80, OVERFLOW)]
+)
+def test_products_that_are_no_numbers_are_refused(scale: float, words: str) -> None:
+    """CKA has no scale; of such features it was 0 in silence, as of a constant variable."""
+    x, y, linear = features(20, 3), features(20, 2, seed=1), bx.Linear()
+    with pytest.raises(ValueError, match=words):
+        bx.cka(x * scale, y, linear, linear)
+    loss = bx.BiDOLoss("cka", kernel_x=linear, kernel_z=linear)
+    with pytest.raises(
+        ValueError, match=words.replace(" x ", " .*layer 'z' ").replace("scale x", "scale .*")
+    ):
+        loss(y, {"z": x * scale}, torch.arange(20) % 3)
+    if scale < 1:
+        with pytest.raises(ValueError, match=words):
+            bx.cka(x, y, sigma=1e100)
+
+
+@pytest.mark.parametrize("scale", [1e-65, 1e65])
+def test_far_scales_in_float64(scale: float) -> None:
+    x, y, linear = features(20, 3), features(20, 2, seed=1), bx.Linear()
+    one, other = x.clone().requires_grad_(), (x * scale).requires_grad_()
+    value, scaled = (bx.cka(z, y, linear, linear) for z in (one, other))
+    assert float(scaled) == pytest.approx(float(value), rel=1e-12)
+    (expected,) = torch.autograd.grad(value, one)
+    (actual,) = torch.autograd.grad(scaled, other)
+    torch.testing.assert_close(actual * scale, expected)

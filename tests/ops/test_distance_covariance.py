@@ -200,3 +200,19 @@ def test_bad_input(measure: str, arguments: dict, error: type[Exception], messag
 def test_too_few_samples(measure: str) -> None:
     with pytest.raises(ValueError, match=r"x has 3 sample\(s\), at least 4"):
         MEASURES[measure][0](torch.rand(3, 2), torch.rand(3, 2), "unbiased")
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_correlation_of_far_scales_is_right_or_refused(estimator: str, d: int) -> None:
+    """It has no scale. Where products of distances are no float64 numbers, it was 0 in silence."""
+    x, y = features(20, d), features(20, d, seed=1)
+    value = float(bx.distance_correlation(x, y, estimator))
+    for scale in (1e-60, 1e60):
+        assert float(bx.distance_correlation(x * scale, y, estimator)) == pytest.approx(
+            value, rel=1e-11
+        )
+    for scale, words in ((1e-170, "x underflow float64: scale x up"), (1e160, "overflow")):
+        with pytest.raises(ValueError, match=words):
+            bx.distance_correlation(x * scale, y, estimator)
+    assert float(bx.distance_correlation(torch.full((20, d), 0.1), y, estimator)) == 0

@@ -441,3 +441,12 @@ def test_what_the_reference_keeps_is_no_silent_input_of_a_kernel() -> None:
     _, _, kept = _default([x, z], gamma, [0, 0], [0], [1], False, 6, -1)
     assert kept.numel()
     assert kept.isnan().sum() == kept.numel() - 1  # the first says whether float32 did
+
+
+@each_estimator
+@pytest.mark.parametrize("scale", [1e77, 1e80, 1e100])
+def test_overflow_is_refused(scale: float, unbiased: bool) -> None:
+    """Infinity passed for round-off of infinity: the biased value was 0 in silence."""
+    x = features(20, 3) * scale
+    with pytest.raises(ValueError, match="products of their Gram matrices overflow"):
+        bx.hsic(x, x, bx.Linear(), bx.Linear(), "unbiased" if unbiased else "biased")

@@ -329,3 +329,14 @@ def test_algebra_beyond_1024_samples_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     measure = NhsicMeasure(linalg_dtype=torch.float32)
     assert not wide()
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160])
+def test_linear_of_next_to_nothing_is_nothing(scale: float) -> None:
+    """It was refused with the advice to scale the features down."""
+    x, y = features(20, 3) * scale, features(20, 2, seed=1)
+    leaf = x.requires_grad_()
+    value = bx.nhsic(leaf, y, bx.Linear(), bx.Linear())
+    (grad,) = torch.autograd.grad(value, leaf)
+    assert 0 <= float(value) < 1e-300
+    assert bool(grad.isfinite().all())
