@@ -93,8 +93,8 @@ struct Estimator {
       total_k += k[i];
       total_l += l[i];
     }
-    // Of a constant variable nothing is left but round-off, which no ratio of values may take for a number. Where
-    // the sums overflow, 0 times infinity is NaN.
+    // Of a constant variable nothing is left but round-off, which no ratio of values may take for a number.
+    // Where the sums overflow, 0 times infinity is NaN.
     const double sum = product - pair * cross + total * total_k * total_l;
     const double size = std::abs(product) + pair * std::abs(cross) + total * std::abs(total_k * total_l);
     return std::abs(sum) <= kRoundoff * size ? 0.0 * std::abs(sum) : sum * scale;
