@@ -55,7 +55,10 @@ def as_typed(command: Callable[..., Any], name: str) -> str:
         hint = next((each for each in get_args(hint) if hasattr(each, "__metadata__")), None)
     for told in getattr(hint, "__metadata__", ()):
         if isinstance(told, typer.models.OptionInfo):
-            return next(iter(told.param_decls or ()), "--" + name.replace("_", "-"))
+            # An annotated option has its name in the place of a default.
+            given = (told.default, *(told.param_decls or ()))
+            forms = (each for each in given if isinstance(each, str) and each.startswith("--"))
+            return next(forms, "--" + name.replace("_", "-"))
         if isinstance(told, typer.models.ArgumentInfo):
             return name.upper()
     return name.replace("_", "-")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No message advises an option that the command lacks: it says what the command has instead."""
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bido_ext.cli.compare import compare
 from bido_ext.cli.data import check
 from bido_ext.cli.demo import demo
 from bido_ext.cli.evaluate import evaluate
+from bido_ext.cli.options import Fresh, SecondJudge
 from bido_ext.cli.own_options import as_typed, in_words_of
 from bido_ext.cli.run import run
 from bido_ext.cli.suggest import suggest
@@ -90,3 +92,10 @@ def test_commands_in_their_own_words(tmp_path: Path) -> None:
         assert result.exit_code in (1, 2)
         assert told in result.output, result.output
         assert "--dataset" not in result.output
+
+
+def test_an_option_has_the_name_that_it_was_given() -> None:
+    def command(fresh: Fresh = False, second_judge: SecondJudge = True) -> None: ...
+
+    assert as_typed(command, "fresh") == "--fresh/--resume"
+    assert as_typed(command, "second_judge") == "--second-judge/--no-second-judge"
